@@ -1,0 +1,116 @@
+"""The catalogue of log events: every line this service writes has one of these names.
+
+Operators search for them and build alarms on them, so a name never changes its meaning. docs/logs.md lists them for
+people, and a test fails when the two differ.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Level = Literal["debug", "info", "warning", "error"]
+
+
+@dataclass(frozen=True, slots=True)
+class LogEvent:
+    """One kind of log line: its dotted name, its level, what it means and what to do about it."""
+
+    name: str
+    level: Level
+    meaning: str
+
+
+DELIVERY_APPLIED = LogEvent("delivery.applied", "info", "A delivery was news and the cache now holds it.")
+DELIVERY_DUPLICATE = LogEvent("delivery.duplicate", "info", "A delivery said what the cache knew; nothing moved.")
+DELIVERY_STALE = LogEvent("delivery.stale", "info", "A delivery was older than what a pass or the cache has seen.")
+DELIVERY_DISPUTED = LogEvent(
+    "delivery.disputed", "warning", "A delivery contradicts the cache; the ticket reads none until FreeScout is asked."
+)
+DELIVERY_NOT_UNDERSTOOD = LogEvent(
+    "delivery.not_understood",
+    "error",
+    "A conversation has a status, state or date we do not know; the ticket is disputed. Check FreeScout's version.",
+)
+DELIVERY_IGNORED = LogEvent("delivery.ignored", "info", "A verified delivery that carries no conversation.")
+DELIVERY_UNUSABLE = LogEvent(
+    "delivery.unusable", "error", "A verified body that is not JSON or has no usable id; answered 400."
+)
+DELIVERY_UNVERIFIED = LogEvent(
+    "delivery.unverified",
+    "warning",
+    "No accepted key signed the body; answered 401. Compare the key with Manage » Settings » API & Webhooks.",
+)
+DELIVERY_REFUSED = LogEvent(
+    "delivery.refused", "warning", "A request was refused before its body was believed; `status` says how."
+)
+DELIVERY_ABORTED = LogEvent("delivery.aborted", "warning", "The sender went away before its body was complete.")
+DELIVERY_NOT_SAVED = LogEvent(
+    "delivery.not_saved", "error", "The database did not commit in time; answered 503, FreeScout sends it again."
+)
+RECEIVER_STARTED = LogEvent("receiver.started", "info", "The receiver listens.")
+RECEIVER_STOPPING = LogEvent("receiver.stopping", "info", "The receiver finishes what is in flight and ends.")
+RECEIVER_STATE = LogEvent("receiver.state", "info", "Readiness changed; `component` and `detail` say what and why.")
+RECEIVER_FAULT = LogEvent("receiver.fault", "error", "A request ended in an unexpected error; please report it.")
+JOURNAL_PRUNED = LogEvent("journal.pruned", "info", "Deliveries older than `journal.keep` were deleted.")
+DATABASE_EMBEDDED = LogEvent("database.embedded", "info", "What the embedded PostgreSQL is doing; laptops only.")
+DATABASE_MIGRATED = LogEvent("database.migrated", "info", "The schema is at the newest revision.")
+DATABASE_POOLER = LogEvent(
+    "database.pooler",
+    "warning",
+    "A pooler stands before PostgreSQL. In transaction mode LISTEN and session locks break: connect directly.",
+)
+POLLER_LEADS = LogEvent("poller.leads", "info", "This process polls now.")
+POLLER_WAITS = LogEvent("poller.waits", "info", "Another process polls; this one takes over when it ends.")
+POLLER_STEPS_DOWN = LogEvent("poller.steps_down", "info", "This process polls no longer; another may.")
+POLLER_FAULT = LogEvent(
+    "poller.fault", "error", "A job ended in an unexpected error and is tried again; please report it."
+)
+LOAD_PROGRESS = LogEvent("load.progress", "info", "The first load goes on: `done` of `total` conversations.")
+PASS_STARTED = LogEvent("pass.started", "debug", "A pass begins to read what changed since the last complete one.")
+PASS_COMPLETED = LogEvent(
+    "pass.completed", "info", "A pass is complete and vouches for everything: the lease is renewed."
+)
+PASS_FAILED = LogEvent(
+    "pass.failed", "error", "A pass could not be completed; the lease is not renewed, the next pass tries again."
+)
+FULL_WALK_COMPLETED = LogEvent("full_walk.completed", "info", "Every conversation was read once more, as every night.")
+FULL_WALK_FAILED = LogEvent(
+    "full_walk.failed", "warning", "The nightly reading ended early; the next night tries again."
+)
+TICKET_MISSING = LogEvent(
+    "ticket.missing", "info", "The desk's list lacks tickets that we hold; FreeScout is asked about each."
+)
+QUESTION_ANSWERED = LogEvent("question.answered", "info", "FreeScout was asked about disputed tickets.")
+QUESTION_FAILED = LogEvent(
+    "question.failed", "warning", "FreeScout did not answer questions; they are asked again, later."
+)
+GAP_FOUND = LogEvent(
+    "gap.found", "info", "A pass found a change that no delivery had told of, and healed it; it may yet come."
+)
+GAP_LATE = LogEvent("gap.late", "warning", "The delivery of a change came long after a pass had found it.")
+GAP_LOST = LogEvent(
+    "gap.lost", "warning", "The delivery of a change was lost or never sent; FreeScout's retries are over."
+)
+LEASE_EXPIRED = LogEvent(
+    "lease.expired", "error", "No pass was complete for `cache.lease`: what only it vouched for reads none."
+)
+LEASE_RESTORED = LogEvent("lease.restored", "info", "The lease is valid again.")
+DESK_RETRY = LogEvent("desk.retry", "info", "A request to FreeScout failed in a way that may pass, and is sent again.")
+DESK_STATE = LogEvent("desk.state", "warning", "FreeScout's API answers otherwise than before; `state` says how.")
+DESK_STRANGE_ROW = LogEvent(
+    "desk.strange_row", "error", "A listed conversation is not understood; it reads none. Check FreeScout's version."
+)
+DESK_CLOCK_WENT_BACK = LogEvent(
+    "desk.clock_went_back", "warning", "The desk's clock reads earlier than before; everything is read again."
+)
+DESK_SILENT = LogEvent(
+    "desk.silent",
+    "error",
+    "Both paths are silent: the API does not answer and no delivery comes. Is the API & Webhooks module active, has"
+    " APP_KEY changed?",
+)
+DESK_HEARD = LogEvent("desk.heard", "info", "One of the two silent paths is heard again.")
+SETTINGS_UNWISE = LogEvent("settings.unwise", "warning", "A setting is allowed but will probably disappoint.")
+PROCESS_FAILED = LogEvent("process.failed", "error", "The process cannot run; the message names the next step.")
+LIBRARY_MESSAGE = LogEvent("library.message", "warning", "A library we use complained; its arguments are left out.")
+
+CATALOGUE: tuple[LogEvent, ...] = tuple(value for value in list(globals().values()) if isinstance(value, LogEvent))

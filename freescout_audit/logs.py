@@ -1,0 +1,67 @@
+"""The log: one JSON object a line on stdout, each with ``logger: "freescout_audit"``; text on a terminal.
+
+Fields are what the caller names, and callers name no body, subject, name, address or secret.
+"""
+
+import logging
+import sys
+from collections.abc import MutableMapping
+from typing import Literal, TextIO
+
+import structlog
+
+from freescout_audit.events import LIBRARY_MESSAGE, LogEvent
+
+LOGGER = "freescout_audit"
+
+_log: structlog.stdlib.BoundLogger = structlog.get_logger()
+
+
+def emit(event: LogEvent, **fields: object) -> None:
+    """Write one log line of the catalogue; fields that are None are left out."""
+    present = {name: value for name, value in fields.items() if value is not None}
+    getattr(_log, event.level)(event.name, **present)
+
+
+def set_up_logs(
+    *, process: str, style: Literal["auto", "json", "text"], level: str, stream: TextIO | None = None
+) -> None:
+    """Make this process log; ``process`` (receiver, poller, …) stands in every line.
+
+    ``style`` ``auto`` is text when ``stream`` (stdout) is a terminal, JSON lines elsewhere.
+    """
+    stream = stream or sys.stdout
+    text = style == "text" or (style == "auto" and stream.isatty())
+    renderer: structlog.typing.Processor = (
+        structlog.dev.ConsoleRenderer(colors=stream.isatty(), pad_event_to=26)
+        if text
+        else structlog.processors.JSONRenderer()
+    )
+
+    def name_the_source(
+        _logger: object, _method: str, fields: MutableMapping[str, object]
+    ) -> MutableMapping[str, object]:
+        return fields if text else {"logger": LOGGER, "process": process, **fields}
+
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="%H:%M:%S" if text else "iso", utc=not text),
+            name_the_source,
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.PrintLoggerFactory(stream),
+        cache_logger_on_first_use=False,
+    )
+    logging.basicConfig(handlers=[_LibraryHandler()], level=logging.WARNING, force=True)
+
+
+class _LibraryHandler(logging.Handler):
+    """Passes on what libraries log, without their arguments and tracebacks: those can quote a request."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        template = record.msg if isinstance(record.msg, str) else type(record.msg).__name__
+        error = record.exc_info[0].__name__ if record.exc_info and record.exc_info[0] else None
+        emit(LIBRARY_MESSAGE, library=record.name, message=template, error=error)

@@ -1,0 +1,292 @@
+"""The rule: which sighting of a ticket is believed.
+
+A *claim* (a webhook delivery) may be lost, late, repeated or out of order; a *truth* (an API read) is right as of the
+moment *s* when it was asked. Both are applied to one row, here and nowhere else, by functions of values to values:
+whoever holds the row's lock calls them and writes back what they return.
+
+All times are aware UTC. ``now`` and *s* are the database's wall clock; ``updated_at``, ``seen_through`` and
+``complete_through`` are the desk's. See docs/rule.md for the reasons behind each case.
+"""
+
+from datetime import datetime, timedelta
+from typing import Literal, Self
+
+import msgspec
+
+from freescout_audit.conversation import Sighting, State, Status
+
+FUTURE_TOLERANCE = timedelta(seconds=60)
+"""How far ahead of the desk's clock a claim may be dated before we stop believing it."""
+
+Path = Literal["webhook", "poller"]
+Content = tuple[Status | None, State | None]
+
+ClaimOutcome = Literal["applied", "duplicate", "stale", "disputed"]
+TruthOutcome = Literal["written", "confirmed", "contested", "dropped"]
+
+
+class Row(msgspec.Struct, frozen=True, kw_only=True):
+    """What the cache holds of one ticket.
+
+    A tombstone (``gone``) is a ticket the desk no longer has, or, while disputed, one we were only told of.
+    """
+
+    ticket_id: int
+    status: Status | None = None
+    state: State | None = None
+    updated_at: datetime | None = None
+    number: int | None = None
+    mailbox_id: int | None = None
+    created_at: datetime | None = None
+    gone: bool = True
+    observed_at: datetime
+    """When the value was last seen: at receipt for a claim, *s* for a truth."""
+    observed_via: Path
+    expires_at: datetime
+    """The row's own TTL; the lease may vouch for longer, an open dispute for less."""
+    touched_at: datetime | None = None
+    """When a claim last said something about the ticket that we did not know."""
+    truth_at: datetime | None = None
+    """The *s* of the last truth written."""
+    disputed_at: datetime | None = None
+    """When the open dispute began; None when there is none."""
+    grace_until: datetime | None = None
+    """Until when the disputed value still answers."""
+
+    @property
+    def content(self) -> Content:
+        """Status and state: what a change is a change of."""
+        return self.status, self.state
+
+
+class Claim(msgspec.Struct, frozen=True, kw_only=True):
+    """What one verified delivery says of a ticket; ``says_gone`` for ``convo.deleted_forever``."""
+
+    sighting: Sighting
+    says_gone: bool = False
+
+
+class Truth(msgspec.Struct, frozen=True, kw_only=True):
+    """What an API read that began at *s* (``asked_at``) found; ``sighting`` is None for a 404 that counts."""
+
+    ticket_id: int
+    sighting: Sighting | None
+    asked_at: datetime
+
+
+class Lease(msgspec.Struct, frozen=True, kw_only=True):
+    """What the passes have established for every ticket at once."""
+
+    seen_through: datetime | None = None
+    """The latest desk clock at which any pass began."""
+    complete_through: datetime | None = None
+    """The desk clock at which the last complete pass began."""
+    lease_until: datetime | None = None
+    """Until when the last complete pass vouches for everything."""
+    clock_offset: timedelta = timedelta()
+    """The desk's clock minus ours, as last measured."""
+    heartbeat_at: datetime | None = None
+    """When the poller last said it is alive."""
+
+
+class Terms(msgspec.Struct, frozen=True, kw_only=True):
+    """How long an answer is vouched for (settings ``cache.*``)."""
+
+    lease: timedelta = timedelta(seconds=900)
+    ttl: timedelta = timedelta(seconds=86400)
+    dispute_grace: timedelta = timedelta(seconds=5)
+
+    @classmethod
+    def of_seconds(cls, *, lease: float, ttl: float, dispute_grace: float) -> Self:
+        """Return the terms from the settings, which are seconds."""
+        return cls(
+            lease=timedelta(seconds=lease), ttl=timedelta(seconds=ttl), dispute_grace=timedelta(seconds=dispute_grace)
+        )
+
+
+class Verdict(msgspec.Struct, frozen=True, kw_only=True):
+    """What the rule made of one sighting: the row as it now stands (None: still nothing) and why."""
+
+    outcome: ClaimOutcome | TruthOutcome
+    row: Row | None
+    reason: str
+
+
+def poller_is_alive(lease: Lease, now: datetime, terms: Terms) -> bool:
+    """Tell whether a poller's heartbeat is younger than ``cache.lease``."""
+    return lease.heartbeat_at is not None and now - lease.heartbeat_at < terms.lease
+
+
+def judge_claim(row: Row | None, claim: Claim, *, lease: Lease, terms: Terms, now: datetime) -> Verdict:
+    """Apply a delivery to a row, first case that fits.
+
+    Args:
+        row: What the cache holds, None for nothing.
+        claim: What the delivery says.
+        lease: The lease row as it stands.
+        terms: How long answers are vouched for.
+        now: The database's clock, read under the row's lock.
+
+    Returns:
+        ``applied``: believed. ``duplicate``: nothing new, nothing moves. ``stale``: a pass has seen further; neither
+        written nor asked. ``disputed``: somebody has to ask FreeScout, and until then we stop vouching.
+    """
+    said = claim.sighting
+    alive = poller_is_alive(lease, now, terms)
+
+    if claim.says_gone:
+        if row is not None and row.gone:
+            return Verdict(outcome="duplicate", row=row, reason="already_gone")
+        return _disputed(row, said, now, terms, "said_to_be_gone")
+    if said.updated_at is None or not said.understood:
+        return _disputed(row, said, now, terms, "not_understood")
+    if row is not None and row.gone:
+        return _disputed(row, said, now, terms, "about_a_tombstone")
+
+    same = row is not None and row.content == (said.status, said.state)
+    if row is not None and same and row.updated_at is not None and said.updated_at <= row.updated_at:
+        return Verdict(outcome="duplicate", row=row, reason="known")
+
+    if said.updated_at > now + lease.clock_offset + FUTURE_TOLERANCE:
+        return _disputed(row, said, now, terms, "from_the_future")
+
+    horizon = lease.seen_through if alive else lease.complete_through
+    if horizon is not None and said.updated_at <= horizon:
+        if alive and not same:
+            return _disputed(row, said, now, terms, "old_news")
+        return Verdict(outcome="stale", row=row, reason="old_news")
+
+    if row is None or (row.updated_at is not None and said.updated_at > row.updated_at):
+        return Verdict(outcome="applied", row=_believed(row, said, now, alive=alive, terms=terms), reason="news")
+    if row.updated_at is None or said.updated_at == row.updated_at:
+        return _disputed(row, said, now, terms, "same_second")
+    if alive:
+        return _disputed(row, said, now, terms, "older")
+    return Verdict(outcome="stale", row=row, reason="older")
+
+
+def judge_truth(row: Row | None, truth: Truth, *, terms: Terms, now: datetime) -> Verdict:
+    """Apply an API read to a row.
+
+    Returns:
+        ``written``: the row is what FreeScout says. ``confirmed``: a claim came while we asked, and it agrees.
+        ``contested``: a claim came while we asked, and it differs; the row is disputed. ``dropped``: a truth asked
+        later is already there.
+    """
+    if row is not None and row.truth_at is not None and truth.asked_at <= row.truth_at:
+        return Verdict(outcome="dropped", row=row, reason="truth_is_newer")
+    if row is None or row.touched_at is None or row.touched_at < truth.asked_at:
+        return Verdict(outcome="written", row=_true(row, truth, terms), reason="read")
+
+    said = truth.sighting
+    not_older = said is not None and _at_or_after(said.updated_at, row.updated_at)
+    equal = said is not None and not row.gone and row.content == (said.status, said.state)
+    if row.disputed_at is None and equal and not_older:
+        return Verdict(outcome="confirmed", row=_true(row, truth, terms), reason="agrees")
+    newer = said is not None and not _at_or_after(row.updated_at, said.updated_at)
+    held = _true(row, truth, terms) if newer else row
+    return Verdict(outcome="contested", row=_dispute(held, row, now, terms), reason="claim_came_in_between")
+
+
+def judge_absence(row: Row | None, asked_at: datetime, *, terms: Terms, now: datetime) -> Verdict:
+    """Apply a list, asked at ``asked_at``, that should have held a ticket and did not.
+
+    Returns:
+        ``disputed``: FreeScout has to be asked about it by its id; only its 404 makes a tombstone. ``dropped``: the
+        row is gone already, or something later than the list has spoken of it.
+    """
+    if row is None or row.gone:
+        return Verdict(outcome="dropped", row=row, reason="already_gone")
+    if any(heard is not None and heard >= asked_at for heard in (row.touched_at, row.truth_at)):
+        return Verdict(outcome="dropped", row=row, reason="heard_of_since")
+    return Verdict(outcome="disputed", row=_dispute(row, row, now, terms), reason="missing_from_the_list")
+
+
+def is_discovery(before: Row | None, verdict: Verdict) -> bool:
+    """Tell whether a truth changed what we held before any claim had said a word against it.
+
+    A dispute that a claim opened is the push path at work; one that we opened ourselves (a ticket missing from a list)
+    is not.
+    """
+    after = verdict.row
+    if before is None or before.gone or after is None:
+        return False
+    if before.disputed_at is not None and before.touched_at is not None and before.touched_at >= before.disputed_at:
+        return False
+    return after.gone or after.content != before.content
+
+
+def _at_or_after(date: datetime | None, other: datetime | None) -> bool:
+    """Compare two dates of the desk; one we do not know is before every one we know."""
+    return other is None or (date is not None and date >= other)
+
+
+def _believed(row: Row | None, said: Sighting, now: datetime, *, alive: bool, terms: Terms) -> Row:
+    """Return the row after a claim that is news; only a living poller keeps an open dispute open."""
+    told = _telling(row, said, observed_at=now, via="webhook", expires_at=now + (terms.lease if alive else terms.ttl))
+    told = msgspec.structs.replace(told, touched_at=now)
+    return told if alive else msgspec.structs.replace(told, disputed_at=None, grace_until=None)
+
+
+def _true(row: Row | None, truth: Truth, terms: Terms) -> Row:
+    """Return the row as FreeScout's answer has it, its dispute settled; a 404 leaves a tombstone."""
+    expires_at = truth.asked_at + terms.lease
+    if truth.sighting is not None:
+        told = _telling(row, truth.sighting, observed_at=truth.asked_at, via="poller", expires_at=expires_at)
+    else:
+        told = msgspec.structs.replace(
+            row or _nothing(truth.ticket_id, truth.asked_at, via="poller"),
+            gone=True,
+            observed_at=truth.asked_at,
+            observed_via="poller",
+            expires_at=expires_at,
+        )
+    return msgspec.structs.replace(told, truth_at=truth.asked_at, disputed_at=None, grace_until=None)
+
+
+def _telling(row: Row | None, said: Sighting, *, observed_at: datetime, via: Path, expires_at: datetime) -> Row:
+    """Return the row with what was said as its value; what the sighting leaves out stays as it was."""
+    row = row or _nothing(said.ticket_id, observed_at, via=via)
+    return msgspec.structs.replace(
+        row,
+        status=said.status,
+        state=said.state,
+        updated_at=said.updated_at,
+        number=said.number or row.number,
+        mailbox_id=said.mailbox_id or row.mailbox_id,
+        created_at=said.created_at or row.created_at,
+        gone=False,
+        observed_at=observed_at,
+        observed_via=via,
+        expires_at=expires_at,
+    )
+
+
+def _disputed(row: Row | None, said: Sighting, now: datetime, terms: Terms, reason: str) -> Verdict:
+    """Return the verdict of a claim that only FreeScout can settle; the row keeps its value."""
+    held = row or _nothing(said.ticket_id, now, via="webhook")
+    touched = msgspec.structs.replace(_dispute(held, held, now, terms), touched_at=now)
+    return Verdict(outcome="disputed", row=touched, reason=reason)
+
+
+def _dispute(row: Row, before: Row, now: datetime, terms: Terms) -> Row:
+    """Return the row with its dispute open: the one of ``before`` if there was one, so that its end never moves."""
+    if before.disputed_at is not None:
+        return msgspec.structs.replace(row, disputed_at=before.disputed_at, grace_until=before.grace_until)
+    return msgspec.structs.replace(row, disputed_at=now, grace_until=now + terms.dispute_grace)
+
+
+def _nothing(ticket_id: int, now: datetime, *, via: Path) -> Row:
+    """Return the tombstone of a ticket we hold nothing about; it vouches for nothing."""
+    return Row(ticket_id=ticket_id, gone=True, observed_at=now, observed_via=via, expires_at=now)
+
+
+def expiry(row: Row, lease: Lease) -> datetime | None:
+    """Return until when a row's value is vouched for; None when it never reads as anything but ``none``.
+
+    The view ``freescout_ticket_cache`` says the same in SQL, and a property test holds the two together.
+    """
+    if row.gone or row.state != "published" or row.status is None or row.updated_at is None:
+        return None
+    vouched = max(row.expires_at, lease.lease_until or row.expires_at)
+    return vouched if row.grace_until is None else min(vouched, row.grace_until)

@@ -1,0 +1,386 @@
+"""The rule, case by case, and what must hold over any history."""
+
+from datetime import datetime, timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from examples import at, claim, lease, not_found, row, sighting, truth
+from freescout_audit.conversation import State, Status
+from freescout_audit.rule import Claim, Lease, Row, Terms, Truth, Verdict, expiry, judge_claim, judge_truth
+
+TERMS = Terms()
+ALONE = lease()
+"""No poller has ever been."""
+
+
+def judge(held: Row | None, said: Claim, *, now: float = 100, standing: Lease = ALONE, terms: Terms = TERMS) -> Verdict:
+    return judge_claim(held, said, lease=standing, terms=terms, now=at(now))
+
+
+def read(held: Row | None, found: Truth, *, now: float = 100) -> Verdict:
+    return judge_truth(held, found, terms=TERMS, now=at(now))
+
+
+def alive(*, seen: float | None = None, complete: float | None = None, until: float | None = None) -> Lease:
+    """A lease with a poller that was alive just now."""
+    return lease(alive_at=99, seen=seen, complete=complete, until=until)
+
+
+class TestClaims:
+    def test_the_first_claim_about_a_ticket_is_believed_for_the_ttl(self) -> None:
+        verdict = judge(None, claim("closed", 10))
+
+        assert verdict.outcome == "applied"
+        assert verdict.row is not None
+        assert verdict.row.content == ("closed", "published")
+        assert verdict.row.expires_at == at(100) + TERMS.ttl
+        assert verdict.row.touched_at == at(100)
+        assert not verdict.row.gone
+
+    def test_with_a_living_poller_a_claim_is_believed_for_the_lease(self) -> None:
+        verdict = judge(None, claim("closed", 10), standing=alive())
+
+        assert verdict.row is not None
+        assert verdict.row.expires_at == at(100) + TERMS.lease
+
+    def test_a_heartbeat_as_old_as_the_lease_is_no_living_poller(self) -> None:
+        verdict = judge(None, claim("closed", 10), standing=lease(alive_at=100 - 900))
+
+        assert verdict.row is not None
+        assert verdict.row.expires_at == at(100) + TERMS.ttl
+
+    def test_a_newer_claim_replaces_the_row(self) -> None:
+        verdict = judge(row("active", 0), claim("closed", 1))
+
+        assert verdict.outcome == "applied"
+        assert verdict.row is not None
+        assert verdict.row.content == ("closed", "published")
+        assert verdict.row.updated_at == at(1)
+
+    def test_a_newer_claim_of_the_same_content_moves_date_and_ttl(self) -> None:
+        verdict = judge(row("active", 0, expires=200), claim("active", 1))
+
+        assert verdict.outcome == "applied"
+        assert verdict.row is not None
+        assert verdict.row.expires_at == at(100) + TERMS.ttl
+
+    @pytest.mark.parametrize("updated", [0, -1])
+    def test_a_replay_moves_nothing(self, updated: float) -> None:
+        held = row("active", 0, expires=200)
+
+        verdict = judge(held, claim("active", updated))
+
+        assert verdict.outcome == "duplicate"
+        assert verdict.row is held
+
+    def test_a_claim_of_the_same_second_with_other_content_is_disputed(self) -> None:
+        """An agent's reply by mail sends the new status with the old updatedAt."""
+        verdict = judge(row("active", 0), claim("closed", 0))
+
+        assert verdict.outcome == "disputed"
+        assert verdict.row is not None
+        assert verdict.row.content == ("active", "published")
+        assert (verdict.row.disputed_at, verdict.row.grace_until) == (at(100), at(105))
+        assert verdict.row.touched_at == at(100)
+
+    def test_a_changed_state_is_other_content(self) -> None:
+        assert judge(row("active", 0), claim("active", 0, state="deleted")).outcome == "disputed"
+
+    def test_an_older_claim_is_stale_without_a_poller_and_a_question_with_one(self) -> None:
+        """The old snapshot of an agent's reply arrives 15 s late."""
+        assert judge(row("closed", 5), claim("pending", 3)).outcome == "stale"
+        assert judge(row("closed", 5), claim("pending", 3), standing=alive()).outcome == "disputed"
+
+    @pytest.mark.parametrize(("updated", "outcome"), [(100 + 60, "applied"), (100 + 61, "disputed")])
+    def test_a_claim_from_more_than_a_minute_ahead_is_disputed(self, updated: float, outcome: str) -> None:
+        assert judge(row("active", 0), claim("closed", updated)).outcome == outcome
+
+    def test_the_future_is_the_desks(self) -> None:
+        ahead = Lease(clock_offset=timedelta(seconds=500))
+
+        assert judge(row("active", 0), claim("closed", 100 + 560), standing=ahead).outcome == "applied"
+        assert judge(row("active", 0), claim("closed", 100 + 561), standing=ahead).outcome == "disputed"
+
+    def test_what_a_pass_has_seen_is_old_news_while_the_poller_lives(self) -> None:
+        standing = alive(seen=50, complete=20)
+
+        assert judge(row("active", 0), claim("closed", 50), standing=standing).outcome == "disputed"
+        assert judge(None, claim("closed", 50), standing=standing).outcome == "disputed"
+        assert judge(row("active", 0), claim("active", 50), standing=standing).outcome == "stale"
+        assert judge(row("active", 0), claim("closed", 51), standing=standing).outcome == "applied"
+
+    def test_what_a_complete_pass_has_seen_is_stale_when_the_poller_is_gone(self) -> None:
+        standing = lease(seen=50, complete=20)
+
+        assert judge(row("active", 0), claim("closed", 20), standing=standing).outcome == "stale"
+        assert judge(None, claim("closed", 20), standing=standing) == Verdict(
+            outcome="stale", row=None, reason="old_news"
+        )
+        assert judge(row("active", 0), claim("closed", 21), standing=standing).outcome == "applied"
+
+    def test_news_settles_a_dispute_only_when_nobody_can_ask(self) -> None:
+        held = row("active", 0, disputed=50)
+
+        alone, asked = judge(held, claim("closed", 60)), judge(held, claim("closed", 60), standing=alive())
+
+        assert alone.outcome == asked.outcome == "applied"
+        assert alone.row is not None
+        assert asked.row is not None
+        assert (alone.row.disputed_at, alone.row.grace_until) == (None, None)
+        assert (asked.row.disputed_at, asked.row.grace_until) == (at(50), at(55))
+        assert asked.row.touched_at == at(100)
+
+    def test_a_second_dispute_does_not_move_the_first_ones_end(self) -> None:
+        verdict = judge(row("active", 0, disputed=50), claim("closed", 0))
+
+        assert verdict.row is not None
+        assert (verdict.row.disputed_at, verdict.row.grace_until) == (at(50), at(55))
+        assert verdict.row.touched_at == at(100)
+
+    def test_an_unsigned_word_of_deletion_is_a_question(self) -> None:
+        verdict = judge(row("active", 0), claim("active", 0, says_gone=True))
+
+        assert verdict.outcome == "disputed"
+        assert verdict.row is not None
+        assert not verdict.row.gone
+
+    def test_a_deletion_of_what_is_gone_is_known(self) -> None:
+        assert judge(row(gone=True), claim(says_gone=True)).outcome == "duplicate"
+
+    def test_a_tombstone_is_never_revived_by_a_claim(self) -> None:
+        verdict = judge(row("active", 0, gone=True), claim("active", 90))
+
+        assert verdict.outcome == "disputed"
+        assert verdict.row is not None
+        assert verdict.row.gone
+
+    def test_a_disputed_ticket_we_hold_nothing_about_becomes_a_disputed_tombstone(self) -> None:
+        verdict = judge(None, claim(says_gone=True))
+
+        assert verdict.row is not None
+        assert verdict.row.gone
+        assert verdict.row.disputed_at == at(100)
+        assert expiry(verdict.row, ALONE) is None
+
+    @pytest.mark.parametrize(
+        "strange",
+        [claim(None, 90), claim("active", 90, state=None), claim("active", None)],
+        ids=["status", "state", "date"],
+    )
+    def test_what_we_do_not_understand_is_a_question_and_never_active(self, strange: Claim) -> None:
+        verdict = judge(row("closed", 0), strange)
+
+        assert verdict.outcome == "disputed"
+        assert verdict.row is not None
+        assert verdict.row.content == ("closed", "published")
+
+
+class TestTruths:
+    def test_a_truth_is_written_whatever_its_date_says(self) -> None:
+        """In the repeated hour of autumn a newer truth carries an older date."""
+        verdict = read(row("active", 50, touched=60, disputed=60), truth("closed", 10, asked=70))
+
+        assert verdict.outcome == "written"
+        assert verdict.row is not None
+        assert verdict.row.content == ("closed", "published")
+        assert (verdict.row.truth_at, verdict.row.disputed_at, verdict.row.grace_until) == (at(70), None, None)
+        assert verdict.row.expires_at == at(70) + TERMS.lease
+        assert verdict.row.observed_via == "poller"
+
+    def test_truths_are_written_in_the_order_they_were_asked(self) -> None:
+        held = row("closed", 50, truth_at=70, touched=None)
+
+        for asked in (70, 69):
+            verdict = read(held, truth("active", 60, asked=asked))
+            assert verdict.outcome == "dropped"
+            assert verdict.row is held
+
+    def test_a_truth_about_nothing_is_written(self) -> None:
+        verdict = read(None, truth("closed", 0, asked=70))
+
+        assert verdict.outcome == "written"
+        assert verdict.row is not None
+        assert not verdict.row.gone
+
+    def test_a_404_leaves_a_tombstone_and_a_200_revives_it(self) -> None:
+        dead = read(row("active", 0), not_found(asked=70)).row
+        assert dead is not None
+        assert dead.gone
+
+        living = read(dead, truth("closed", 0, asked=80)).row
+        assert living is not None
+        assert not living.gone
+
+    def test_a_claim_that_came_while_we_asked_and_agrees_is_confirmed(self) -> None:
+        verdict = read(row("closed", 50, touched=70), truth("closed", 50, asked=70))
+
+        assert verdict.outcome == "confirmed"
+        assert verdict.row is not None
+        assert (verdict.row.truth_at, verdict.row.disputed_at) == (at(70), None)
+
+    def test_a_claim_that_came_while_we_asked_is_not_overwritten(self) -> None:
+        verdict = read(row("closed", 80, touched=81), truth("active", 10, asked=70))
+
+        assert verdict.outcome == "contested"
+        assert verdict.row is not None
+        assert verdict.row.content == ("closed", "published")
+        assert (verdict.row.disputed_at, verdict.row.truth_at) == (at(100), None)
+
+    def test_a_newer_truth_is_written_but_what_was_claimed_meanwhile_stays_a_question(self) -> None:
+        verdict = read(row("closed", 60, touched=81), truth("active", 65, asked=70))
+
+        assert verdict.outcome == "contested"
+        assert verdict.row is not None
+        assert verdict.row.content == ("active", "published")
+        assert (verdict.row.disputed_at, verdict.row.truth_at) == (at(100), at(70))
+
+    def test_an_equal_truth_does_not_settle_a_dispute_that_began_after_it(self) -> None:
+        verdict = read(row("closed", 50, touched=81, disputed=81), truth("closed", 50, asked=70))
+
+        assert verdict.outcome == "contested"
+        assert verdict.row is not None
+        assert verdict.row.disputed_at == at(81)
+
+    def test_a_404_asked_before_a_claim_leaves_a_question(self) -> None:
+        verdict = read(row("closed", 80, touched=81), not_found(asked=70))
+
+        assert verdict.outcome == "contested"
+        assert verdict.row is not None
+        assert not verdict.row.gone
+        assert verdict.row.disputed_at == at(100)
+
+    def test_a_truth_we_do_not_understand_vouches_for_nothing(self) -> None:
+        verdict = read(row("closed", 0), truth(None, 50, asked=70))
+
+        assert verdict.outcome == "written"
+        assert verdict.row is not None
+        assert not verdict.row.gone
+        assert expiry(verdict.row, lease(until=10_000)) is None
+
+
+class TestExpiry:
+    def test_the_later_of_lease_and_ttl_counts(self) -> None:
+        assert expiry(row(expires=10), lease(until=20)) == at(20)
+        assert expiry(row(expires=30), lease(until=20)) == at(30)
+
+    def test_a_dispute_ends_it_with_its_grace_and_never_later(self) -> None:
+        assert expiry(row(expires=10, disputed=7), lease(until=20)) == at(12)
+        assert expiry(row(expires=10, disputed=7), ALONE) == at(10)
+
+    @pytest.mark.parametrize("state", ["draft", "deleted"])
+    def test_only_what_is_published_is_vouched_for(self, state: State) -> None:
+        assert expiry(row(state=state), lease(until=20)) is None
+
+
+STATUSES: tuple[Status, ...] = ("active", "pending", "closed", "spam")
+SECONDS = st.integers(-20, 200)
+SIGHTINGS = st.builds(
+    sighting,
+    st.sampled_from((*STATUSES, None)),
+    st.one_of(st.none(), SECONDS),
+    state=st.sampled_from(("published", "deleted", None)),
+)
+CLAIMS = st.builds(Claim, sighting=SIGHTINGS, says_gone=st.booleans())
+TRUTHS = st.builds(
+    Truth, ticket_id=st.just(7), sighting=st.one_of(st.none(), SIGHTINGS), asked_at=st.builds(at, SECONDS)
+)
+LEASES = st.builds(
+    lease,
+    alive_at=st.one_of(st.none(), st.integers(-2000, 100)),
+    seen=st.one_of(st.none(), SECONDS),
+    complete=st.one_of(st.none(), SECONDS),
+    until=st.one_of(st.none(), st.integers(-100, 1000)),
+)
+
+
+@st.composite
+def histories(draw: st.DrawFn) -> list[tuple[Claim | Truth, datetime, Lease]]:
+    """Anything that could come, at times that only go forward."""
+    moments = sorted(draw(st.lists(st.integers(0, 2000), min_size=1, max_size=12)))
+    return [(draw(st.one_of(CLAIMS, TRUTHS)), at(moment), draw(LEASES)) for moment in moments]
+
+
+def step(held: Row | None, came: Claim | Truth, now: datetime, standing: Lease) -> Verdict:
+    if isinstance(came, Claim):
+        return judge_claim(held, came, lease=standing, terms=TERMS, now=now)
+    return judge_truth(held, came, terms=TERMS, now=now)
+
+
+class TestOverAnyHistory:
+    @given(histories())
+    def test_a_row_is_always_one_the_database_takes(self, history: list[tuple[Claim | Truth, datetime, Lease]]) -> None:
+        held: Row | None = None
+        for came, now, standing in history:
+            held = step(held, came, now, standing).row
+            if held is not None:
+                assert (held.disputed_at is None) == (held.grace_until is None)
+                assert held.touched_at is not None or held.truth_at is not None
+                assert held.ticket_id == 7
+
+    @given(histories())
+    def test_a_replay_never_prolongs_trust_nor_changes_an_answer(
+        self, history: list[tuple[Claim | Truth, datetime, Lease]]
+    ) -> None:
+        held: Row | None = None
+        for came, now, standing in history:
+            held = step(held, came, now, standing).row
+            if isinstance(came, Claim) and held is not None:
+                again = step(held, came, now + timedelta(seconds=1), standing).row
+                assert again is not None
+                before, after = expiry(held, standing), expiry(again, standing)
+                assert after is None or (before is not None and after <= before)
+                assert (again.content, again.updated_at, again.gone) == (held.content, held.updated_at, held.gone)
+
+    @given(histories())
+    def test_a_claim_never_revives_a_tombstone_and_never_makes_one_of_a_living_ticket(
+        self, history: list[tuple[Claim | Truth, datetime, Lease]]
+    ) -> None:
+        held: Row | None = None
+        for came, now, standing in history:
+            before, held = held, step(held, came, now, standing).row
+            if isinstance(came, Claim) and before is not None:
+                assert held is not None
+                assert held.gone == before.gone
+
+    @given(histories())
+    def test_a_claim_never_moves_a_row_back(self, history: list[tuple[Claim | Truth, datetime, Lease]]) -> None:
+        held: Row | None = None
+        for came, now, standing in history:
+            before, held = held, step(held, came, now, standing).row
+            if isinstance(came, Claim) and before is not None and before.updated_at is not None:
+                assert held is not None
+                assert held.updated_at is not None
+                assert held.updated_at >= before.updated_at
+
+    @given(histories())
+    def test_while_the_poller_lives_no_claim_settles_a_dispute(
+        self, history: list[tuple[Claim | Truth, datetime, Lease]]
+    ) -> None:
+        held: Row | None = None
+        for came, now, standing in history:
+            standing = Lease(heartbeat_at=now, seen_through=standing.seen_through)  # noqa: PLW2901 - alive, always
+            before, held = held, step(held, came, now, standing).row
+            if isinstance(came, Claim) and before is not None and before.disputed_at is not None:
+                assert held is not None
+                assert held.disputed_at == before.disputed_at
+
+    @given(histories(), TRUTHS)
+    def test_a_truth_asked_after_everything_settles_everything(
+        self, history: list[tuple[Claim | Truth, datetime, Lease]], last: Truth
+    ) -> None:
+        held: Row | None = None
+        for came, now, standing in history:
+            held = step(held, came, now, standing).row
+        asked = max([at(0)] + [now for _, now, _ in history] + [at(200)]) + timedelta(seconds=1)
+        last = Truth(ticket_id=7, sighting=last.sighting, asked_at=asked)
+
+        verdict = judge_truth(held, last, terms=TERMS, now=asked)
+
+        assert verdict.outcome == "written"
+        assert verdict.row is not None
+        assert verdict.row.disputed_at is None
+        assert verdict.row.gone == (last.sighting is None)
+        if last.sighting is not None:
+            assert verdict.row.content == (last.sighting.status, last.sighting.state)
