@@ -1,0 +1,7 @@
+"""What a process is told: ``config.toml``, the environment, the vault."""
+
+from settings.environment import Environment, Secret, load_environment
+from settings.load import load_settings, unwise
+from settings.table import Settings, table
+
+__all__ = ["Environment", "Secret", "Settings", "load_environment", "load_settings", "table", "unwise"]

@@ -1,0 +1,46 @@
+"""The life of a process: told its settings, told by a signal when to stop, one line when it cannot run."""
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable
+
+import uvloop
+
+from freescout_audit.errors import FreescoutAuditError, SettingsError
+from freescout_audit.events import PROCESS_FAILED, SETTINGS_UNWISE
+from freescout_audit.logs import emit, set_up_logs
+from settings.environment import Environment, load_environment
+from settings.load import load_settings, unwise
+from settings.table import Settings
+
+Main = Callable[[Environment, Settings, asyncio.Event], Awaitable[None]]
+"""Runs until the event is set, which SIGTERM and SIGINT do, and then finishes what is in flight."""
+
+
+def run_process(name: str, main: Main) -> None:
+    """Run ``main`` on uvloop with the settings of this process's environment; exit with 1 when it cannot run."""
+    try:
+        environment, settings = load_environment(os.environ), load_settings(os.environ)
+    except SettingsError as error:
+        set_up_logs(process=name, style="auto", level="info")
+        emit(PROCESS_FAILED, message=str(error))
+        sys.exit(1)
+    set_up_logs(process=name, style=settings.log.format, level=settings.log.level)
+    for line in unwise(settings):
+        emit(SETTINGS_UNWISE, message=line)
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(_until_told_to_stop(main, environment, settings))
+    except (FreescoutAuditError, OSError) as error:
+        emit(PROCESS_FAILED, message=str(error))
+        sys.exit(1)
+
+
+async def _until_told_to_stop(main: Main, environment: Environment, settings: Settings) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    await main(environment, settings, stop)
