@@ -1,0 +1,42 @@
+"""The cache: what is known of every ticket, one write path, one read path."""
+
+import asyncio
+import os
+from weakref import WeakKeyDictionary
+
+from db.database import Database
+from db.reads import UNAVAILABLE, Reading, read_from
+from db.url import normalise
+
+__all__ = ["Reading", "close_readers", "read_ticket"]
+
+_databases: WeakKeyDictionary[asyncio.AbstractEventLoop, Database] = WeakKeyDictionary()
+
+
+async def read_ticket(ticket_id: int, *, deadline: float = 0.25) -> Reading:
+    """Answer what a ticket's status is, for an audit record; ``none`` with a reason whenever we cannot vouch for it.
+
+    Uses the database of the environment variable ``DATABASE_URL``, through a pool of this event loop's own.
+
+    Args:
+        ticket_id: FreeScout's conversation id (not the number agents see).
+        deadline: Seconds after which the answer is ``none``, ``unavailable``, whatever the database does.
+
+    Raises:
+        SettingsError: ``DATABASE_URL`` is no PostgreSQL URL.
+    """
+    loop = asyncio.get_running_loop()
+    database = _databases.get(loop)
+    if database is None:
+        url = os.environ.get("DATABASE_URL", "")
+        if not url:
+            return UNAVAILABLE
+        database = _databases[loop] = Database(normalise(url), name="reader")
+    return await read_from(database, ticket_id, deadline=deadline)
+
+
+async def close_readers() -> None:
+    """Close this event loop's pool; the next `read_ticket` opens another."""
+    database = _databases.pop(asyncio.get_running_loop(), None)
+    if database is not None:
+        await database.close()

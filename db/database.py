@@ -1,0 +1,111 @@
+"""Connections to PostgreSQL: one pool a process, taken in turn, broken ones thrown away."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import asyncpg
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
+
+from freescout_audit.errors import DatabaseUnavailableError
+
+PATIENCE = 30.0
+"""Seconds a statement may take that nobody waits for; a server that vanished must not hold a process for ever."""
+
+_NOT_MIGRATED = (
+    asyncpg.UndefinedTableError,
+    asyncpg.UndefinedColumnError,
+    asyncpg.UndefinedFunctionError,
+)
+_UNAVAILABLE = (
+    OSError,  # TimeoutError is one
+    DBAPIError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,  # what a connection says whose server ended it a moment ago
+    asyncpg.PostgresConnectionError,
+    asyncpg.OperatorInterventionError,
+    asyncpg.InsufficientResourcesError,
+    asyncpg.InvalidAuthorizationSpecificationError,
+    asyncpg.InvalidCatalogNameError,
+    asyncpg.ReadOnlySQLTransactionError,
+)
+
+
+class Database:
+    """A pool of AUTOCOMMIT connections, handed out first come, first served.
+
+    SQLAlchemy's pool wakes any of its waiters, so some wait ten times as long as others; here nobody waits on the
+    pool itself, but on a first-in-first-out limit before it (``bench/reads.py`` measures both). Statements run on
+    the asyncpg connection below, which prepares each of them once.
+    """
+
+    def __init__(self, url: URL, *, connections: int = 10, connect_timeout: float = 4, name: str = "") -> None:
+        self._turns = asyncio.Semaphore(connections)
+        self._engine = create_async_engine(
+            url,
+            isolation_level="AUTOCOMMIT",
+            pool_size=connections,
+            max_overflow=0,
+            pool_reset_on_return=None,
+            connect_args={
+                "timeout": connect_timeout,
+                "server_settings": {
+                    "application_name": f"freescout-audit {name}".strip(),
+                    "timezone": "UTC",
+                    "jit": "off",
+                    # A client that vanished in the middle of a transaction must not keep its rows locked.
+                    "idle_in_transaction_session_timeout": "10s",
+                },
+            },
+        )
+
+    @asynccontextmanager
+    async def connection(self, deadline: float | None = PATIENCE) -> AsyncIterator[asyncpg.Connection]:
+        """Lend a connection; ``deadline`` (seconds) bounds the wait for it and everything done with it.
+
+        Whatever goes wrong while it is lent ends it: nobody waits for a server that may never answer, and the server
+        rolls back what it was told.
+
+        Raises:
+            DatabaseUnavailableError: PostgreSQL is away, not migrated, or did not answer within the deadline.
+        """
+        try:
+            async with asyncio.timeout(deadline), self._turns:
+                holder, connection = await self._check_out()
+                try:
+                    yield connection
+                except BaseException:
+                    connection.terminate()
+                    await holder.invalidate()
+                    raise
+                finally:
+                    await holder.close()
+        except _NOT_MIGRATED as error:
+            raise DatabaseUnavailableError("the database lacks our schema: run python -m db.migrate") from error
+        except _UNAVAILABLE as error:
+            reason = str(error).partition("\n")[0] or "no answer in time"
+            raise DatabaseUnavailableError(f"PostgreSQL is not available: {reason}") from error
+
+    @asynccontextmanager
+    async def transaction(self, deadline: float | None = PATIENCE) -> AsyncIterator[asyncpg.Connection]:
+        """Lend a connection inside a READ COMMITTED transaction, committed at the end; errors as in `connection`."""
+        async with self.connection(deadline) as connection:
+            await connection.execute("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE")
+            yield connection
+            await connection.execute("COMMIT")
+
+    async def close(self) -> None:
+        """Close every connection."""
+        await self._engine.dispose()
+
+    async def _check_out(self) -> tuple[AsyncConnection, asyncpg.Connection]:
+        """Take a connection that has not been closed while it lay in the pool."""
+        while True:
+            holder = await self._engine.connect()
+            connection = (await holder.get_raw_connection()).driver_connection
+            if connection is not None and not connection.is_closed():
+                return holder, connection
+            await holder.invalidate()
+            await holder.close()

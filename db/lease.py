@@ -1,0 +1,106 @@
+"""The lease and what else the poller says of itself: two rows that stand for everything."""
+
+from datetime import datetime, timedelta
+from typing import Literal
+
+import msgspec
+
+from db import statements
+from db.database import Database
+from db.store import LoadProgress, lease_of
+from freescout_audit.errors import FreescoutAuditError
+from freescout_audit.rule import Lease
+
+DeskState = Literal["unknown", "ok", "refused", "unavailable"]
+
+
+class OtherDeskError(FreescoutAuditError):
+    """This database holds the tickets of another desk."""
+
+
+class Beginning(msgspec.Struct, frozen=True, kw_only=True):
+    """What a pass begins with: *s*, the lease as it stands, and how far an unfinished first load has come."""
+
+    asked_at: datetime
+    lease: Lease
+    load: LoadProgress | None
+
+
+async def now(database: Database) -> datetime:
+    """Return our clock: the *s* of a request that is about to be sent."""
+    async with database.connection() as connection:
+        moment: datetime = await connection.fetchval(statements.NOW)
+        return moment
+
+
+async def read_beginning(database: Database) -> Beginning:
+    """Return what a pass begins with."""
+    async with database.connection() as connection:
+        record = await connection.fetchrow(statements.READ_PASS)
+    load = None if record["load_page"] is None else LoadProgress(page=record["load_page"], began=record["load_began"])
+    return Beginning(asked_at=record["now"], lease=lease_of(record), load=load)
+
+
+async def claim_desk(database: Database, url: str) -> None:
+    """Tie the database to a desk, once.
+
+    Raises:
+        OtherDeskError: It is tied to another: its tickets would be taken for this one's.
+    """
+    async with database.connection() as connection:
+        if await connection.fetchval(statements.CLAIM_DESK, url) is None:
+            other = await connection.fetchval("SELECT desk_url FROM freescout_lease")
+            raise OtherDeskError(
+                f"this database holds the tickets of {other}, and FREESCOUT_URL is {url}: use another DATABASE_URL,"
+                " or clear desk_url in freescout_lease if the same desk has a new name"
+            )
+
+
+async def beat(database: Database) -> None:
+    """Say that a poller is alive."""
+    async with database.connection() as connection:
+        await connection.execute(statements.BEAT)
+
+
+async def see_through(database: Database, desk_clock: datetime) -> None:
+    """Note the desk's clock as a pass begins to read; to be called before anything of its answer is used."""
+    async with database.connection() as connection:
+        await connection.execute(statements.SEE_THROUGH, desk_clock)
+
+
+async def renew(
+    database: Database, beginning: Beginning, *, desk_clock: datetime, lease: timedelta, rows: int, requests: int
+) -> float:
+    """Renew the lease for a complete pass, whose first answer bore ``desk_clock``; return the seconds it took."""
+    async with database.transaction() as connection:
+        await connection.execute(statements.RENEW, beginning.asked_at, lease, desk_clock)
+        ended_at: datetime = await connection.fetchval(statements.NOW)
+        seconds = (ended_at - beginning.asked_at).total_seconds()
+        await connection.execute(statements.REPORT_PASS, seconds, rows, requests)
+    return seconds
+
+
+async def report_desk(database: Database, state: DeskState, detail: str = "") -> DeskState:
+    """Report how the desk's API answers, and return the state before."""
+    async with database.connection() as connection:
+        before: DeskState = await connection.fetchval(statements.REPORT_DESK, state, detail)
+        return before
+
+
+async def report_leader(database: Database, name: str) -> None:
+    """Report who polls."""
+    async with database.connection() as connection:
+        await connection.execute(statements.REPORT_LEADER, name)
+
+
+class Dispute(msgspec.Struct, frozen=True, kw_only=True):
+    """A ticket that FreeScout has to be asked about; ``claimed`` when a delivery is why, not a list that lacks it."""
+
+    ticket_id: int
+    claimed: bool
+
+
+async def open_disputes(database: Database, *, at_most: int) -> list[Dispute]:
+    """Return what FreeScout has to be asked, the newest claims first."""
+    async with database.connection() as connection:
+        return [Dispute(**record) for record in await connection.fetch(statements.OPEN_DISPUTES, at_most)]

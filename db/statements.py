@@ -1,0 +1,199 @@
+"""Every statement of the write path and the read path, named and described."""
+
+MAKE_ROOM = """
+INSERT INTO freescout_ticket (ticket_id)
+SELECT id FROM unnest($1::bigint[]) AS id
+WHERE NOT EXISTS (SELECT FROM freescout_ticket t WHERE t.ticket_id = id)
+ORDER BY id
+ON CONFLICT DO NOTHING
+RETURNING ticket_id
+"""
+"""Make an empty row for each ticket we hold nothing about, so that there is something to lock.
+
+A second writer of the same new ticket waits here for the first. Empty rows never outlive the transaction.
+"""
+
+LOCK_ROWS = """
+SELECT ticket_id, number, mailbox_id, status, state, updated_at, created_at, gone, observed_at, observed_via,
+       expires_at, touched_at, truth_at, disputed_at, grace_until
+FROM freescout_ticket
+WHERE ticket_id = ANY ($1::bigint[])
+ORDER BY ticket_id
+FOR UPDATE
+"""
+"""Lock and read rows; always in id order, so that two batches never wait for each other in a ring."""
+
+READ_LEASE = """
+SELECT freescout_now() AS now, seen_through, complete_through, lease_until, clock_offset, heartbeat_at
+FROM freescout_lease
+"""
+"""Read our clock and the lease; after LOCK_ROWS, so that ``now`` is later than any writer's before us."""
+
+WRITE_ROWS = """
+UPDATE freescout_ticket t
+SET (number, mailbox_id, status, state, updated_at, created_at, gone, observed_at, observed_via,
+     expires_at, touched_at, truth_at, disputed_at, grace_until)
+  = (w.number, w.mailbox_id, w.status, w.state, w.updated_at, w.created_at, w.gone, w.observed_at, w.observed_via,
+     w.expires_at, w.touched_at, w.truth_at, w.disputed_at, w.grace_until)
+FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::text[], $5::text[], $6::timestamptz[], $7::timestamptz[],
+            $8::boolean[], $9::timestamptz[], $10::text[], $11::timestamptz[], $12::timestamptz[],
+            $13::timestamptz[], $14::timestamptz[], $15::timestamptz[])
+  AS w (ticket_id, number, mailbox_id, status, state, updated_at, created_at, gone, observed_at, observed_via,
+        expires_at, touched_at, truth_at, disputed_at, grace_until)
+WHERE t.ticket_id = w.ticket_id
+"""
+"""Write the locked rows back."""
+
+DROP_EMPTY = "DELETE FROM freescout_ticket WHERE ticket_id = ANY ($1::bigint[])"
+"""Take away the empty rows that nothing was written into."""
+
+WRITE_JOURNAL = """
+INSERT INTO freescout_delivery (received_at, endpoint, event, ticket_id, outcome, reason, status, state, updated_at,
+                                body_bytes, body_ms, signed_with, request_id)
+SELECT $1, w.* FROM unnest($2::text[], $3::text[], $4::bigint[], $5::text[], $6::text[], $7::text[], $8::text[],
+                           $9::timestamptz[], $10::bigint[], $11::double precision[], $12::text[], $13::text[]) AS w
+"""
+"""Write the journal, one row a verified delivery."""
+
+ANNOUNCE_DISPUTE = "SELECT pg_notify('freescout_dispute', '')"
+"""Hasten the poller's questions; the disputed rows themselves are the list of what to ask."""
+
+PRUNE_JOURNAL = """
+DELETE FROM freescout_delivery WHERE delivery_id IN (
+    SELECT delivery_id FROM freescout_delivery
+    WHERE received_at < freescout_now() - $1::interval ORDER BY received_at LIMIT $2)
+"""
+"""Delete some deliveries older than $1, so few at a time that nobody notices."""
+
+READ_TICKET = """
+SELECT freescout_now() AS now, l.complete_through, c.ttl_expires,
+       t.ticket_id, t.status, t.state, t.updated_at, t.gone, t.disputed_at, t.grace_until
+FROM freescout_lease l
+LEFT JOIN freescout_ticket t ON t.ticket_id = $1
+LEFT JOIN freescout_ticket_cache c ON c.ticket_id = t.ticket_id
+"""
+"""Read one ticket's answer and what explains it; ``ttl_expires`` is the view's, so there is one definition of it."""
+
+NOW = "SELECT freescout_now()"
+"""Read our clock: the *s* of a request that is about to be sent."""
+
+READ_PASS = """
+SELECT freescout_now() AS now, l.seen_through, l.complete_through, l.lease_until, l.clock_offset, l.heartbeat_at,
+       p.load_page, p.load_began
+FROM freescout_lease l CROSS JOIN freescout_poller p
+"""
+"""Read what a pass begins with."""
+
+CLAIM_DESK = """
+UPDATE freescout_lease SET desk_url = $1 WHERE desk_url IS NULL OR desk_url = $1 RETURNING desk_url
+"""
+"""Tie the database to a desk; no row comes back when it is tied to another."""
+
+BEAT = "UPDATE freescout_lease SET heartbeat_at = freescout_now()"
+"""Say that a poller is alive."""
+
+SEE_THROUGH = """
+UPDATE freescout_lease
+SET seen_through = greatest(seen_through, $1), clock_offset = $1::timestamptz - freescout_now()
+"""
+"""Note the desk's clock as a pass begins to read: everything before it will have been seen. Never moves back."""
+
+RENEW = """
+UPDATE freescout_lease
+SET lease_until = $1::timestamptz + $2::interval, complete_through = $3, renewed_by_pass = $1
+WHERE renewed_by_pass IS NULL OR renewed_by_pass < $1
+"""
+"""Renew the lease for a complete pass that began at $1, unless a later one has done so already."""
+
+REPORT_PASS = """
+UPDATE freescout_poller
+SET passed_at = freescout_now(), pass_seconds = $1, pass_rows = $2, pass_requests = $3,
+    load_page = NULL, load_began = NULL
+"""
+"""Report a complete pass; a first load is over then."""
+
+SAVE_LOAD = "UPDATE freescout_poller SET load_page = $1, load_began = $2"
+"""Note how far the first load has come, in the transaction that writes its rows."""
+
+REPORT_DESK = """
+UPDATE freescout_poller
+SET desk_since = CASE WHEN (desk_state = 'ok') = ($1 = 'ok') AND desk_since IS NOT NULL THEN desk_since
+                      ELSE freescout_now() END,
+    desk_state = $1, desk_detail = $2
+FROM (SELECT desk_state AS before FROM freescout_poller) b
+RETURNING before
+"""
+"""Report how the desk's API answers, and since when it does or does not; returns the state before."""
+
+REPORT_LEADER = "UPDATE freescout_poller SET leader = $1, led_since = freescout_now()"
+"""Report who polls."""
+
+OPEN_DISPUTES = """
+SELECT ticket_id, coalesce(touched_at >= disputed_at, false) AS claimed
+FROM freescout_ticket WHERE disputed_at IS NOT NULL
+ORDER BY touched_at DESC NULLS LAST LIMIT $1
+"""
+"""List what FreeScout has to be asked, the newest claims first."""
+
+WRITE_GAPS = """
+INSERT INTO freescout_gap (ticket_id, cached_status, cached_state, true_status, true_state, changed_at, healed_at)
+SELECT g.*, $1 FROM unnest($2::bigint[], $3::text[], $4::text[], $5::text[], $6::text[], $7::timestamptz[]) AS g
+WHERE (SELECT complete_through IS NOT NULL FROM freescout_lease)
+  AND (SELECT is_called FROM freescout_delivery_delivery_id_seq)
+RETURNING ticket_id
+"""
+"""Write changes that a pass found first; there are none before the first complete pass and the first delivery."""
+
+SETTLE_HEARD = """
+UPDATE freescout_gap g
+SET verdict = CASE WHEN d.received_at - g.healed_at <= $1::interval THEN 'raced' ELSE 'late' END,
+    settled_at = d.received_at, late_by = greatest(d.received_at - g.healed_at, interval '0')
+FROM (
+    SELECT w.gap_id, min(d.received_at) AS received_at
+    FROM freescout_lease l CROSS JOIN freescout_gap w
+    JOIN freescout_delivery d
+      ON d.ticket_id = w.ticket_id AND d.received_at >= coalesce(w.changed_at - l.clock_offset, w.healed_at)
+    WHERE w.verdict = 'waiting'
+      AND (d.event = 'convo.deleted_forever' AND w.true_state IS NULL
+           OR (d.status, d.state) = (w.true_status, w.true_state))
+    GROUP BY w.gap_id
+) d
+WHERE g.gap_id = d.gap_id
+RETURNING g.ticket_id, g.verdict, g.late_by
+"""
+"""Settle gaps whose delivery came after all: within $1 of our finding out it was a race, later it was late."""
+
+SETTLE_LOST = """
+UPDATE freescout_gap SET verdict = 'lost', settled_at = freescout_now()
+WHERE verdict = 'waiting' AND healed_at < freescout_now() - $1::interval
+RETURNING ticket_id, true_status, changed_at
+"""
+"""Settle gaps whose delivery will not come any more: FreeScout's retries are over."""
+
+PRUNE_GAPS = "DELETE FROM freescout_gap WHERE settled_at < freescout_now() - $1::interval"
+"""Delete gaps that were settled long ago."""
+
+READ_WATCH = """
+SELECT freescout_now() AS now, l.lease_until, l.complete_through, p.desk_state, p.desk_since, p.silent_since,
+       (SELECT received_at FROM freescout_delivery ORDER BY delivery_id DESC LIMIT 1) AS delivered_at
+FROM freescout_lease l CROSS JOIN freescout_poller p
+"""
+"""Read what the watch looks at."""
+
+NOTE_SILENCE = "UPDATE freescout_poller SET silent_since = $1"
+"""Note since when both paths have been silent; NULL when they are not."""
+
+READ_STANDING = """
+SELECT (SELECT version_num FROM freescout_schema) AS revision, pg_backend_pid() AS backend, freescout_now() AS now,
+       l.seen_through, l.complete_through, l.lease_until, l.clock_offset, l.heartbeat_at,
+       p.leader, p.desk_state, p.desk_detail, p.desk_since, p.silent_since, p.pass_seconds,
+       (SELECT count(*) FROM freescout_ticket WHERE disputed_at IS NOT NULL) AS disputes
+FROM freescout_lease l CROSS JOIN freescout_poller p
+"""
+"""Read what readiness and metrics show."""
+
+COUNT_GAPS = """
+SELECT verdict, count(*) AS gaps FROM freescout_gap
+WHERE healed_at > freescout_now() - interval '1 day' GROUP BY verdict
+"""
+"""Count the last day's gaps."""

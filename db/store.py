@@ -1,0 +1,273 @@
+"""The one write path: a batch of sightings is locked, judged by the rule and written back in one transaction."""
+
+from collections.abc import Collection, Sequence
+from datetime import datetime, timedelta
+from typing import Self
+
+import asyncpg
+import msgspec
+
+from db import statements
+from db.database import PATIENCE, Database
+from freescout_audit.rule import (
+    Claim,
+    Content,
+    Lease,
+    Row,
+    Terms,
+    Truth,
+    Verdict,
+    is_discovery,
+    judge_absence,
+    judge_claim,
+    judge_truth,
+)
+
+
+class Delivery(msgspec.Struct, frozen=True, kw_only=True):
+    """A verified delivery as the journal keeps it."""
+
+    claim: Claim | None
+    """None when it carries no conversation."""
+    otherwise: str = ""
+    """The outcome when there is no claim: ``ignored`` or ``unusable``."""
+    endpoint: str
+    event: str
+    body_bytes: int
+    body_ms: float
+    signed_with: str
+    """Which accepted key signed it: ``current`` or ``previous``."""
+    request_id: str | None = None
+
+
+class Recorded(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of a committed batch of deliveries, in its order."""
+
+    verdicts: Sequence[Verdict | None]
+    """None for a delivery without a claim."""
+    now: datetime
+    lease: Lease
+
+
+class Gap(msgspec.Struct, frozen=True, kw_only=True):
+    """A change that an API read found before any delivery told of it; None for what does not apply or is not known."""
+
+    ticket_id: int
+    cached: Content
+    true: Content | None
+    """None: it is gone for ever."""
+    changed_at: datetime | None
+
+
+class LoadProgress(msgspec.Struct, frozen=True, kw_only=True):
+    """How far the first load has come: the last page written, and the desk's clock when it began."""
+
+    page: int
+    began: datetime
+
+
+class TruthsRecorded(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of a committed batch of truths, in its order, and the gaps it healed."""
+
+    verdicts: Sequence[Verdict]
+    gaps: Sequence[Gap]
+
+
+async def record_deliveries(
+    database: Database, deliveries: Sequence[Delivery], *, terms: Terms, deadline: float = PATIENCE
+) -> Recorded:
+    """Judge deliveries in their order, write rows and journal, and return after the commit.
+
+    Raises:
+        DatabaseUnavailableError: Nothing was promised. (If only the answer to the commit was lost, all of it stands;
+            sending the deliveries again is harmless either way.)
+    """
+    async with database.transaction(deadline) as connection:
+        batch = await _Batch.lock(
+            connection, {delivery.claim.sighting.ticket_id for delivery in deliveries if delivery.claim is not None}
+        )
+        verdicts = [
+            None if delivery.claim is None else batch.apply_claim(delivery.claim, terms) for delivery in deliveries
+        ]
+        await batch.write_back()
+        await _write_journal(connection, deliveries, verdicts, batch.now)
+    return Recorded(verdicts=verdicts, now=batch.now, lease=batch.lease)
+
+
+async def record_truths(
+    database: Database,
+    truths: Sequence[Truth],
+    *,
+    terms: Terms,
+    load: LoadProgress | None = None,
+    deadline: float = PATIENCE,
+) -> TruthsRecorded:
+    """Apply API reads in their order, write rows and gaps, and return after the commit.
+
+    ``load`` is how far the first load has come with these rows; errors as `record_deliveries`.
+    """
+    async with database.transaction(deadline) as connection:
+        batch = await _Batch.lock(connection, {truth.ticket_id for truth in truths})
+        verdicts = [batch.apply_truth(truth, terms) for truth in truths]
+        await batch.write_back()
+        gaps = await batch.write_gaps()
+        if load is not None:
+            await connection.execute(statements.SAVE_LOAD, load.page, load.began)
+    return TruthsRecorded(verdicts=verdicts, gaps=gaps)
+
+
+async def record_absences(
+    database: Database, ticket_ids: Collection[int], *, asked_at: datetime, terms: Terms, deadline: float = PATIENCE
+) -> Sequence[int]:
+    """Dispute tickets that a list asked at ``asked_at`` should have held, and return those that are now disputed.
+
+    Errors as `record_deliveries`.
+    """
+    async with database.transaction(deadline) as connection:
+        batch = await _Batch.lock(connection, ticket_ids)
+        verdicts = {ticket_id: batch.apply_absence(ticket_id, asked_at, terms) for ticket_id in sorted(ticket_ids)}
+        await batch.write_back()
+    return [ticket_id for ticket_id, verdict in verdicts.items() if verdict.outcome == "disputed"]
+
+
+async def prune_journal(database: Database, *, keep: float, at_most: int = 5000) -> int:
+    """Delete up to ``at_most`` deliveries older than ``keep`` seconds and return how many were deleted."""
+    async with database.connection() as connection:
+        tag: str = await connection.execute(statements.PRUNE_JOURNAL, timedelta(seconds=keep), at_most)
+    return int(tag.rpartition(" ")[2])
+
+
+def lease_of(record: asyncpg.Record) -> Lease:
+    """Return the lease out of a row that carries its columns."""
+    return Lease(**{name: record[name] for name in Lease.__struct_fields__})
+
+
+class _Batch:
+    """The locked rows of one transaction, and what the rule made of them so far."""
+
+    def __init__(
+        self, connection: asyncpg.Connection, rows: dict[int, Row], empty: set[int], clock: asyncpg.Record
+    ) -> None:
+        self._connection = connection
+        self._rows = rows
+        self._empty = empty
+        self._changed: set[int] = set()
+        self._gaps: list[Gap] = []
+        self.now: datetime = clock["now"]
+        self.lease = lease_of(clock)
+
+    @classmethod
+    async def lock(cls, connection: asyncpg.Connection, ticket_ids: Collection[int]) -> Self:
+        """Lock the tickets' rows, also of those we hold nothing about, and then read our clock and the lease."""
+        rows: dict[int, Row] = {}
+        empty: set[int] = set()
+        if ticket_ids:
+            empty = {made["ticket_id"] for made in await connection.fetch(statements.MAKE_ROOM, sorted(ticket_ids))}
+            for record in await connection.fetch(statements.LOCK_ROWS, sorted(ticket_ids)):
+                if record["ticket_id"] not in empty:
+                    rows[record["ticket_id"]] = Row(**record)
+        return cls(connection, rows, empty, await connection.fetchrow(statements.READ_LEASE))
+
+    def apply_claim(self, claim: Claim, terms: Terms) -> Verdict:
+        ticket_id = claim.sighting.ticket_id
+        return self._keep(
+            ticket_id, judge_claim(self._rows.get(ticket_id), claim, lease=self.lease, terms=terms, now=self.now)
+        )
+
+    def apply_truth(self, truth: Truth, terms: Terms) -> Verdict:
+        before = self._rows.get(truth.ticket_id)
+        verdict = self._keep(truth.ticket_id, judge_truth(before, truth, terms=terms, now=self.now))
+        if before is not None and is_discovery(before, verdict):
+            said = truth.sighting
+            self._gaps.append(
+                Gap(
+                    ticket_id=truth.ticket_id,
+                    cached=before.content,
+                    true=None if said is None else (said.status, said.state),
+                    changed_at=None if said is None else said.updated_at,
+                )
+            )
+        return verdict
+
+    def apply_absence(self, ticket_id: int, asked_at: datetime, terms: Terms) -> Verdict:
+        return self._keep(ticket_id, judge_absence(self._rows.get(ticket_id), asked_at, terms=terms, now=self.now))
+
+    def _keep(self, ticket_id: int, verdict: Verdict) -> Verdict:
+        if verdict.row is not None and verdict.row != self._rows.get(ticket_id):
+            self._rows[ticket_id] = verdict.row
+            self._changed.add(ticket_id)
+        return verdict
+
+    async def write_back(self) -> None:
+        """Write what changed, take away the rows that stayed empty, and announce open disputes."""
+        changed = [self._rows[ticket_id] for ticket_id in sorted(self._changed)]
+        if changed:
+            await self._connection.execute(
+                statements.WRITE_ROWS, *([getattr(row, name) for row in changed] for name in _COLUMNS)
+            )
+        if still_empty := self._empty - self._changed:
+            await self._connection.execute(statements.DROP_EMPTY, sorted(still_empty))
+        if any(row.disputed_at is not None for row in changed):
+            await self._connection.execute(statements.ANNOUNCE_DISPUTE)
+
+    async def write_gaps(self) -> Sequence[Gap]:
+        """Write the gaps that were found, and return them; none while nobody could have told us anyway."""
+        if not self._gaps:
+            return ()
+        cached, true = [gap.cached for gap in self._gaps], [gap.true or (None, None) for gap in self._gaps]
+        written = await self._connection.fetch(
+            statements.WRITE_GAPS,
+            self.now,
+            [gap.ticket_id for gap in self._gaps],
+            [content[0] for content in cached],
+            [content[1] for content in cached],
+            [content[0] for content in true],
+            [content[1] for content in true],
+            [gap.changed_at for gap in self._gaps],
+        )
+        return self._gaps if written else ()
+
+
+_COLUMNS = (
+    "ticket_id",
+    "number",
+    "mailbox_id",
+    "status",
+    "state",
+    "updated_at",
+    "created_at",
+    "gone",
+    "observed_at",
+    "observed_via",
+    "expires_at",
+    "touched_at",
+    "truth_at",
+    "disputed_at",
+    "grace_until",
+)
+"""The row's columns in the order of `statements.WRITE_ROWS`."""
+
+
+async def _write_journal(
+    connection: asyncpg.Connection,
+    deliveries: Sequence[Delivery],
+    verdicts: Sequence[Verdict | None],
+    now: datetime,
+) -> None:
+    said = [delivery.claim.sighting if delivery.claim is not None else None for delivery in deliveries]
+    await connection.execute(
+        statements.WRITE_JOURNAL,
+        now,
+        *([getattr(delivery, name) for delivery in deliveries] for name in ("endpoint", "event")),
+        [sighting and sighting.ticket_id for sighting in said],
+        [
+            delivery.otherwise if verdict is None else verdict.outcome
+            for delivery, verdict in zip(deliveries, verdicts, strict=True)
+        ],
+        ["" if verdict is None else verdict.reason for verdict in verdicts],
+        *([sighting and getattr(sighting, name) for sighting in said] for name in ("status", "state", "updated_at")),
+        *(
+            [getattr(delivery, name) for delivery in deliveries]
+            for name in ("body_bytes", "body_ms", "signed_with", "request_id")
+        ),
+    )

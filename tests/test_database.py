@@ -1,0 +1,112 @@
+"""Connections: where they lead, who gets one next, and what is never handed out."""
+
+import asyncio
+import re
+
+import asyncpg
+import pytest
+
+from db.database import Database
+from db.url import normalise
+from freescout_audit.errors import DatabaseUnavailableError, SettingsError
+
+
+@pytest.mark.parametrize(
+    ("given", "driver", "query"),
+    [
+        ("postgres://u:p@host:5432/name", "postgresql+asyncpg", {}),
+        ("postgresql://u:p@host/name?sslmode=require", "postgresql+asyncpg", {"ssl": "require"}),
+        (
+            "postgres://u:p@host/name?sslmode=verify-full&channel_binding=require",
+            "postgresql+asyncpg",
+            {"ssl": "verify-full"},
+        ),
+        ("postgresql+asyncpg://u:p@host/name", "postgresql+asyncpg", {}),
+    ],
+)
+def test_every_usual_form_of_the_url_leads_to_asyncpg(given: str, driver: str, query: dict[str, str]) -> None:
+    url = normalise(given)
+
+    assert (url.drivername, dict(url.query), url.host, url.password) == (driver, query, "host", "p")
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("", "DATABASE_URL is not a URL"),
+        ("hidden", "DATABASE_URL is not a URL"),
+        ("postgres://u:hidden@host:port/name", "DATABASE_URL is not a URL"),
+        ("mysql://u:hidden@host/name", "DATABASE_URL must begin with postgres://, not mysql://"),
+        ("postgresql+psycopg://u:hidden@host/name", "DATABASE_URL must begin with postgres://"),
+        ("postgres://u:hidden@host/name?sslrootcert=x", "DATABASE_URL has the parameter sslrootcert"),
+    ],
+)
+def test_any_other_url_is_refused_and_never_quoted(given: str, message: str) -> None:
+    with pytest.raises(SettingsError, match=re.escape(message)) as refused:
+        normalise(given)
+
+    assert "hidden" not in str(refused.value)
+
+
+async def test_the_parameters_reach_the_server(database: Database) -> None:
+    async with database.connection() as connection:
+        assert await connection.fetchval("SHOW timezone") == "UTC"
+        assert str(await connection.fetchval("SHOW application_name")).startswith("freescout-audit")
+
+
+async def test_waiters_are_served_in_the_order_they_came(database_url: str) -> None:
+    database = Database(normalise(database_url), connections=1)
+    served: list[int] = []
+
+    async def use(number: int) -> None:
+        async with database.connection() as connection:
+            await connection.execute("SELECT")
+            served.append(number)
+
+    tasks = []
+    for number in range(50):
+        tasks.append(asyncio.create_task(use(number)))
+        await asyncio.sleep(0)
+    await asyncio.gather(*tasks)
+
+    assert served == list(range(50))
+    await database.close()
+
+
+async def test_a_waiter_that_gives_up_leaves_the_queue_in_order(database_url: str) -> None:
+    database = Database(normalise(database_url), connections=1)
+    async with database.connection():
+        with pytest.raises(DatabaseUnavailableError, match="no answer in time"):
+            async with database.connection(0.01):
+                pytest.fail("there was no connection to lend")
+
+    async with database.connection(5) as connection:
+        assert await connection.fetchval("SELECT 1") == 1
+    await database.close()
+
+
+async def test_a_transaction_that_fails_is_rolled_back_and_its_connection_ended(
+    database: Database, sql: asyncpg.Connection
+) -> None:
+    async def fail() -> None:
+        async with database.transaction() as connection:
+            await connection.execute("UPDATE freescout_lease SET desk_url = 'x'")
+            await connection.execute("SELECT 1 / 0")
+
+    with pytest.raises(asyncpg.DivisionByZeroError):
+        await fail()
+
+    assert await sql.fetchval("SELECT desk_url FROM freescout_lease") is None
+    async with database.transaction() as connection:
+        await connection.execute("UPDATE freescout_lease SET desk_url = 'y'")
+    assert await sql.fetchval("SELECT desk_url FROM freescout_lease") == "y"
+
+
+async def test_a_wrong_password_is_said_and_not_shown(database_url: str) -> None:
+    url = normalise(database_url).set(username="nobody_of_that_name", password="hidden")
+
+    with pytest.raises(DatabaseUnavailableError, match="nobody_of_that_name") as refused:
+        async with Database(url).connection():
+            pytest.fail("that role does not exist")
+
+    assert "hidden" not in str(refused.value)

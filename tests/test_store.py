@@ -1,0 +1,203 @@
+"""The one write path, on the real PostgreSQL: batches, locks, and writers who meet."""
+
+import asyncio
+import random
+from datetime import timedelta
+
+import asyncpg
+import pytest
+
+from conftest import Clock
+from db.database import Database
+from db.store import Delivery, Recorded, prune_journal, record_deliveries, record_truths
+from db.url import normalise
+from examples import NOON, at, claim, not_found, truth
+from freescout_audit.errors import DatabaseUnavailableError
+from freescout_audit.rule import Claim, Terms, Truth
+
+TERMS = Terms()
+
+
+def delivery(said: Claim | None) -> Delivery:
+    return Delivery(
+        claim=said,
+        otherwise="" if said else "ignored",
+        endpoint="audit",
+        event="convo.status",
+        body_bytes=1310,
+        body_ms=0.5,
+        signed_with="current",
+    )
+
+
+async def record(database: Database, *claims: Claim | None) -> Recorded:
+    return await record_deliveries(database, [delivery(said) for said in claims], terms=TERMS)
+
+
+def outcomes(recorded: Recorded) -> list[str | None]:
+    return [None if verdict is None else verdict.outcome for verdict in recorded.verdicts]
+
+
+async def test_a_batch_is_judged_in_its_order(database: Database, clock: Clock, sql: asyncpg.Connection) -> None:
+    recorded = await record(
+        database, claim("active", -9), claim("closed", -5), None, claim("active", -9), claim("closed", -5, ticket_id=8)
+    )
+
+    assert outcomes(recorded) == ["applied", "applied", None, "stale", "applied"]
+    rows = await sql.fetch("SELECT ticket_id, status, updated_at, ttl_expires FROM freescout_ticket_cache ORDER BY 1")
+    assert [tuple(row) for row in rows] == [
+        (7, "closed", at(-5), NOON + TERMS.ttl),
+        (8, "closed", at(-5), NOON + TERMS.ttl),
+    ]
+    journal = await sql.fetch("SELECT ticket_id, outcome FROM freescout_delivery ORDER BY delivery_id")
+    assert [tuple(entry) for entry in journal] == [
+        (7, "applied"),
+        (7, "applied"),
+        (None, "ignored"),
+        (7, "stale"),
+        (8, "applied"),
+    ]
+
+
+async def test_a_claim_that_writes_nothing_leaves_no_row(
+    database: Database, clock: Clock, sql: asyncpg.Connection
+) -> None:
+    await sql.execute("UPDATE freescout_lease SET complete_through = $1", at(0))
+
+    recorded = await record(database, claim("closed", -5))
+
+    assert outcomes(recorded) == ["stale"]
+    assert await sql.fetchval("SELECT count(*) FROM freescout_ticket") == 0
+    assert await sql.fetchval("SELECT outcome FROM freescout_delivery") == "stale"
+
+
+async def test_every_column_survives_the_way_there_and_back(
+    database: Database, clock: Clock, sql: asyncpg.Connection
+) -> None:
+    await record(database, claim("active", -9), claim("closed", -9))
+    verdict = (await record_truths(database, [truth("spam", -3, asked=1)], terms=TERMS)).verdicts[0]
+
+    row = dict(await sql.fetchrow("SELECT * FROM freescout_ticket"))
+
+    assert verdict.row is not None
+    assert row == {name: getattr(verdict.row, name) for name in verdict.row.__struct_fields__}
+    assert row["touched_at"] == NOON
+    assert row["truth_at"] == at(1)
+
+
+async def test_a_404_about_nothing_leaves_a_tombstone_that_the_view_does_not_show(
+    database: Database, sql: asyncpg.Connection
+) -> None:
+    await record_truths(database, [not_found(asked=1)], terms=TERMS)
+
+    assert await sql.fetchval("SELECT gone FROM freescout_ticket") is True
+    assert await sql.fetchval("SELECT count(*) FROM freescout_ticket_cache") == 0
+
+
+async def test_a_dispute_is_announced_when_it_is_committed(database: Database, sql: asyncpg.Connection) -> None:
+    heard: asyncio.Queue[str] = asyncio.Queue()
+    await sql.add_listener("freescout_dispute", lambda *_: heard.put_nowait("dispute"))
+
+    await record(database, claim("active", -9))
+    await record(database, claim("closed", -9))
+
+    assert await asyncio.wait_for(heard.get(), 5) == "dispute"
+    assert heard.empty()
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_writers_who_meet_on_new_and_old_tickets_never_lose_or_deadlock(
+    database: Database, sql: asyncpg.Connection, seed: int
+) -> None:
+    """Batches over the same few tickets, in any order, also while they do not exist yet."""
+    chance = random.Random(seed)
+    news = [claim("closed", second, ticket_id=ticket) for ticket in range(1, 13) for second in range(-30, 0)]
+    chance.shuffle(news)
+    batches = [news[start : start + 9] for start in range(0, len(news), 9)]
+
+    await asyncio.gather(*(record(database, *batch) for batch in batches))
+
+    rows = await sql.fetch("SELECT ticket_id, updated_at FROM freescout_ticket ORDER BY 1")
+    assert [tuple(row) for row in rows] == [(ticket, at(-1)) for ticket in range(1, 13)]
+    assert await sql.fetchval("SELECT count(*) FROM freescout_delivery") == len(news)
+
+
+async def test_one_of_many_first_sightings_is_applied_and_the_others_know(database: Database) -> None:
+    everyone = await asyncio.gather(*(record(database, claim("closed", -5)) for _ in range(10)))
+
+    assert sorted(str(outcomes(recorded)[0]) for recorded in everyone) == ["applied"] + ["duplicate"] * 9
+
+
+async def test_a_second_writer_sees_what_the_first_wrote_and_a_later_clock(
+    database: Database, sql: asyncpg.Connection, database_url: str
+) -> None:
+    """`touched_at` is taken under the row's lock: who waited for it does not come out earlier."""
+    await record(database, claim("active", -9))
+    holder = await asyncpg.connect(database_url)
+    transaction = holder.transaction()
+    await transaction.start()
+    await holder.execute("SELECT FROM freescout_ticket WHERE ticket_id = 7 FOR UPDATE")
+
+    waiting = asyncio.create_task(record(database, claim("closed", -5)))
+    while not await sql.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"):
+        assert not waiting.done()
+    released_at = await holder.fetchval("SELECT clock_timestamp()")
+    await transaction.commit()
+
+    recorded = await waiting
+    assert recorded.now >= released_at
+    assert outcomes(recorded) == ["applied"]
+    await holder.close()
+
+
+async def test_a_batch_that_cannot_be_committed_leaves_nothing(database: Database, sql: asyncpg.Connection) -> None:
+    await sql.execute("ALTER TABLE freescout_delivery ADD CHECK (body_bytes <> 1310)")
+
+    with pytest.raises(asyncpg.CheckViolationError):
+        await record(database, claim("closed", -5))
+
+    assert await sql.fetchval("SELECT count(*) FROM freescout_ticket") == 0
+
+
+async def test_a_writer_that_waits_too_long_gives_up_and_lets_go(database: Database, sql: asyncpg.Connection) -> None:
+    await record(database, claim("active", -9))
+    async with sql.transaction():
+        await sql.execute("SELECT FROM freescout_ticket FOR UPDATE")
+        with pytest.raises(DatabaseUnavailableError, match="no answer in time"):
+            await record_deliveries(database, [delivery(claim("closed", -5))], terms=TERMS, deadline=0.2)
+
+    assert outcomes(await record(database, claim("closed", -5))) == ["applied"]
+
+
+async def test_a_database_without_our_schema_says_what_to_do(database_url: str) -> None:
+    bare = Database(normalise(database_url.rpartition("/")[0] + "/postgres"))
+
+    with pytest.raises(DatabaseUnavailableError, match=r"run python -m db\.migrate"):
+        await record(bare, claim())
+
+    await bare.close()
+
+
+async def test_a_truth_meets_a_claim_that_came_while_it_was_asked(
+    database: Database, clock: Clock, sql: asyncpg.Connection
+) -> None:
+    await record(database, claim("active", -9))
+    asked = Truth(ticket_id=7, sighting=claim("active", -9).sighting, asked_at=NOON + timedelta(seconds=1))
+    await clock.set(at(2))
+    await record(database, claim("closed", 1))
+
+    (verdict,) = (await record_truths(database, [asked], terms=TERMS)).verdicts
+
+    assert verdict.outcome == "contested"
+    assert await sql.fetchval("SELECT status FROM freescout_ticket WHERE disputed_at = $1", at(2)) == "closed"
+
+
+async def test_the_journal_keeps_what_is_young(database: Database, clock: Clock, sql: asyncpg.Connection) -> None:
+    for second in (0, 10, 20):
+        await clock.set(at(second))
+        await record(database, claim("closed", -5))
+    await clock.set(at(3610))
+
+    assert await prune_journal(database, keep=3600, at_most=1) == 1
+    assert await prune_journal(database, keep=3600) == 0
+    assert await sql.fetchval("SELECT min(received_at) FROM freescout_delivery") == at(10)
