@@ -1,0 +1,1 @@
+"""Push: takes FreeScout's deliveries into the cache. Never calls FreeScout."""

@@ -1,0 +1,104 @@
+"""The receiver: an aiohttp application that takes deliveries and tells how it is."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
+from aiohttp import web
+
+from db.database import Database
+from db.store import prune_journal
+from freescout_audit.errors import DatabaseUnavailableError, FreescoutAuditError
+from freescout_audit.events import JOURNAL_PRUNED, RECEIVER_STARTED, RECEIVER_STOPPING
+from freescout_audit.logs import emit
+from freescout_audit.rule import Terms
+from receiver.audit import ENDPOINT, AuditHandler
+from receiver.endpoints import Endpoint, register
+from receiver.health import Health, add_pages
+from receiver.metrics import Metrics
+from settings.environment import Environment
+from settings.table import JournalSettings, Settings
+
+SHUTDOWN_TIMEOUT = 8.0
+"""Seconds that requests in flight are given after SIGTERM; Heroku's patience is 30, our promise 10."""
+PRUNE_EVERY = 3600.0
+"""Seconds between two looks for deliveries that the journal need not keep any longer."""
+_PRUNE_BATCH = 5000
+
+
+class ListenError(FreescoutAuditError):
+    """The address or the port cannot be listened on."""
+
+
+def create_app(database: Database, environment: Environment, settings: Settings) -> web.Application:
+    """Put the receiver together; the database stays the caller's to close."""
+    terms = Terms.of_seconds(
+        lease=settings.cache.lease, ttl=settings.cache.ttl, dispute_grace=settings.cache.dispute_grace
+    )
+    metrics = Metrics()
+    health = Health(database, environment, terms=terms, metrics=metrics)
+    audit = AuditHandler(database, terms=terms, commit_timeout=settings.receiver.commit_timeout, metrics=metrics)
+
+    app = web.Application()
+    register(
+        app,
+        Endpoint(
+            name=ENDPOINT,
+            enabled=lambda: environment.receive,
+            secrets=lambda: environment.webhook_secrets,
+            handle=audit.handle,
+        ),
+        settings=settings.receiver,
+        metrics=metrics,
+    )
+    add_pages(app, health, metrics, environment)
+
+    async def tasks(_app: web.Application) -> AsyncIterator[None]:
+        running = [
+            asyncio.create_task(health.watch()),
+            asyncio.create_task(_keep_journal_short(database, settings.journal)),
+        ]
+        yield
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+
+    app.cleanup_ctx.append(tasks)
+    return app
+
+
+@asynccontextmanager
+async def serve(app: web.Application, *, host: str, port: int) -> AsyncIterator[int]:
+    """Serve the application and yield the port; at the end, let what is in flight finish."""
+    runner = web.AppRunner(
+        app,
+        access_log=None,
+        # Bodies are verified byte for byte as they were sent, so nothing may decompress them on the way.
+        auto_decompress=False,
+        # What a refused sender still sends is read this long, so that it gets to see the answer.
+        lingering_time=2.0,
+        shutdown_timeout=SHUTDOWN_TIMEOUT,
+    )
+    await runner.setup()
+    try:
+        try:
+            await web.TCPSite(runner, host, port, reuse_address=True).start()
+        except OSError as error:
+            raise ListenError(f"cannot listen on {host}:{port} ({error.strerror}): set PORT to a free port") from error
+        listening: int = runner.addresses[0][1]
+        emit(RECEIVER_STARTED, host=host, port=listening)
+        yield listening
+        emit(RECEIVER_STOPPING)
+    finally:
+        await runner.cleanup()
+
+
+async def _keep_journal_short(database: Database, settings: JournalSettings) -> None:
+    while True:
+        with suppress(DatabaseUnavailableError):  # the next look will do; readiness tells of the database
+            pruned = 0
+            while (deleted := await prune_journal(database, keep=settings.keep, at_most=_PRUNE_BATCH)) > 0:
+                pruned += deleted
+            if pruned:
+                emit(JOURNAL_PRUNED, deliveries=pruned)
+        await asyncio.sleep(PRUNE_EVERY)

@@ -1,0 +1,94 @@
+"""The audit endpoint: a verified delivery is judged by the rule, saved, and answered after the commit."""
+
+from aiohttp import web
+
+from db.database import Database
+from db.store import Delivery, record_deliveries
+from freescout_audit import events
+from freescout_audit.conversation import UnusableBodyError
+from freescout_audit.delivery import read_claim
+from freescout_audit.logs import emit
+from freescout_audit.rule import Claim, Terms
+from receiver.endpoints import VerifiedDelivery
+from receiver.metrics import Metrics
+
+ENDPOINT = "audit"
+
+_EVENTS = {
+    "applied": events.DELIVERY_APPLIED,
+    "duplicate": events.DELIVERY_DUPLICATE,
+    "stale": events.DELIVERY_STALE,
+    "disputed": events.DELIVERY_DISPUTED,
+}
+
+
+class AuditHandler:
+    """Answers verified deliveries from the cache's point of view. Never calls FreeScout."""
+
+    def __init__(self, database: Database, *, terms: Terms, commit_timeout: float, metrics: Metrics) -> None:
+        self._database = database
+        self._terms = terms
+        self._commit_timeout = commit_timeout
+        self._metrics = metrics
+
+    async def handle(self, delivery: VerifiedDelivery) -> web.Response:
+        """Save a delivery and answer what became of it.
+
+        Raises:
+            DatabaseUnavailableError: It is not saved; FreeScout has to send it again.
+        """
+        try:
+            claim = read_claim(delivery.event, delivery.body)
+        except UnusableBodyError as error:
+            await self._without_claim(delivery, "unusable")
+            emit(events.DELIVERY_UNUSABLE, freescout_event=delivery.event, bytes=len(delivery.body), reason=str(error))
+            return web.json_response({"error": str(error)}, status=400)
+        if claim is None:
+            await self._without_claim(delivery, "ignored")
+            emit(events.DELIVERY_IGNORED, freescout_event=delivery.event, bytes=len(delivery.body))
+            return web.json_response({"outcome": "ignored"})
+        return web.json_response({"outcome": await self._with_claim(delivery, claim)})
+
+    async def _with_claim(self, delivery: VerifiedDelivery, claim: Claim) -> str:
+        recorded = await record_deliveries(
+            self._database, [_entry(delivery, claim)], terms=self._terms, deadline=self._commit_timeout
+        )
+        verdict = recorded.verdicts[0]
+        assert verdict is not None, "a claim always has a verdict"  # noqa: S101 - the store's promise
+        said = claim.sighting
+        lag = None
+        if said.updated_at is not None:
+            lag = round((recorded.now + recorded.lease.clock_offset - said.updated_at).total_seconds(), 3)
+        emit(
+            _EVENTS[verdict.outcome] if claim.says_gone or said.understood else events.DELIVERY_NOT_UNDERSTOOD,
+            ticket_id=said.ticket_id,
+            outcome=verdict.outcome,
+            reason=verdict.reason,
+            freescout_event=delivery.event,
+            status=said.status,
+            state=said.state,
+            lag_s=lag,
+            bytes=len(delivery.body),
+        )
+        news = verdict.outcome == "applied"
+        self._metrics.delivery(ENDPOINT, delivery.event, verdict.outcome, lag=lag if news else None)
+        return verdict.outcome
+
+    async def _without_claim(self, delivery: VerifiedDelivery, outcome: str) -> None:
+        await record_deliveries(
+            self._database, [_entry(delivery, None, outcome)], terms=self._terms, deadline=self._commit_timeout
+        )
+        self._metrics.delivery(ENDPOINT, delivery.event, outcome)
+
+
+def _entry(delivery: VerifiedDelivery, claim: Claim | None, otherwise: str = "") -> Delivery:
+    return Delivery(
+        claim=claim,
+        otherwise=otherwise,
+        endpoint=ENDPOINT,
+        event=delivery.event,
+        body_bytes=len(delivery.body),
+        body_ms=delivery.body_ms,
+        signed_with=delivery.signed_with,
+        request_id=delivery.request_id,
+    )

@@ -1,0 +1,177 @@
+"""Takes deliveries in: every check that comes before a body is believed, the same for each endpoint.
+
+An endpoint is one registration: a path, a switch, its keys and a handler for what has been verified.
+"""
+
+import time
+import uuid
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+import structlog
+from aiohttp import web
+
+from freescout_audit.delivery import event_name
+from freescout_audit.errors import DatabaseUnavailableError
+from freescout_audit.events import (
+    DELIVERY_ABORTED,
+    DELIVERY_NOT_SAVED,
+    DELIVERY_REFUSED,
+    DELIVERY_UNVERIFIED,
+    RECEIVER_FAULT,
+)
+from freescout_audit.logs import emit
+from freescout_audit.signature import Signer, matching_signer
+from receiver.body import BodyAbortedError, BodyTooLargeError, BodyTooSlowError, leave_expectation, read_body
+from receiver.metrics import Metrics
+from settings.environment import Secret
+from settings.table import ReceiverSettings
+
+PREFIX = "/api/internal/freescout-webhook/"
+RESERVED = ("rbac",)
+"""Paths kept for consumers that are not there yet; they answer 404 until one is registered."""
+
+_LONGEST_REQUEST_ID = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerifiedDelivery:
+    """A complete body that an accepted key has signed, and the event name, which nobody has."""
+
+    event: str
+    body: bytes
+    body_ms: float
+    signed_with: str
+    """``current`` or ``previous``."""
+    request_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Endpoint:
+    """A consumer of deliveries, at ``PREFIX`` + ``name``."""
+
+    name: str
+    enabled: Callable[[], bool]
+    secrets: Callable[[], Sequence[Secret]]
+    """The keys accepted now, the current one first."""
+    handle: Callable[[VerifiedDelivery], Awaitable[web.Response]]
+    """Answers a verified delivery after it is saved; raises DatabaseUnavailableError when it is not."""
+
+
+def register(app: web.Application, endpoint: Endpoint, *, settings: ReceiverSettings, metrics: Metrics) -> None:
+    """Give the endpoint its route."""
+    gate = _Gate(endpoint, settings, metrics)
+    app.router.add_route("*", PREFIX + endpoint.name, gate.answer, expect_handler=leave_expectation)
+
+
+class _RefusedError(Exception):
+    """A request that is answered without its body being believed."""
+
+    def __init__(self, response: web.Response) -> None:
+        super().__init__(response.status)
+        self.response = response
+
+
+class _Gate:
+    """The checks of one endpoint, in the order of the contract."""
+
+    def __init__(self, endpoint: Endpoint, settings: ReceiverSettings, metrics: Metrics) -> None:
+        self._endpoint = endpoint
+        self._settings = settings
+        self._metrics = metrics
+
+    async def answer(self, request: web.Request) -> web.Response:
+        request_id = _request_id(request)
+        with (
+            structlog.contextvars.bound_contextvars(endpoint=self._endpoint.name, request_id=request_id),
+            self._metrics.request(self._endpoint.name) as measured,
+        ):
+            try:
+                response = await self._endpoint.handle(await self._admit(request, request_id))
+            except _RefusedError as refused:
+                response = refused.response
+            except DatabaseUnavailableError as error:
+                emit(DELIVERY_NOT_SAVED, reason=str(error))
+                response = self._later("the delivery could not be saved")
+            except Exception as error:  # noqa: BLE001 - FreeScout must try again, whatever it was
+                emit(RECEIVER_FAULT, error=type(error).__name__, where=_where(error))
+                response = self._later("the delivery could not be saved")
+            measured.status = response.status
+            return response
+
+    async def _admit(self, request: web.Request, request_id: str) -> VerifiedDelivery:
+        if request.method != "POST":
+            raise self._refused(405, "only POST is answered here", headers={"Allow": "POST"})
+        if not self._endpoint.enabled():
+            raise _RefusedError(self._later("the endpoint is switched off", log=True))
+        secrets = self._endpoint.secrets()
+        if not secrets:
+            raise _RefusedError(self._later("no key is configured", log=True))
+        if request.headers.get("Content-Encoding", "identity").strip().lower() not in {"", "identity"}:
+            raise self._refused(415, "a body is only taken as it was signed, without Content-Encoding")
+
+        signers = [Signer(secret.reveal()) for secret in secrets]
+        began = time.perf_counter()
+        try:
+            body = await read_body(
+                request, signers=signers, limit=self._settings.max_body, deadline=self._settings.body_timeout
+            )
+        except BodyTooLargeError as error:
+            raise self._refused(413, str(error)) from None
+        except BodyTooSlowError as error:
+            raise self._refused(408, str(error)) from None
+        except BodyAbortedError as error:
+            emit(DELIVERY_ABORTED, reason=str(error))
+            raise _RefusedError(_problem(400, "the body was not complete")) from None
+
+        event = event_name(request.headers.get("X-FreeScout-Event"))
+        signature = request.headers.get("X-FreeScout-Signature")
+        matching = matching_signer(signers, signature)
+        if matching is None:
+            emit(
+                DELIVERY_UNVERIFIED,
+                bytes=len(body),
+                freescout_event=event,
+                signature="wrong" if signature else "missing",
+            )
+            raise _RefusedError(_problem(401, "unauthorized"))
+        return VerifiedDelivery(
+            event=event,
+            body=body,
+            body_ms=(time.perf_counter() - began) * 1000,
+            signed_with="current" if matching == 0 else "previous",
+            request_id=request_id,
+        )
+
+    def _refused(self, status: int, reason: str, *, headers: dict[str, str] | None = None) -> _RefusedError:
+        emit(DELIVERY_REFUSED, status=status, reason=reason)
+        response = _problem(status, reason, headers=headers)
+        # What is left of the body is of no interest, however much it is.
+        response.force_close()
+        return _RefusedError(response)
+
+    def _later(self, reason: str, *, log: bool = False) -> web.Response:
+        """Answer so that FreeScout sends the delivery again."""
+        if log:
+            emit(DELIVERY_REFUSED, status=503, reason=reason)
+        return _problem(503, reason, headers={"Retry-After": str(self._settings.retry_after)})
+
+
+def _problem(status: int, error: str, *, headers: dict[str, str] | None = None) -> web.Response:
+    return web.json_response({"error": error}, status=status, headers=headers)
+
+
+def _request_id(request: web.Request) -> str:
+    """Return Heroku's request id, or one of our own."""
+    given = request.headers.get("X-Request-ID", "")
+    if given and given.isascii() and given.isprintable() and len(given) <= _LONGEST_REQUEST_ID:
+        return given
+    return uuid.uuid4().hex
+
+
+def _where(error: BaseException) -> str:
+    """Return the place an error came from, without its message, which may quote the body."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return "" if trace is None else f"{trace.tb_frame.f_globals.get('__name__')}:{trace.tb_lineno}"

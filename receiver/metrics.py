@@ -1,0 +1,106 @@
+"""What the receiver counts, in Prometheus' form. docs/metrics.md lists every metric."""
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from freescout_audit.delivery import event_label
+
+
+@dataclass(slots=True)
+class MeasuredRequest:
+    """A request being measured; its answer's status is set before it ends."""
+
+    status: int = 0
+
+
+class Metrics:
+    """The metrics of one receiver, in a registry of their own."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self._requests = Counter(
+            "freescout_audit_requests",
+            "Requests answered, by status.",
+            ["endpoint", "status"],
+            registry=self.registry,
+        )
+        self._seconds = Histogram(
+            "freescout_audit_request_seconds",
+            "From the request's head to its answer, the body's arrival and the commit included.",
+            ["endpoint"],
+            buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30),
+            registry=self.registry,
+        )
+        self._in_flight = Gauge(
+            "freescout_audit_requests_in_flight", "Requests being answered now.", ["endpoint"], registry=self.registry
+        )
+        self._deliveries = Counter(
+            "freescout_audit_deliveries",
+            "Verified deliveries, by event and outcome.",
+            ["endpoint", "event", "outcome"],
+            registry=self.registry,
+        )
+        self._lag = Histogram(
+            "freescout_audit_delivery_lag_seconds",
+            "From the change at the desk (updatedAt) to the cache, for deliveries that were news.",
+            buckets=(0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 900, 3600),
+            registry=self.registry,
+        )
+        self.database_up = Gauge(
+            "freescout_audit_database_up", "1 when PostgreSQL answered last time.", registry=self.registry
+        )
+        self.disputes = Gauge(
+            "freescout_audit_disputes", "Tickets that FreeScout has to be asked about.", registry=self.registry
+        )
+        self.poller_alive = Gauge(
+            "freescout_audit_poller_alive", "1 while a poller's heartbeat is fresh.", registry=self.registry
+        )
+        self.lease_seconds = Gauge(
+            "freescout_audit_lease_seconds",
+            "For how long the last complete pass still vouches for everything; negative: for no longer.",
+            registry=self.registry,
+        )
+
+        self.desk_up = Gauge(
+            "freescout_audit_desk_up", "1 when FreeScout's API answered the poller last time.", registry=self.registry
+        )
+        self.both_silent = Gauge(
+            "freescout_audit_both_silent",
+            "1 while the API does not answer and no delivery comes either.",
+            registry=self.registry,
+        )
+        self._gaps = Gauge(
+            "freescout_audit_gaps",
+            "Changes of the last day that a pass found first, by what became of their delivery.",
+            ["verdict"],
+            registry=self.registry,
+        )
+
+    def gaps_of_a_day(self, by_verdict: Mapping[str, int]) -> None:
+        """Show how many gaps the last day had."""
+        for verdict in ("waiting", "raced", "late", "lost"):
+            self._gaps.labels(verdict).set(by_verdict.get(verdict, 0))
+
+    @contextmanager
+    def request(self, endpoint: str) -> Iterator[MeasuredRequest]:
+        """Measure a request while it is answered."""
+        measured = MeasuredRequest()
+        began = time.perf_counter()
+        with self._in_flight.labels(endpoint).track_inprogress():
+            yield measured
+        self._seconds.labels(endpoint).observe(time.perf_counter() - began)
+        self._requests.labels(endpoint, str(measured.status)).inc()
+
+    def delivery(self, endpoint: str, event: str, outcome: str, *, lag: float | None = None) -> None:
+        """Count a verified delivery; ``lag`` in seconds when it was news."""
+        self._deliveries.labels(endpoint, event_label(event), outcome).inc()
+        if lag is not None:
+            self._lag.observe(max(lag, 0))
+
+    def exposition(self) -> bytes:
+        """Return all of it in Prometheus' text format."""
+        return generate_latest(self.registry)

@@ -1,0 +1,163 @@
+"""What the receiver says of itself, and to whom."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import asyncpg
+import pytest
+
+from conftest import ENVIRONMENT, Log, Receive, Receiver
+from db.database import Database
+from db.url import normalise
+from examples import body
+from receiver.app import create_app, serve
+from settings import Secret, load_settings
+
+ROOT = Path(__file__).resolve().parent.parent
+GUARDED = replace(ENVIRONMENT, ops_token=Secret("the token"))
+
+
+async def get(receiver: Receiver, path: str, **headers: str) -> tuple[int, str]:
+    async with receiver.client.get(
+        receiver.url + path, headers={name.replace("_", "-"): value for name, value in headers.items()}
+    ) as response:
+        return response.status, await response.text()
+
+
+async def components(receiver: Receiver, **headers: str) -> dict[str, Any]:
+    async with receiver.client.get(receiver.url + "/readyz", headers=headers) as response:
+        details: dict[str, Any] = (await response.json())["components"]
+        return {name: (component["state"], component["detail"]) for name, component in details.items()}
+
+
+async def test_the_public_gets_a_word(receive: Receive) -> None:
+    async with receive(GUARDED) as receiver:
+        assert await get(receiver, "/healthz") == (200, "ok\n")
+        assert await get(receiver, "/readyz") == (200, "ready\n")
+        assert await get(receiver, "/readyz", Authorization="Bearer wrong") == (200, "ready\n")
+        assert (await get(receiver, "/metrics"))[0] == 401
+        assert (await get(receiver, "/metrics", Authorization="Bearer wrong"))[0] == 401
+
+
+async def test_who_holds_the_token_gets_the_whole_story(receive: Receive) -> None:
+    async with receive(GUARDED) as receiver:
+        status, text = await get(receiver, "/metrics", Authorization="Bearer the token")
+        assert status == 200
+        assert "freescout_audit_database_up 1.0" in text
+
+        assert await components(receiver, Authorization="Bearer the token") == {
+            "receive": ("ok", "deliveries are taken, keys accepted: 1"),
+            "database": ("ok", "schema 0002"),
+            "poller": ("off", "no poller: deliveries alone are believed, for 86400 s each"),
+            "desk": ("off", "nobody has asked FreeScout lately"),
+        }
+
+
+async def test_without_a_token_only_this_machine_sees_it_and_not_through_a_proxy(receiver: Receiver) -> None:
+    assert (await get(receiver, "/metrics"))[0] == 200
+    assert (await get(receiver, "/metrics", X_Forwarded_For="203.0.113.7"))[0] == 401
+    assert await get(receiver, "/readyz", Forwarded="for=203.0.113.7") == (200, "ready\n")
+
+
+async def test_a_flag_that_is_off_is_a_state_and_no_failure(receive: Receive) -> None:
+    async with receive(replace(ENVIRONMENT, receive=False, webhook_secrets=())) as receiver:
+        assert (await get(receiver, "/readyz"))[0] == 200
+        assert (await components(receiver))["receive"][0] == "off"
+
+
+async def test_a_missing_key_is_a_failure(receive: Receive, log: Log) -> None:
+    async with receive(replace(GUARDED, webhook_secrets=())) as receiver:
+        assert await get(receiver, "/readyz") == (503, "not ready\n")
+        detail = await components(receiver, Authorization="Bearer the token")
+
+    assert detail["receive"] == (
+        "failed",
+        "FREESCOUT_AUDIT_WEBHOOK_SECRET is not set: deliveries are answered 503",
+    )
+    assert ("receive", "failed") in [(line["component"], line["state"]) for line in log.lines("receiver.state")]
+
+
+async def test_a_database_that_is_away_is_a_failure_and_a_delivery_comes_again(unused_tcp_port: int, log: Log) -> None:
+    away = Database(normalise(f"postgres://user:hidden@127.0.0.1:{unused_tcp_port}/x"))
+    app = create_app(away, ENVIRONMENT, load_settings({}))
+    async with serve(app, host="127.0.0.1", port=0) as port, aiohttp.ClientSession() as client:
+        receiver = Receiver(port, client, f"http://127.0.0.1:{port}")
+        assert (await get(receiver, "/healthz"))[0] == 200
+        assert (await get(receiver, "/readyz"))[0] == 503
+        assert (await components(receiver))["database"][0] == "failed"
+        assert await receiver.deliver(body()) == (503, {"error": "the delivery could not be saved"})
+        async with client.post(
+            receiver.url + "/api/internal/freescout-webhook/audit", data=body(), headers={}
+        ) as response:
+            assert response.status == 401
+
+    assert "hidden" not in log.text
+    assert len(log.lines("delivery.not_saved")) == 1
+    await away.close()
+
+
+async def test_a_schema_older_than_the_code_is_a_failure(receive: Receive, sql: asyncpg.Connection) -> None:
+    await sql.execute("UPDATE freescout_schema SET version_num = '0000'")
+
+    async with receive() as receiver:
+        assert (await components(receiver))["database"] == (
+            "failed",
+            "the schema is older than this code: run python -m db.migrate",
+        )
+
+
+@pytest.mark.parametrize(
+    ("heartbeat", "lease_until", "state", "detail"),
+    [
+        ("now()", "NULL", "ok", "alive; the first pass is not complete yet"),
+        ("now()", "now() + interval '1 minute'", "ok", "alive; passes are complete"),
+        ("now()", "now()", "failed", "alive, but no pass has been complete for as long as cache.lease"),
+        ("now() - interval '1 hour'", "now()", "off", "no poller: deliveries alone are believed, for 86400 s each"),
+    ],
+)
+async def test_the_poller_is_shown_as_the_database_has_it(
+    receive: Receive, sql: asyncpg.Connection, heartbeat: str, lease_until: str, state: str, detail: str
+) -> None:
+    await sql.execute(f"UPDATE freescout_lease SET heartbeat_at = {heartbeat}, lease_until = {lease_until}")
+
+    async with receive() as receiver:
+        assert (await components(receiver))["poller"] == (state, detail)
+        assert (await get(receiver, "/readyz"))[0] == (503 if state == "failed" else 200)
+
+
+@pytest.mark.parametrize(
+    ("desk", "silent", "component"),
+    [
+        ("ok", "NULL", ("ok", "FreeScout's API answers")),
+        ("refused", "NULL", ("failed", "the key is not accepted")),
+        ("refused", "now()", ("failed", "both paths are silent: the key is not accepted")),
+    ],
+)
+async def test_the_desk_is_shown_as_the_poller_reports_it(
+    receive: Receive, sql: asyncpg.Connection, desk: str, silent: str, component: tuple[str, str]
+) -> None:
+    await sql.execute("UPDATE freescout_lease SET heartbeat_at = now()")
+    await sql.execute(
+        f"UPDATE freescout_poller SET desk_state = '{desk}', desk_since = now() - interval '5 minutes',"
+        f" silent_since = {silent}, desk_detail = 'the key is not accepted'"
+    )
+
+    async with receive() as receiver:
+        assert (await components(receiver))["desk"] == component
+        text = (await get(receiver, "/metrics"))[1]
+
+    assert f"freescout_audit_desk_up {1.0 if desk == 'ok' else 0.0}" in text
+    assert f"freescout_audit_both_silent {0.0 if silent == 'NULL' else 1.0}" in text
+
+
+async def test_the_docs_list_every_metric(receiver: Receiver) -> None:
+    await receiver.deliver(body())
+    _, text = await get(receiver, "/metrics")
+    exposed = {line.split()[2] for line in text.splitlines() if line.startswith("# TYPE ")}
+    documented = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
+
+    assert {line.split("`")[1] for line in documented.splitlines() if line.startswith("| `")} == {
+        name for name in exposed if not name.endswith("_created")
+    }
