@@ -1,0 +1,17 @@
+"""A FreeScout desk to rehearse against: pure, with no clock of its own and no I/O.
+
+Its facts were measured on FreeScout 1.8.235 with its API & Webhooks module 1.0.82.
+"""
+
+from simulator.changes import Changes
+from simulator.replies import Replies
+from simulator.silent import Silent
+
+
+class Desk(Changes, Replies, Silent):
+    """Everything that can happen at a desk, one method for each.
+
+    What an operation causes waits in ``desk.queue`` until a ``Worker`` sends it; what it changed can be read
+    through ``Api``. Construct it with ``clock`` and ``seed`` (see ``Store``); the same seed and the same steps give
+    the same bytes.
+    """
