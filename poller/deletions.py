@@ -1,0 +1,152 @@
+"""Finding what a deletion for ever leaves no trace of: counts are compared, and where they differ, narrowed down.
+
+The desk says how many conversations there are; the newest are compared one by one, and all before them by count. When
+the counts differ, halves are compared by mailbox and by date of creation until a page holds the difference. What we
+lack is added from that page; what the desk lacks is disputed, and its 404 makes the tombstone.
+"""
+
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from datetime import datetime
+
+import msgspec
+
+from db.census import Cell, Census
+from poller.freescout import DeskUnavailableError, FreeScout
+from poller.walk import Clock, Read, Reader
+
+TRIES = 6
+"""How often the counts may differ, because the desk moves while they are taken, before a pass gives up."""
+_BATCH = 1000
+
+Write = Callable[[Read], Awaitable[None]]
+"""Writes an answer's rows as truths."""
+Dispute = Callable[[Collection[int], datetime], Awaitable[Collection[int]]]
+"""Disputes tickets that a list asked at that time lacks; returns those that now are disputed."""
+
+
+class Deletions:
+    """One pass's search. ``census.suspects`` is what it found, and no longer counts as living."""
+
+    def __init__(
+        self,
+        desk: FreeScout,
+        census: Census,
+        clock: Clock,
+        *,
+        size: int,
+        write: Write,
+        dispute: Dispute,
+    ) -> None:
+        self._desk = desk
+        self._census = census
+        self._clock = clock
+        self._size = size
+        self._write = write
+        self._dispute = dispute
+        self._reader = Reader(desk, clock, size=size)
+
+    async def search(self) -> None:
+        """Return when we hold exactly what the desk has, suspects left out.
+
+        Raises:
+            DeskError: The desk did not answer, or its counts never agreed with ours.
+        """
+        for _ in range(TRIES):
+            if await self._agrees():
+                return
+        raise DeskUnavailableError("the desk changes so fast that its counts and ours never agree")
+
+    async def _agrees(self) -> bool:
+        """Compare once; where there is a difference, look for it and return False, so that it is compared again."""
+        newest = Cell(since=await self._census.newest(self._size * 3 // 4))
+        total = await self._desk.count()
+        if total == 0 and await self._census.count(Cell()) > 0:
+            # An API that lists nothing at all is more likely broken than a desk that lost everything.
+            raise DeskUnavailableError("FreeScout lists no conversation at all, and we hold some")
+        read = await self._reader.one(newest.since)
+        if read.page.total > read.page.rows:
+            await self._compare_all(newest)
+            return False
+        if await self._compare(newest, [read]):
+            return False
+        if newest.since is None:
+            return True
+        everything = await self._census.count(Cell())
+        ours, theirs = everything - await self._census.count(newest), total - read.page.total
+        if ours == theirs:
+            return True
+        if not await self._by_mailbox():
+            await self._narrow(Cell(until=newest.since), ours, theirs, after=read.page.total)
+        return False
+
+    async def _by_mailbox(self, mailboxes: tuple[int, ...] | None = None) -> bool:
+        """Look in the mailboxes that differ, and return whether there was one; a mailbox that is gone answers 0."""
+        if mailboxes is None:
+            mailboxes = tuple(sorted(await self._census.mailboxes() | await self._desk.mailboxes()))
+        cell = Cell(mailboxes=mailboxes)
+        asked_at = await self._clock()
+        theirs, ours = await self._desk.count(mailboxes=mailboxes), await self._census.count(cell)
+        if ours == theirs:
+            return False
+        if theirs == 0:
+            await self._suspect(await self._census.ids(cell), asked_at)
+        elif len(mailboxes) == 1:
+            await self._narrow(cell, ours, theirs, after=0)
+        else:
+            half = len(mailboxes) // 2
+            for part in (mailboxes[:half], mailboxes[half:]):
+                await self._by_mailbox(part)
+        return True
+
+    async def _narrow(self, cell: Cell, ours: int, theirs: int, *, after: int) -> None:
+        """Halve a cell by creation until one page holds what differs; ``after``: how many the desk has behind it."""
+        if ours == theirs:
+            return
+        if theirs <= self._size:
+            read = await self._reader.one(cell.since, mailboxes=cell.mailboxes)
+            if _covers(read, cell):
+                await self._compare(cell, [read])
+                return
+        middle = await self._census.middle(cell)
+        if middle is None:
+            await self._compare_all(cell)
+            return
+        later = await self._desk.count(created_since=middle, mailboxes=cell.mailboxes)
+        older = msgspec.structs.replace(cell, until=middle)
+        newer = msgspec.structs.replace(cell, since=middle)
+        ours_newer = await self._census.count(newer)
+        await self._narrow(older, ours - ours_newer, theirs + after - later, after=later)
+        await self._narrow(newer, ours_newer, later - after, after=after)
+
+    async def _compare_all(self, cell: Cell) -> None:
+        """Compare a cell that no page holds and nothing halves, by reading all of it."""
+        reads: list[Read] = []
+        async for read in self._reader.walk(cell.since, by="createdAt", mailboxes=cell.mailboxes):
+            reads.append(read)
+            if _covers(read, cell):
+                break
+        await self._compare(cell, reads)
+
+    async def _compare(self, cell: Cell, reads: Sequence[Read]) -> bool:
+        """Take over the rows of a cell that was read completely, suspect what it lacks; return whether it differed."""
+        theirs = {
+            sighting.ticket_id for read in reads for sighting in read.page.sightings if cell.holds(sighting.created_at)
+        }
+        ours = await self._census.ids(cell)
+        for read in reads:
+            await self._write(read)
+        await self._suspect(ours - theirs, reads[0].asked_at)
+        return ours != theirs
+
+    async def _suspect(self, ticket_ids: Collection[int], asked_at: datetime) -> None:
+        missing = sorted(ticket_ids)
+        for start in range(0, len(missing), _BATCH):
+            self._census.suspects.update(await self._dispute(missing[start : start + _BATCH], asked_at))
+
+
+def _covers(read: Read, cell: Cell) -> bool:
+    """Whether an answer reaches the end of the list, or of the cell."""
+    if read.page.rows < read.size:
+        return True
+    created = [sighting.created_at for sighting in read.page.sightings if sighting.created_at is not None]
+    return cell.until is not None and bool(created) and max(created) >= cell.until

@@ -1,0 +1,284 @@
+"""FreeScout's API as we use it: what is asked, what an answer means, and which failures may pass.
+
+All of it is knowledge about FreeScout (measured on API & Webhooks module 1.0.82), without I/O of its own: a
+`Transport` sends the requests. A list is decoded row by row, so that a strange row spoils nothing but itself.
+"""
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import Literal, Protocol
+
+import msgspec
+
+from freescout_audit.conversation import Sighting, UnusableBodyError, decode_conversation
+from freescout_audit.errors import FreescoutAuditError
+from freescout_audit.events import DESK_RETRY, DESK_STRANGE_ROW
+from freescout_audit.logs import emit
+
+SortField = Literal["updatedAt", "createdAt", "number"]
+
+RETRIES = 3
+LONGEST_WAIT = 60.0
+"""Seconds we wait at the most before asking again, whatever Retry-After says."""
+_FIRST_WAIT = 1.0
+
+
+class DeskError(FreescoutAuditError):
+    """FreeScout's API did not give an answer that counts."""
+
+
+class DeskUnavailableError(DeskError):
+    """It may pass: no answer in time, 429, 5xx, HTML, a connection that broke."""
+
+    def __init__(self, message: str, *, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class DeskRefusedError(DeskError):
+    """It will not pass by itself: a key that is not accepted, a URL that is no FreeScout."""
+
+
+class Answer(msgspec.Struct, frozen=True, kw_only=True):
+    """An HTTP answer; header names in lower case."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+class Transport(Protocol):
+    """Sends a GET request below the API's base and returns its answer.
+
+    Raises:
+        OSError: No answer; TimeoutError is one.
+    """
+
+    def __call__(self, path: str, query: Mapping[str, str], /) -> Awaitable[Answer]:
+        """Send it."""
+        ...
+
+
+class Page(msgspec.Struct, frozen=True, kw_only=True):
+    """One page of a list."""
+
+    sightings: Sequence[Sighting]
+    """The rows that have a usable id, in the list's order."""
+    rows: int
+    """All rows: a page with fewer than were asked for is the last."""
+    total: int
+    """``totalElements``: how many the whole list has."""
+    desk_clock: datetime
+    """The answer's ``Date``."""
+
+
+class _Rows(msgspec.Struct):
+    conversations: list[msgspec.Raw]
+
+
+class _PageInfo(msgspec.Struct, rename="camel"):
+    total_elements: int
+
+
+class _List(msgspec.Struct):
+    embedded: _Rows = msgspec.field(name="_embedded")
+    page: _PageInfo
+
+
+class _Mailbox(msgspec.Struct):
+    id: int
+
+
+class _Mailboxes(msgspec.Struct):
+    mailboxes: list[_Mailbox]
+
+
+class _MailboxList(msgspec.Struct):
+    embedded: _Mailboxes = msgspec.field(name="_embedded")
+
+
+class _Message(msgspec.Struct):
+    message: str
+
+
+_list = msgspec.json.Decoder(_List, strict=False)
+_mailbox_list = msgspec.json.Decoder(_MailboxList, strict=False)
+_message = msgspec.json.Decoder(_Message)
+
+
+class FreeScout:
+    """A desk's API.
+
+    Args:
+        transport: Sends requests.
+        concurrency: How many may be under way at once.
+        sleep: Waits some seconds; a test passes one that does not.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        *,
+        concurrency: int = 4,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self._transport = transport
+        self._turns = asyncio.Semaphore(concurrency)
+        self._sleep = sleep
+        self.requests = 0
+        """How many requests have been sent."""
+
+    async def page(
+        self,
+        *,
+        size: int,
+        number: int = 1,
+        sort: SortField = "updatedAt",
+        updated_since: datetime | None = None,
+        created_since: datetime | None = None,
+        mailboxes: Sequence[int] | None = None,
+    ) -> Page:
+        """Return a page of the conversations, whatever their status and state, in ascending order.
+
+        Raises:
+            DeskError: No answer that counts.
+        """
+        query = {"sortField": sort, "sortOrder": "asc", "pageSize": str(size), "page": str(number)}
+        if updated_since is not None:
+            query["updatedSince"] = _date(updated_since)
+        if created_since is not None:
+            query["createdSince"] = _date(created_since)
+        if mailboxes is not None:
+            query["mailboxId"] = ",".join(map(str, mailboxes))
+        answer = await self._ask("conversations", query)
+        try:
+            listed = _list.decode(answer.body)
+        except msgspec.MsgspecError as error:
+            raise DeskUnavailableError("FreeScout's list is not what it should be; is a proxy in between?") from error
+        return Page(
+            sightings=[sighting for raw in listed.embedded.conversations if (sighting := _row(raw)) is not None],
+            rows=len(listed.embedded.conversations),
+            total=listed.page.total_elements,
+            desk_clock=_desk_clock(answer),
+        )
+
+    async def count(self, *, created_since: datetime | None = None, mailboxes: Sequence[int] | None = None) -> int:
+        """Return how many conversations there are, for the price of one row; errors as `page`."""
+        page = await self.page(size=1, sort="createdAt", created_since=created_since, mailboxes=mailboxes)
+        return page.total
+
+    async def conversation(self, ticket_id: int) -> Sighting | None:
+        """Return one conversation; None when FreeScout itself says, in its own JSON form, that it is gone.
+
+        Raises:
+            DeskError: No answer that counts.
+        """
+        answer = await self._ask(f"conversations/{ticket_id}", {"embed": "none"}, may_be_gone=True)
+        if answer.status == 404:  # noqa: PLR2004 - HTTP's own number
+            return None
+        try:
+            sighting = decode_conversation(answer.body)
+        except UnusableBodyError as error:
+            raise DeskUnavailableError("FreeScout's answer is no conversation; is a proxy in between?") from error
+        if sighting.ticket_id != ticket_id:
+            raise DeskUnavailableError(f"FreeScout answered with ticket {sighting.ticket_id}; is a cache in between?")
+        return sighting
+
+    async def mailboxes(self) -> set[int]:
+        """Return the ids of the mailboxes, the first thousand of them; errors as `page`."""
+        answer = await self._ask("mailboxes", {"pageSize": "1000"})
+        try:
+            return {mailbox.id for mailbox in _mailbox_list.decode(answer.body).embedded.mailboxes}
+        except msgspec.MsgspecError as error:
+            raise DeskUnavailableError("FreeScout's mailboxes are not what they should be") from error
+
+    async def _ask(self, path: str, query: Mapping[str, str], *, may_be_gone: bool = False) -> Answer:
+        """Send a request until it is answered or not worth sending any more."""
+        for attempt in range(RETRIES + 1):
+            try:
+                return await self._ask_once(path, query, may_be_gone=may_be_gone)
+            except DeskUnavailableError as error:
+                if attempt == RETRIES:
+                    raise
+                wait = error.retry_after
+                if wait is None:
+                    # Full jitter: pollers that failed together do not come back together.
+                    wait = random.uniform(0, _FIRST_WAIT * 2 ** (attempt + 1))  # noqa: S311 - no secret
+                emit(DESK_RETRY, reason=str(error), wait_s=round(wait, 1))
+                await self._sleep(min(wait, LONGEST_WAIT))
+        raise AssertionError("unreachable")  # pragma: no cover
+
+    async def _ask_once(self, path: str, query: Mapping[str, str], *, may_be_gone: bool) -> Answer:
+        async with self._turns:
+            self.requests += 1
+            try:
+                answer = await self._transport(path, query)
+            except OSError as error:
+                reason = str(error) or type(error).__name__
+                raise DeskUnavailableError(f"FreeScout does not answer: {reason}") from error
+        _judge(answer, may_be_gone=may_be_gone)
+        return answer
+
+
+def _judge(answer: Answer, *, may_be_gone: bool) -> None:
+    """Let an answer pass that counts; raise what it means otherwise."""
+    status = answer.status
+    is_json = answer.headers.get("content-type", "").partition(";")[0].strip() == "application/json"
+    if status == 200 and is_json:  # noqa: PLR2004 - HTTP's own numbers, here and below
+        return
+    if status == 404 and may_be_gone and is_json and _says(answer, "Not Found"):  # noqa: PLR2004
+        return
+    if status in {401, 403}:
+        raise DeskRefusedError(
+            f"FreeScout answers {status}: compare FREESCOUT_API_KEY with Manage » Settings » API & Webhooks;"
+            " a new APP_KEY changes it"
+        )
+    if 300 <= status < 400:  # noqa: PLR2004
+        raise DeskRefusedError(f"FreeScout answers {status}, a redirect: set FREESCOUT_URL to where it leads")
+    if status == 429 or status >= 500:  # noqa: PLR2004
+        raise DeskUnavailableError(f"FreeScout answers {status}", retry_after=_retry_after(answer))
+    if status == 200:  # noqa: PLR2004
+        raise DeskUnavailableError("FreeScout answers with a page instead of JSON; is it in maintenance?")
+    raise DeskRefusedError(
+        f"FreeScout answers {status}: is FREESCOUT_URL right, and is the API & Webhooks module active?"
+    )
+
+
+def _says(answer: Answer, message: str) -> bool:
+    try:
+        return _message.decode(answer.body).message == message
+    except msgspec.MsgspecError:
+        return False
+
+
+def _retry_after(answer: Answer) -> float | None:
+    """Return ``Retry-After`` in seconds; None without one, or when it is a date (no proxy we know sends one)."""
+    given = answer.headers.get("retry-after", "")
+    return float(given) if given.isascii() and given.isdecimal() else None
+
+
+def _desk_clock(answer: Answer) -> datetime:
+    try:
+        return parsedate_to_datetime(answer.headers["date"]).astimezone(UTC)
+    except (KeyError, ValueError) as error:
+        raise DeskRefusedError(
+            "FreeScout's answers have no Date header; a proxy takes it away: let it through"
+        ) from error
+
+
+def _row(raw: msgspec.Raw) -> Sighting | None:
+    try:
+        sighting = decode_conversation(memoryview(raw))
+    except UnusableBodyError:
+        emit(DESK_STRANGE_ROW, reason="no usable id")
+        return None
+    if not sighting.understood:
+        emit(DESK_STRANGE_ROW, ticket_id=sighting.ticket_id, reason="its status, state or date is not one we know")
+    return sighting
+
+
+def _date(moment: datetime) -> str:
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

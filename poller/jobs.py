@@ -1,0 +1,172 @@
+"""What a leading poller does, and when: passes, questions, the heartbeat, the watch, and the nightly reading."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
+
+from apscheduler.schedulers.asyncio import AsyncIOScheduler
+from apscheduler.triggers.cron import CronTrigger
+from apscheduler.triggers.interval import IntervalTrigger
+
+from db import lease
+from db.database import Database
+from db.store import prune_journal
+from freescout_audit.errors import DatabaseUnavailableError
+from freescout_audit.events import (
+    DESK_STATE,
+    FULL_WALK_COMPLETED,
+    FULL_WALK_FAILED,
+    JOURNAL_PRUNED,
+    PASS_FAILED,
+    POLLER_FAULT,
+)
+from freescout_audit.logs import emit
+from poller.freescout import DeskError, DeskRefusedError
+from poller.passes import Passes
+from poller.questions import Questions
+from poller.watch import Watch, settle_gaps
+from settings.table import Settings
+
+BEAT_EVERY = 10.0
+QUESTIONS_EVERY = 1.0
+"""Seconds between two looks for open questions; a notification hastens the next."""
+GAPS_EVERY = 60.0
+WATCH_EVERY = 10.0
+PRUNE_EVERY = 3600.0
+
+Job = Callable[[], Awaitable[None]]
+
+
+class Jobs:
+    """The jobs of a process that leads; `start` them once, and `stop` them for good."""
+
+    def __init__(
+        self, database: Database, passes: Passes, questions: Questions, *, settings: Settings, disputed: asyncio.Event
+    ) -> None:
+        self._database = database
+        self._passes = passes
+        self._questions = questions
+        self._settings = settings
+        self._disputed = disputed
+        self._watch = Watch(database, patience=timedelta(seconds=2 * settings.poller.interval))
+        self._running: set[asyncio.Task[None]] = set()
+        # The defaults drop a run that comes a second late, and a poller that is late is just the one that must run.
+        self._scheduler = AsyncIOScheduler(
+            timezone=UTC, job_defaults={"misfire_grace_time": None, "coalesce": True, "max_instances": 1}
+        )
+        logging.getLogger("apscheduler").setLevel(logging.ERROR)  # a pass that outlasts its interval is no warning
+
+    def start(self) -> None:
+        """Start everything, the first pass at once."""
+        interval = self._settings.poller.interval
+        beat_every = min(BEAT_EVERY, self._settings.cache.lease / 3)
+        for name, job, seconds in (
+            ("beat", self._beat, beat_every),
+            ("pass", self._make_pass, interval),
+            ("watch", self._watch.look, WATCH_EVERY),
+            ("gaps", lambda: settle_gaps(self._database), GAPS_EVERY),
+            ("journal", self._prune, PRUNE_EVERY),
+        ):
+            self._add(name, job, IntervalTrigger(seconds=seconds), first_at=datetime.now(UTC))
+        self._add(
+            "full walk", self._read_everything, CronTrigger(hour=self._settings.poller.full_walk_hour, timezone=UTC)
+        )
+        self._scheduler.start()
+        self._track(asyncio.create_task(self._guard("questions", self._ask_for_ever)))
+
+    async def stop(self) -> None:
+        """End every job where it is; what is not committed is rolled back."""
+        self._scheduler.remove_all_jobs()
+        running = list(self._running)
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+        self._scheduler.shutdown(wait=False)  # by itself it would wait for none of them
+        await asyncio.sleep(0)  # it ends in the next round of the loop
+
+    def pass_now(self) -> None:
+        """Make the next pass as soon as the one that may be running has ended."""
+        self._scheduler.modify_job("pass", next_run_time=datetime.now(UTC))
+
+    def _add(
+        self, name: str, job: Job, trigger: IntervalTrigger | CronTrigger, *, first_at: datetime | None = None
+    ) -> None:
+        async def run() -> None:
+            task = asyncio.current_task()
+            assert task is not None  # noqa: S101 - a coroutine runs in a task
+            self._track(task)
+            await self._guard(name, job)
+
+        # Without a date of its own a job begins when its trigger says; None would mean never.
+        first = {} if first_at is None else {"next_run_time": first_at}
+        self._scheduler.add_job(run, trigger, id=name, **first)
+
+    def _track(self, task: "asyncio.Task[None]") -> None:
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+
+    async def _guard(self, name: str, job: Job) -> None:
+        """Run a job; whatever it ends in, the next run comes."""
+        try:
+            await job()
+        except asyncio.CancelledError:
+            return  # by `stop`; the scheduler would report it as a failure
+        except DatabaseUnavailableError as error:
+            emit(POLLER_FAULT, job=name, reason=str(error))
+        except Exception as error:  # noqa: BLE001 - a poller that stops for one odd answer heals nothing
+            emit(POLLER_FAULT, job=name, error=type(error).__name__)
+
+    async def _beat(self) -> None:
+        await lease.beat(self._database)
+
+    async def _make_pass(self) -> None:
+        began = time.monotonic()
+        try:
+            await self._passes.run()
+        except DeskError as error:
+            emit(PASS_FAILED, reason=str(error))
+            await self._report("refused" if isinstance(error, DeskRefusedError) else "unavailable", str(error))
+        except DatabaseUnavailableError as error:
+            emit(PASS_FAILED, reason=str(error))
+        else:
+            await self._report("ok")
+            if time.monotonic() - began > self._settings.poller.interval:
+                self.pass_now()
+
+    async def _report(self, state: lease.DeskState, detail: str = "") -> None:
+        before = await lease.report_desk(self._database, state, detail)
+        if before != state and not (before == "unknown" and state == "ok"):
+            emit(DESK_STATE, state=state, before=before, detail=detail or None)
+
+    async def _read_everything(self) -> None:
+        try:
+            emit(FULL_WALK_COMPLETED, rows=await self._passes.read_everything(pause=asyncio.sleep))
+        except (DeskError, DatabaseUnavailableError) as error:
+            emit(FULL_WALK_FAILED, reason=str(error))
+
+    async def _prune(self) -> None:
+        pruned = 0
+        while (deleted := await prune_journal(self._database, keep=self._settings.journal.keep)) > 0:
+            pruned += deleted
+        if pruned:
+            emit(JOURNAL_PRUNED, deliveries=pruned)
+
+    async def _ask_for_ever(self) -> None:
+        while True:
+            self._disputed.clear()
+            answered = 0
+            try:
+                answered = await self._questions.ask()
+            except DatabaseUnavailableError as error:
+                emit(POLLER_FAULT, job="questions", reason=str(error))
+            if answered == 0:
+                await self._until_disputed()
+
+    async def _until_disputed(self) -> None:
+        try:
+            async with asyncio.timeout(QUESTIONS_EVERY):
+                await self._disputed.wait()
+        except TimeoutError:
+            return

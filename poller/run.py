@@ -1,0 +1,104 @@
+"""The poller's life: wait for the right to poll, do the jobs while it lasts, give it up when told to stop."""
+
+import asyncio
+import time
+from datetime import timedelta
+
+from db import lease
+from db.database import Database
+from freescout_audit.errors import DatabaseUnavailableError, SettingsError
+from freescout_audit.events import LOAD_PROGRESS, POLLER_FAULT
+from freescout_audit.logs import emit
+from freescout_audit.rule import Terms
+from poller.freescout import FreeScout
+from poller.jobs import Jobs
+from poller.leader import TRY_EVERY, lead, process_name
+from poller.passes import Passes, Progress
+from poller.questions import Questions
+from poller.transport import http_transport
+from settings.environment import Environment
+from settings.table import Settings
+
+
+def log_progress(done: int, total: int) -> None:
+    """Tell the log how far the first load has come."""
+    emit(LOAD_PROGRESS, done=done, total=total)
+
+
+async def poll(
+    database: Database,
+    environment: Environment,
+    settings: Settings,
+    stop: asyncio.Event,
+    *,
+    progress: Progress = log_progress,
+    tied_to: str | None = None,
+) -> None:
+    """Poll whenever no other process does, until ``stop`` is set.
+
+    ``tied_to`` is the desk's name in the database, when it is not its URL.
+
+    Raises:
+        SettingsError: No desk is named, or no key for it.
+        OtherDeskError: The database holds another desk's tickets.
+    """
+    url, api_key = environment.freescout_url, environment.freescout_api_key
+    if url is None or api_key is None:
+        raise SettingsError("the poller needs FREESCOUT_URL and FREESCOUT_API_KEY: set both, or scale it to 0")
+    async with http_transport(url, api_key, patience=settings.poller.timeout) as transport:
+        desk = FreeScout(transport, concurrency=settings.poller.concurrency)
+        leading = asyncio.create_task(_lead_again_and_again(database, desk, tied_to or url, settings, progress))
+        stopping = asyncio.create_task(stop.wait())
+        await asyncio.wait((leading, stopping), return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        if not leading.done():
+            leading.cancel()
+        (outcome, _) = await asyncio.gather(leading, stopping, return_exceptions=True)
+        if isinstance(outcome, Exception):
+            raise outcome
+
+
+async def _lead_again_and_again(
+    database: Database, desk: FreeScout, tied_to: str, settings: Settings, progress: Progress
+) -> None:
+    while True:
+        try:
+            await lease.claim_desk(database, tied_to)
+            await _lead_once(database, desk, settings, progress)
+        except DatabaseUnavailableError as error:
+            emit(POLLER_FAULT, job="lead", reason=str(error))
+        await asyncio.sleep(TRY_EVERY)
+
+
+async def _lead_once(database: Database, desk: FreeScout, settings: Settings, progress: Progress) -> None:
+    """Lead until the right to do so is lost, or until cancelled."""
+    terms = Terms.of_seconds(
+        lease=settings.cache.lease, ttl=settings.cache.ttl, dispute_grace=settings.cache.dispute_grace
+    )
+    passes = Passes(
+        desk,
+        database,
+        terms=terms,
+        overlap=timedelta(seconds=settings.poller.overlap),
+        page_size=settings.poller.page_size,
+        progress=progress,
+    )
+    async with lead(database) as leadership:
+        await lease.beat(database)
+        await lease.report_leader(database, process_name())
+        questions = Questions(
+            desk,
+            database,
+            terms=terms,
+            at_once=settings.poller.page_size,
+            clock=time.monotonic,
+            crowded=lambda: jobs.pass_now(),  # noqa: PLW0108 - made below
+        )
+        jobs = Jobs(database, passes, questions, settings=settings, disputed=leadership.disputed)
+        jobs.start()
+        try:
+            await leadership.lost.wait()
+        finally:
+            # The lock first: whoever waits for it can begin while we tidy up.
+            leadership.give_up()
+            await jobs.stop()

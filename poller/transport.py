@@ -1,0 +1,30 @@
+"""FreeScout's API over HTTP."""
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+
+import aiohttp
+
+from poller.freescout import Answer, Transport
+from settings.environment import Secret
+
+
+@asynccontextmanager
+async def http_transport(url: str, api_key: Secret, *, patience: float) -> AsyncIterator[Transport]:
+    """Open connections to the desk at ``url`` (without ``/api``); ``patience`` seconds for each whole answer."""
+    async with aiohttp.ClientSession(
+        # Errors are HTML unless JSON is asked for.
+        headers={"X-FreeScout-API-Key": api_key.reveal(), "Accept": "application/json"},
+        timeout=aiohttp.ClientTimeout(total=patience),
+    ) as session:
+
+        async def get(path: str, query: Mapping[str, str]) -> Answer:
+            try:
+                # A redirect would carry the key to wherever it leads.
+                async with session.get(f"{url}/api/{path}", params=query, allow_redirects=False) as response:
+                    headers = {name.lower(): value for name, value in response.headers.items()}
+                    return Answer(status=response.status, headers=headers, body=await response.read())
+            except aiohttp.ClientError as error:
+                raise ConnectionError(type(error).__name__) from error
+
+        yield get

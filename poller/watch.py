@@ -1,0 +1,86 @@
+"""What nobody asks for and everybody needs to know: gaps that settle, a lease that ends, two paths that fall silent."""
+
+from datetime import datetime, timedelta
+
+from db import statements
+from db.database import Database
+from freescout_audit.events import (
+    DESK_HEARD,
+    DESK_SILENT,
+    GAP_LATE,
+    GAP_LOST,
+    LEASE_EXPIRED,
+    LEASE_RESTORED,
+)
+from freescout_audit.logs import emit
+
+RACE = timedelta(seconds=60)
+"""A delivery that comes no later than this after a pass has found its change lost a race, and nothing else."""
+RETRIES_OVER = timedelta(minutes=80)
+"""FreeScout gives a delivery up after 10 attempts, about 72 minutes."""
+KEEP_GAPS = timedelta(days=90)
+
+
+async def settle_gaps(database: Database) -> None:
+    """Say of each waiting gap what it was, once that is known: a race, a late delivery, or a lost one."""
+    async with database.transaction() as connection:
+        heard = await connection.fetch(statements.SETTLE_HEARD, RACE)
+        lost = await connection.fetch(statements.SETTLE_LOST, RETRIES_OVER)
+        await connection.execute(statements.PRUNE_GAPS, KEEP_GAPS)
+    for gap in heard:
+        if gap["verdict"] == "late":
+            emit(GAP_LATE, ticket_id=gap["ticket_id"], late_by_s=round(gap["late_by"].total_seconds(), 1))
+    for gap in lost:
+        emit(GAP_LOST, ticket_id=gap["ticket_id"], true_status=gap["true_status"], changed_at=gap["changed_at"])
+
+
+class Watch:
+    """Tells when the lease ends and when both paths fall silent, once each time.
+
+    ``patience``: how long the API must have been silent before it counts; a moment's trouble is none.
+    """
+
+    def __init__(self, database: Database, *, patience: timedelta) -> None:
+        self._database = database
+        self._patience = patience
+        self._lease_expired = False
+
+    async def look(self) -> None:
+        """Look once."""
+        async with self._database.connection() as connection:
+            seen = await connection.fetchrow(statements.READ_WATCH)
+            now: datetime = seen["now"]
+            self._look_at_the_lease(seen["lease_until"], now)
+            silent_since = _silent_since(
+                desk_state=seen["desk_state"],
+                desk_since=seen["desk_since"],
+                delivered_at=seen["delivered_at"],
+                now=now,
+                patience=self._patience,
+            )
+            if silent_since != seen["silent_since"]:
+                await connection.execute(statements.NOTE_SILENCE, silent_since)
+        if silent_since is not None and seen["silent_since"] is None:
+            emit(DESK_SILENT, since=silent_since, desk_state=seen["desk_state"])
+        if silent_since is None and seen["silent_since"] is not None:
+            emit(DESK_HEARD, silent_since=seen["silent_since"])
+
+    def _look_at_the_lease(self, lease_until: datetime | None, now: datetime) -> None:
+        expired = lease_until is not None and lease_until <= now
+        if expired and not self._lease_expired:
+            emit(LEASE_EXPIRED, lease_until=lease_until)
+        if self._lease_expired and not expired:
+            emit(LEASE_RESTORED, lease_until=lease_until)
+        self._lease_expired = expired
+
+
+def _silent_since(
+    *, desk_state: str, desk_since: datetime | None, delivered_at: datetime | None, now: datetime, patience: timedelta
+) -> datetime | None:
+    """Return since when both paths have been silent: the API fails, and no delivery has come since it does.
+
+    A desk on which nothing happens sends no deliveries either, but its API answers.
+    """
+    if desk_state not in {"refused", "unavailable"} or desk_since is None or now - desk_since < patience:
+        return None
+    return None if delivered_at is not None and delivered_at >= desk_since else desk_since

@@ -1,0 +1,309 @@
+"""The pass, against the simulated desk: what was missed is right again, and only a complete pass vouches."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from datetime import UTC, datetime, timedelta
+from zoneinfo import ZoneInfo
+
+import asyncpg
+import pytest
+from world import START, World, make_world
+
+from conftest import Log
+from db.database import Database
+from poller.freescout import Answer, DeskError, DeskUnavailableError
+from simulator import ApiFault, Desk
+
+
+@pytest.fixture
+async def world(database: Database, sql: asyncpg.Connection) -> AsyncIterator[World]:
+    """A desk with twelve tickets, all of them in the cache, a poller that is alive, and some time passed since."""
+    async with make_world(database, sql, tickets=12) as world:
+        await world.poll()
+        await world.advance(10)
+        yield world
+
+
+Operation = Callable[[Desk], object]
+
+
+def in_turn(*operations: Operation) -> Operation:
+    def operate(desk: Desk) -> None:
+        for operation in operations:
+            operation(desk)
+
+    return operate
+
+
+MATRIX: dict[str, Operation] = {
+    "status set": lambda desk: desk.set_status(1, "spam"),
+    "bulk status": lambda desk: desk.bulk_set_status([1, 2, 3], "pending"),
+    "bulk to the same": in_turn(
+        lambda desk: desk.bulk_set_status([1], "closed"), lambda desk: desk.bulk_set_status([1], "closed")
+    ),
+    "reply in the UI": lambda desk: desk.reply_in_ui(1, status="pending"),
+    "started in the UI": lambda desk: desk.start_in_ui(mailbox_id=1, customer_id=1, status="pending"),
+    "reply through the API": lambda desk: desk.reply_through_api(1, status="spam"),
+    "reply by mail": lambda desk: desk.reply_by_mail(1, status="spam"),
+    "note": lambda desk: desk.note_in_ui(1, status="spam"),
+    "customer writes": lambda desk: desk.customer_writes(mailbox_id=1, customer_id=1),
+    "customer replies": in_turn(lambda desk: desk.set_status(1, "closed"), lambda desk: desk.customer_replies(1)),
+    "customer replies to a deleted one": in_turn(
+        lambda desk: desk.delete_to_folder(1), lambda desk: desk.customer_replies(1)
+    ),
+    "deleted to folder": lambda desk: desk.delete_to_folder(1),
+    "restored": in_turn(lambda desk: desk.delete_to_folder(1), lambda desk: desk.restore(1)),
+    "moved": lambda desk: desk.move(1, 2 if desk.get(1).mailbox_id == 1 else 1),
+    "assigned": lambda desk: desk.assign(1, 2),
+    "merged": lambda desk: desk.merge(1, 2),
+    "deleted for ever": lambda desk: desk.delete_forever(1),
+    "folder emptied": in_turn(
+        lambda desk: desk.delete_to_folder(1), lambda desk: desk.empty_folder(desk.get(1).mailbox_id)
+    ),
+    "mailbox deleted": lambda desk: desk.delete_mailbox(2),
+    "forwarded": lambda desk: desk.forward(1, status="closed"),
+    "subject changed": lambda desk: desk.change_subject(1, "Another question"),
+    "draft saved": lambda desk: desk.save_draft(),
+    "several within a second": lambda desk: [desk.set_status(1, status) for status in ("closed", "active", "spam")],
+}
+
+
+@pytest.mark.parametrize("operation", MATRIX.values(), ids=MATRIX)
+@pytest.mark.parametrize("lost", [0.0, 1.0], ids=["delivered", "lost"])
+async def test_after_the_next_pass_the_cache_is_right(world: World, operation: Operation, lost: float) -> None:
+    world.desk.faults.drop_chance = lost
+    operation(world.desk)
+    await world.advance(110)
+
+    await world.poll()
+
+    assert await world.wrong() == {}
+    assert await world.disputes() == 0
+
+
+SILENT = {"mailbox deleted", "forwarded", "draft saved"}
+"""What no delivery tells of (or, for a forward, not of the new conversation)."""
+
+
+@pytest.mark.parametrize("name", [name for name in MATRIX if name not in SILENT])
+async def test_where_a_delivery_can_tell_the_cache_is_right_before_the_pass(world: World, name: str) -> None:
+    MATRIX[name](world.desk)
+    await world.advance(60)
+    await world.beat()
+
+    await world.ask()
+
+    assert await world.wrong() == {}
+
+
+async def test_a_desk_of_many_pages_is_loaded_and_the_lease_renewed(
+    database: Database, sql: asyncpg.Connection, log: Log
+) -> None:
+    async with make_world(database, sql, tickets=500) as world:
+        await world.poll()
+
+        assert await world.wrong() == {}
+        lease = await sql.fetchrow("SELECT * FROM freescout_lease")
+        assert lease["complete_through"] == START
+        assert timedelta() <= lease["lease_until"] - START - timedelta(seconds=900) < timedelta(seconds=1)
+        assert log.lines("pass.completed")[-1]["rows"] >= 500
+
+
+async def test_a_quiet_pass_makes_three_requests(world: World) -> None:
+    await world.advance(4000)
+    await world.poll()
+    before = world.api.count
+
+    await world.passes.run()
+
+    assert world.api.count - before == 3
+
+
+@pytest.mark.parametrize("fault", [ApiFault.SERVER_ERROR, ApiFault.NOT_FOUND_HTML, ApiFault.MAINTENANCE])
+async def test_a_pass_that_ends_early_renews_nothing(world: World, fault: ApiFault) -> None:
+    before = await world.sql.fetchrow("SELECT lease_until, complete_through FROM freescout_lease")
+    await world.advance(110)
+    world.desk.faults.api = fault
+
+    with pytest.raises(DeskError):
+        await world.passes.run()
+
+    assert await world.sql.fetchrow("SELECT lease_until, complete_through FROM freescout_lease") == before
+
+
+async def test_what_a_broken_pass_has_read_counts_and_the_next_one_reads_the_rest(
+    database: Database, sql: asyncpg.Connection
+) -> None:
+    async with make_world(database, sql, tickets=500, page_size=50) as world:
+        await world.poll()
+        await world.advance(100)
+        for ticket_id in range(1, 301):
+            world.desk.faults.drop_chance = 1.0
+            world.desk.set_status(ticket_id, "spam" if world.desk.get(ticket_id).status == "closed" else "closed")
+        cut = world.freescout._transport = Cut(world, answers=3)  # noqa: SLF001
+
+        with pytest.raises(DeskUnavailableError):
+            await world.passes.run()
+        half = len(await world.wrong())
+        assert 0 < half < 300
+
+        world.freescout._transport = cut.whole  # noqa: SLF001
+        await world.poll()
+        assert await world.wrong() == {}
+
+
+class Cut:
+    """A wire that is cut after so many answers."""
+
+    def __init__(self, world: World, answers: int) -> None:
+        self.whole = world.freescout._transport  # noqa: SLF001
+        self._left = answers
+
+    async def __call__(self, path: str, query: Mapping[str, str], /) -> Answer:
+        if self._left == 0:
+            raise ConnectionError("cut")
+        self._left -= 1
+        return await self.whole(path, query)
+
+
+async def test_a_first_load_goes_on_where_it_was_broken_off(database: Database, sql: asyncpg.Connection) -> None:
+    async with make_world(database, sql, tickets=500, page_size=50) as world:
+        cut = world.freescout._transport = Cut(world, answers=6)  # noqa: SLF001
+        with pytest.raises(DeskUnavailableError):
+            await world.passes.run()
+        world.freescout._transport = cut.whole  # noqa: SLF001
+        assert await sql.fetchval("SELECT load_page FROM freescout_poller") == 6
+        world.desk.faults.drop_chance = 1.0
+        world.desk.set_status(3, "spam")  # on a page that has been read
+        world.desk.delete_forever(4)
+        before = len(world.api.requests)
+
+        await world.poll()
+
+        assert await world.wrong() == {}
+        pages = [r.query["page"] for r in list(world.api.requests)[before:] if r.query.get("sortField") == "number"]
+        assert pages == ["5", "6", "7", "8", "9", "10"]
+        assert await sql.fetchval("SELECT load_page FROM freescout_poller") is None
+
+
+@pytest.mark.parametrize("page_size", [50, 200])
+async def test_five_thousand_in_one_second_are_listed_completely(
+    database: Database, sql: asyncpg.Connection, page_size: int
+) -> None:
+    async with make_world(database, sql, tickets=5100, page_size=page_size) as world:
+        await world.poll()
+        await world.advance(60)
+        world.desk.faults.drop_chance = 1.0
+        for ticket_id in range(1, 5001):
+            world.desk.set_status(ticket_id, "spam")
+        await world.advance(60)
+
+        await world.poll()
+
+        assert await world.wrong() == {}
+
+
+async def test_a_change_in_the_repeated_hour_is_found(database: Database, sql: asyncpg.Connection) -> None:
+    """In Berlin 02:00 to 03:00 happens twice on 2026-10-25; the second time is reported as the first."""
+    berlin = ZoneInfo("Europe/Berlin")
+    start = datetime(2026, 10, 25, 0, 30, tzinfo=UTC)
+    async with make_world(database, sql, tickets=12, start=start, timezone=berlin) as world:
+        await world.poll()
+        world.desk.faults.drop_chance = 1.0
+        for minute in range(0, 100, 2):
+            world.desk.set_status(minute % 12 + 1, "closed" if minute % 4 else "active")
+            await world.advance(120)
+            await world.poll()
+            assert await world.wrong() == {}
+
+
+async def test_when_the_desks_clock_goes_back_everything_is_read(world: World, log: Log) -> None:
+    await world.advance(7200)
+    await world.poll()
+    world.desk.faults.clock_offset = -7000
+    world.desk.faults.drop_chance = 1.0
+    await world.advance(60)
+    world.desk.set_status(3, "spam" if world.desk.get(3).status != "spam" else "closed")
+
+    await world.poll()
+
+    assert await world.wrong() == {}
+    assert log.lines("desk.clock_went_back")
+    seen, complete = await world.sql.fetchrow("SELECT seen_through, complete_through FROM freescout_lease")
+    assert complete < seen
+
+
+async def test_a_desk_whose_clock_is_wrong_is_believed_by_its_own_clock(world: World) -> None:
+    world.desk.faults.clock_offset = 900
+    await world.advance(60)
+    await world.poll()
+    await world.advance(60)
+    world.desk.set_status(3, "spam" if world.desk.get(3).status != "spam" else "closed")
+    await world.advance(10)
+
+    assert await world.wrong() == {}
+    assert await world.disputes() == 0
+
+
+async def test_a_strange_row_reads_none_and_spoils_nothing(world: World, log: Log) -> None:
+    world.desk.faults.strange_statuses = {3: "resolved"}
+    world.desk.faults.drop_chance = 1.0
+    world.desk.change_subject(3, "Again")
+    world.desk.set_status(4, "spam")
+    await world.advance(60)
+
+    await world.poll()
+
+    assert await world.state(3) == "none"
+    assert set(await world.wrong()) == {3}
+    assert await world.disputes() == 0
+    assert {line["ticket_id"] for line in log.lines("desk.strange_row")} == {3}
+
+
+class TestTruthsAgainstClaims:
+    """A claim that lands while a list is being read."""
+
+    @pytest.mark.parametrize("when", ["before", "inside", "after"])
+    async def test_nothing_newer_is_lost(self, world: World, when: str) -> None:
+        async def change() -> None:
+            world.desk.set_status(5, "spam" if world.desk.get(5).status != "spam" else "closed")
+            await world.advance(6)
+
+        if when == "before":
+            await change()
+        if when == "inside":
+            interrupt(world, change)
+        await world.beat()
+        await world.passes.run()
+        if when == "after":
+            await change()
+
+        await world.ask()
+
+        assert await world.wrong() == {}
+        assert await world.disputes() == 0
+
+
+def interrupt(world: World, action: Callable[[], Awaitable[None]]) -> None:
+    """Let something happen after the desk has answered the next list, before the poller writes it."""
+    whole = world.freescout._transport  # noqa: SLF001
+
+    async def transport(path: str, query: Mapping[str, str], /) -> Answer:
+        answer = await whole(path, query)
+        world.freescout._transport = whole  # noqa: SLF001
+        await action()
+        return answer
+
+    world.freescout._transport = transport  # noqa: SLF001
+
+
+async def test_when_the_poller_stops_everything_runs_out_and_one_pass_restores_it(world: World) -> None:
+    assert await world.wrong() == {}
+    await world.advance(901)
+    assert {state for state, _ in (await world.wrong()).values()} == {"none"}
+
+    world.desk.set_status(3, "spam" if world.desk.get(3).status != "spam" else "closed")
+    await world.advance(10)
+    assert await world.state(3) == world.truth(3), "deliveries are believed on their own again"
+
+    await world.poll()
+    assert await world.wrong() == {}

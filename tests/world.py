@@ -1,0 +1,164 @@
+"""A desk, a receiver, a poller and a cache that share one clock, which only the test moves.
+
+Everything between them is real: HTTP over sockets both ways, and PostgreSQL.
+"""
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta, tzinfo
+
+import asyncpg
+
+from conftest import ENVIRONMENT
+from db.database import Database
+from freescout_audit.rule import Terms
+from poller.freescout import FreeScout
+from poller.passes import Passes
+from poller.questions import Questions
+from poller.transport import http_transport
+from poller.watch import Watch, settle_gaps
+from receiver.app import create_app, serve
+from settings import Secret, load_settings
+from simulator import Api, Desk, HttpTransport, ManualClock, Report, Worker
+from simulator import serve as serve_desk
+
+WEBHOOK = "/api/internal/freescout-webhook/audit"
+START = datetime(2026, 3, 2, 9, 0, 0, tzinfo=UTC)
+SETTINGS = load_settings({})
+
+CLOCK = (
+    "CREATE TABLE test_clock (at timestamptz)",
+    "CREATE SEQUENCE test_tick",
+    # A microsecond more at each look, as time passes between any two statements.
+    """
+    CREATE OR REPLACE FUNCTION freescout_now() RETURNS timestamptz LANGUAGE sql VOLATILE
+    RETURN (SELECT at FROM test_clock) + nextval('test_tick') * interval '1 microsecond'
+    """,
+)
+
+
+async def no_sleep(_seconds: float) -> None:
+    """Wait for nothing: time is the test's."""
+
+
+@dataclass
+class World:
+    desk: Desk
+    clock: ManualClock
+    worker: Worker
+    api: Api
+    transport: HttpTransport
+    database: Database
+    sql: asyncpg.Connection
+    freescout: FreeScout
+    passes: Passes
+    questions: Questions
+    reports: list[Report] = field(default_factory=list)
+
+    async def advance(self, seconds: float) -> None:
+        """Let time pass; the desk's worker sends what comes due."""
+        end = self.clock.now() + timedelta(seconds=seconds)
+        while (due := self.worker.next_due()) is not None and due <= end:
+            await self._move(due)
+            self.reports += await self.worker.run_due(self.transport)
+        await self._move(end)
+
+    async def _move(self, moment: datetime) -> None:
+        self.clock.advance_to(moment)
+        await self.sql.execute("UPDATE test_clock SET at = $1", self.clock.now())
+
+    async def beat(self) -> None:
+        await self.sql.execute("UPDATE freescout_lease SET heartbeat_at = freescout_now()")
+
+    async def poll(self) -> None:
+        """What a living poller does every interval: a beat, a pass, and its questions."""
+        await self.beat()
+        await self.passes.run()
+        await self.ask()
+
+    async def ask(self) -> None:
+        """Ask until nothing is open, or nothing is answered."""
+        while await self.questions.ask():
+            pass
+
+    async def state(self, ticket_id: int) -> str:
+        answer: str = await self.sql.fetchval("SELECT freescout_ticket_state($1)", ticket_id)
+        return answer
+
+    def truth(self, ticket_id: int) -> str:
+        """What the cache should answer."""
+        row = self.desk.conversations.get(ticket_id)
+        return row.status if row is not None and row.state == "published" else "none"
+
+    async def wrong(self) -> dict[int, tuple[str, str]]:
+        """The tickets for which cache and desk differ: what the cache says, and what is true."""
+        held = {row["ticket_id"] for row in await self.sql.fetch("SELECT ticket_id FROM freescout_ticket")}
+        tickets = sorted(held | set(self.desk.conversations))
+        rows = await self.sql.fetch(
+            "SELECT id, freescout_ticket_state(id) AS state FROM unnest($1::bigint[]) AS id", tickets
+        )
+        answers = {row["id"]: row["state"] for row in rows}
+        return {
+            ticket: (answers[ticket], self.truth(ticket)) for ticket in tickets if answers[ticket] != self.truth(ticket)
+        }
+
+    async def disputes(self) -> int:
+        count: int = await self.sql.fetchval("SELECT count(*) FROM freescout_ticket WHERE disputed_at IS NOT NULL")
+        return count
+
+
+@asynccontextmanager
+async def make_world(
+    database: Database,
+    sql: asyncpg.Connection,
+    *,
+    tickets: int = 0,
+    page_size: int = 50,
+    start: datetime = START,
+    timezone: tzinfo = UTC,
+    overlap: float = SETTINGS.poller.overlap,
+    seed: int = 1,
+) -> AsyncIterator[World]:
+    for statement in CLOCK:
+        await sql.execute(statement)
+    await sql.execute("INSERT INTO test_clock VALUES ($1)", start)
+    clock = ManualClock(start)
+    desk = Desk(clock=clock, seed=seed, timezone=timezone)
+    desk.populate(tickets, days=30)
+    async with AsyncExitStack() as stack:
+        environment = replace(ENVIRONMENT, webhook_secrets=(Secret(desk.webhook_key),))
+        port = await stack.enter_async_context(
+            serve(create_app(database, environment, SETTINGS), host="127.0.0.1", port=0)
+        )
+        desk.register_webhook(f"http://127.0.0.1:{port}{WEBHOOK}")
+        api = Api(desk)
+        url = await stack.enter_async_context(serve_desk(desk, api=api))
+        transport = await stack.enter_async_context(HttpTransport())
+        http = await stack.enter_async_context(http_transport(url, Secret(desk.api_key), patience=5))
+        freescout = FreeScout(http, sleep=no_sleep)
+        terms = Terms()
+        yield World(
+            desk=desk,
+            clock=clock,
+            worker=Worker(desk),
+            api=api,
+            transport=transport,
+            database=database,
+            sql=sql,
+            freescout=freescout,
+            passes=Passes(
+                freescout,
+                database,
+                terms=terms,
+                overlap=timedelta(seconds=overlap),
+                page_size=page_size,
+                progress=lambda _done, _total: None,
+            ),
+            questions=Questions(
+                freescout, database, terms=terms, at_once=page_size, clock=lambda: clock.now().timestamp()
+            ),
+        )
+
+
+__all__ = ["START", "Watch", "World", "make_world", "settle_gaps"]
