@@ -1,0 +1,1 @@
+"""The operator's commands, and the launcher behind ``make run``."""

@@ -1,0 +1,107 @@
+"""``python -m ops.run`` (``make run``): the whole service at once, on one database, until Ctrl-C.
+
+Without ``FREESCOUT_URL`` it makes up a desk, so that a newcomer sees the main job at work.
+"""
+
+import asyncio
+import os
+from contextlib import AsyncExitStack
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+from rich.console import Console
+from rich.markup import escape
+
+from db.opening import open_database
+from freescout_audit.logs import set_up_logs
+from ops.delivery import PATH, curl_command
+from ops.rehearsal import Story, live, make_desk
+from poller.run import poll
+from receiver.app import create_app, serve
+from settings import Environment, Secret, Settings
+from settings.process import run_process
+from simulator import serve as serve_desk
+
+MADE_UP = "the made-up desk of make run"
+REHEARSAL_INTERVAL = 20.0
+"""Seconds between two passes over a made-up desk: who watches does not want to wait for two minutes."""
+LOG_FILE = Path(__file__).resolve().parent.parent / ".local" / "run.log"
+
+
+async def main(environment: Environment, settings: Settings, stop: asyncio.Event) -> None:
+    """Bring everything up, show it at work, and take it down when told to stop."""
+    console = Console(highlight=False)
+    host = os.environ.get("RECEIVER_HOST") or "127.0.0.1"
+    settings = msgspec.structs.replace(settings, receiver=msgspec.structs.replace(settings.receiver, host=host))
+    console.print("[bold]freescout-audit[/bold] knows the status of every ticket, or says none.")
+    async with AsyncExitStack() as stack:
+        database = await stack.enter_async_context(
+            open_database(
+                None if environment.database_url is None else environment.database_url.reveal(),
+                process="run",
+                connections=settings.database.connections,
+                connect_timeout=settings.database.connect_timeout,
+                progress=lambda line: console.print(f"[dim]{escape(line)}[/dim]"),
+            )
+        )
+        _log_to_file(stack, settings)
+        desk = None
+        if environment.freescout_url is None:
+            desk = await make_desk(database)
+            if "POLLER_INTERVAL" not in os.environ:
+                poller = msgspec.structs.replace(settings.poller, interval=REHEARSAL_INTERVAL)
+                settings = msgspec.structs.replace(settings, poller=poller)
+            environment = replace(
+                environment,
+                receive=True,
+                webhook_secrets=(Secret(desk.webhook_key),),
+                freescout_url=await stack.enter_async_context(serve_desk(desk)),
+                freescout_api_key=Secret(desk.api_key),
+            )
+        app = create_app(database, environment, settings)
+        port = await stack.enter_async_context(serve(app, host=host, port=environment.port))
+        url = f"http://{host}:{port}"
+        _introduce(console, environment, url, made_up=desk is not None)
+        if desk is not None:
+            story = Story(desk, database, console)
+            await stack.enter_async_context(live(desk, story, receiver_url=url + PATH))
+        polling = None
+        if environment.freescout_url is not None and environment.freescout_api_key is not None:
+            tied_to = MADE_UP if desk is not None else environment.freescout_url
+            polling = asyncio.create_task(poll(database, environment, settings, stop, tied_to=tied_to))
+            polling.add_done_callback(lambda _: stop.set())
+        await stop.wait()
+        console.print("\nStopping.")
+        if polling is not None:
+            await polling
+
+
+def _log_to_file(stack: AsyncExitStack, settings: Settings) -> None:
+    """Keep the terminal for people: the log goes where an operator would look for it."""
+    LOG_FILE.parent.mkdir(exist_ok=True)
+    stream = stack.enter_context(LOG_FILE.open("a", encoding="utf-8", buffering=1))
+    stack.callback(set_up_logs, process="run", style=settings.log.format, level=settings.log.level)
+    set_up_logs(process="run", style="json", level=settings.log.level, stream=stream)
+
+
+def _introduce(console: Console, environment: Environment, url: str, *, made_up: bool) -> None:
+    console.print(f"\n  deliveries   POST {url}{PATH}" + ("" if environment.receive else "  [yellow](off)[/yellow]"))
+    console.print(f"  how it is    {url}/readyz  {url}/metrics")
+    console.print(f"  its log      tail -f {os.path.relpath(LOG_FILE)}")
+    console.print("  the cache    make sql")
+    if made_up:
+        console.print(f"  the desk     {environment.freescout_url}/api (made up: FREESCOUT_URL is not set)")
+    if environment.webhook_secrets:
+        key = environment.webhook_secrets[0].reveal()
+        command = curl_command(url, key, ticket_id=4711, status="closed", at=datetime.now(UTC))
+        console.print(
+            "\nA delivery of your own, in another terminal (make delivery prints a fresh one), and its answer:\n"
+        )
+        console.print(f"  {command}", soft_wrap=True, markup=False)
+        console.print("""  make sql QUERY="SELECT freescout_ticket_state(4711)"\n""")
+
+
+if __name__ == "__main__":
+    run_process("run", main)
