@@ -30,7 +30,7 @@ delivery: $(STAMP) ## print a curl command that sends one signed delivery to mak
 	@exec $(PYTHON_IN_VENV) -m ops.delivery $(ARGS)
 
 test: $(STAMP) ## run the tests, on a real PostgreSQL
-	@exec $(PYTHON_IN_VENV) -m pytest $(ARGS)
+	@exec $(PYTHON_IN_VENV) -m pytest -n auto --dist worksteal $(ARGS)
 
 lint: $(STAMP) ## check style, format and types
 	@$(PYTHON_IN_VENV) -m ruff check .

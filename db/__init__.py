@@ -31,7 +31,7 @@ async def read_ticket(ticket_id: int, *, deadline: float = 0.25) -> Reading:
         url = os.environ.get("DATABASE_URL", "")
         if not url:
             return UNAVAILABLE
-        database = _databases[loop] = Database(normalise(url), name="reader")
+        database = _databases[loop] = Database(normalise(url), patience=1.0, name="reader")
     return await read_from(database, ticket_id, deadline=deadline)
 
 

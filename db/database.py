@@ -13,6 +13,8 @@ from freescout_audit.errors import DatabaseUnavailableError
 
 PATIENCE = 30.0
 """Seconds a statement may take that nobody waits for; a server that vanished must not hold a process for ever."""
+_FAREWELL = 1.0
+"""Seconds a server is given to take leave of us."""
 
 _NOT_MIGRATED = (
     asyncpg.UndefinedTableError,
@@ -41,7 +43,17 @@ class Database:
     the asyncpg connection below, which prepares each of them once.
     """
 
-    def __init__(self, url: URL, *, connections: int = 10, connect_timeout: float = 4, name: str = "") -> None:
+    def __init__(
+        self,
+        url: URL,
+        *,
+        connections: int = 10,
+        connect_timeout: float = 4,
+        patience: float = PATIENCE,
+        name: str = "",
+    ) -> None:
+        self._patience = patience
+        self._open: set[asyncpg.Connection] = set()
         self._turns = asyncio.Semaphore(connections)
         self._engine = create_async_engine(
             url,
@@ -55,6 +67,10 @@ class Database:
                     "application_name": f"freescout-audit {name}".strip(),
                     "timezone": "UTC",
                     "jit": "off",
+                    # What we give up on, the server has to give up as well: it would wait for a lock for ever, and
+                    # does not notice by itself that the client has gone.
+                    "statement_timeout": f"{patience:g}s",
+                    "client_connection_check_interval": "1s",
                     # A client that vanished in the middle of a transaction must not keep its rows locked.
                     "idle_in_transaction_session_timeout": "10s",
                 },
@@ -62,15 +78,21 @@ class Database:
         )
 
     @asynccontextmanager
-    async def connection(self, deadline: float | None = PATIENCE) -> AsyncIterator[asyncpg.Connection]:
-        """Lend a connection; ``deadline`` (seconds) bounds the wait for it and everything done with it.
+    async def connection(self, deadline: float | None = None) -> AsyncIterator[asyncpg.Connection]:
+        """Lend a connection for ``deadline`` seconds (None: `PATIENCE`), the wait for it included.
 
-        Whatever goes wrong while it is lent ends it: nobody waits for a server that may never answer, and the server
-        rolls back what it was told.
+        Whatever goes wrong while it is lent ends it: nobody waits for a server that may never answer. The server
+        notices within a second, and rolls back what it was told.
 
         Raises:
             DatabaseUnavailableError: PostgreSQL is away, not migrated, or did not answer within the deadline.
         """
+        async with self.session(self._patience if deadline is None else deadline) as connection:
+            yield connection
+
+    @asynccontextmanager
+    async def session(self, deadline: float | None = None) -> AsyncIterator[asyncpg.Connection]:
+        """Lend a connection as `connection` does, but for as long as it lasts when no deadline is given."""
         try:
             async with asyncio.timeout(deadline), self._turns:
                 holder, connection = await self._check_out()
@@ -86,19 +108,30 @@ class Database:
             raise DatabaseUnavailableError("the database lacks our schema: run python -m db.migrate") from error
         except _UNAVAILABLE as error:
             reason = str(error).partition("\n")[0] or "no answer in time"
+            if "unsupported startup parameter" in reason:
+                reason = "a pooler stands before it that lacks what we need (LISTEN, session locks): connect directly"
             raise DatabaseUnavailableError(f"PostgreSQL is not available: {reason}") from error
 
     @asynccontextmanager
-    async def transaction(self, deadline: float | None = PATIENCE) -> AsyncIterator[asyncpg.Connection]:
+    async def transaction(self, deadline: float | None = None) -> AsyncIterator[asyncpg.Connection]:
         """Lend a connection inside a READ COMMITTED transaction, committed at the end; errors as in `connection`."""
         async with self.connection(deadline) as connection:
-            await connection.execute("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE")
+            limit = int(1000 * (self._patience if deadline is None else deadline))
+            await connection.execute(
+                f"BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SET LOCAL statement_timeout = {limit:d}"
+            )
             yield connection
             await connection.execute("COMMIT")
 
     async def close(self) -> None:
-        """Close every connection."""
-        await self._engine.dispose()
+        """Close every connection, within a second or so even if the server does not answer."""
+        try:
+            async with asyncio.timeout(_FAREWELL):
+                await self._engine.dispose()
+        except TimeoutError:
+            for connection in self._open:
+                connection.terminate()
+            await self._engine.dispose()
 
     async def _check_out(self) -> tuple[AsyncConnection, asyncpg.Connection]:
         """Take a connection that has not been closed while it lay in the pool."""
@@ -106,6 +139,7 @@ class Database:
             holder = await self._engine.connect()
             connection = (await holder.get_raw_connection()).driver_connection
             if connection is not None and not connection.is_closed():
+                self._open = {each for each in self._open if not each.is_closed()} | {connection}
                 return holder, connection
             await holder.invalidate()
             await holder.close()

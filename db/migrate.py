@@ -1,6 +1,7 @@
 """``python -m db.migrate``: brings the schema to the newest revision (the Procfile's ``release``)."""
 
 import asyncio
+import functools
 import os
 import sys
 from pathlib import Path
@@ -17,7 +18,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
 from db.url import normalise
-from freescout_audit.errors import FreescoutAuditError
+from freescout_audit.errors import FreescoutAuditError, SettingsError
 from freescout_audit.events import DATABASE_MIGRATED, PROCESS_FAILED
 from freescout_audit.logs import emit, set_up_logs
 
@@ -34,6 +35,7 @@ async def migrate(url: URL) -> str:
         await engine.dispose()
 
 
+@functools.cache
 def newest_revision() -> str:
     """Return the revision this code expects."""
     return ScriptDirectory.from_config(_config()).get_current_head() or ""
@@ -58,8 +60,11 @@ def main() -> None:
     """Migrate the database of ``DATABASE_URL``; exit with 1 and one line when that cannot be done."""
     set_up_logs(process="release", style="auto", level="info")
     try:
-        revision = asyncio.run(migrate(normalise(os.environ.get("DATABASE_URL", ""))))
-    except (FreescoutAuditError, OSError, SQLAlchemyError, asyncpg.PostgresError) as error:
+        url = os.environ.get("DATABASE_URL", "")
+        if not url:
+            raise SettingsError("DATABASE_URL is not set: name the database to migrate")
+        revision = asyncio.run(migrate(normalise(url)))
+    except (FreescoutAuditError, OSError, UnicodeError, SQLAlchemyError, asyncpg.PostgresError) as error:
         emit(PROCESS_FAILED, message=str(error).partition("\n")[0])
         sys.exit(1)
     emit(DATABASE_MIGRATED, revision=revision)

@@ -8,7 +8,7 @@ import asyncpg
 import msgspec
 
 from db import statements
-from db.database import PATIENCE, Database
+from db.database import Database
 from freescout_audit.rule import (
     Claim,
     Content,
@@ -74,7 +74,7 @@ class TruthsRecorded(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def record_deliveries(
-    database: Database, deliveries: Sequence[Delivery], *, terms: Terms, deadline: float = PATIENCE
+    database: Database, deliveries: Sequence[Delivery], *, terms: Terms, deadline: float | None = None
 ) -> Recorded:
     """Judge deliveries in their order, write rows and journal, and return after the commit.
 
@@ -100,7 +100,7 @@ async def record_truths(
     *,
     terms: Terms,
     load: LoadProgress | None = None,
-    deadline: float = PATIENCE,
+    deadline: float | None = None,
 ) -> TruthsRecorded:
     """Apply API reads in their order, write rows and gaps, and return after the commit.
 
@@ -117,7 +117,7 @@ async def record_truths(
 
 
 async def record_absences(
-    database: Database, ticket_ids: Collection[int], *, asked_at: datetime, terms: Terms, deadline: float = PATIENCE
+    database: Database, ticket_ids: Collection[int], *, asked_at: datetime, terms: Terms, deadline: float | None = None
 ) -> Sequence[int]:
     """Dispute tickets that a list asked at ``asked_at`` should have held, and return those that are now disputed.
 

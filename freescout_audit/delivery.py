@@ -48,6 +48,6 @@ def read_claim(event: str, body: bytes) -> Claim | None:
     """
     if event.startswith("customer."):
         return None
-    if not event.startswith("convo.") and not carries_a_conversation(body):
+    if event and event not in KNOWN_EVENTS and not carries_a_conversation(body):
         return None
     return Claim(sighting=decode_conversation(body), says_gone=event == "convo.deleted_forever")

@@ -6,6 +6,7 @@ Fields are what the caller names, and callers name no body, subject, name, addre
 import logging
 import sys
 from collections.abc import MutableMapping
+from contextlib import suppress
 from typing import Literal, TextIO
 
 import structlog
@@ -20,7 +21,9 @@ _log: structlog.stdlib.BoundLogger = structlog.get_logger()
 def emit(event: LogEvent, **fields: object) -> None:
     """Write one log line of the catalogue; fields that are None are left out."""
     present = {name: value for name, value in fields.items() if value is not None}
-    getattr(_log, event.level)(event.name, **present)
+    # A full disk or a closed pipe must not take back an answer that stands in the database.
+    with suppress(OSError, ValueError):
+        getattr(_log, event.level)(event.name, **present)
 
 
 def set_up_logs(
@@ -59,9 +62,9 @@ def set_up_logs(
 
 
 class _LibraryHandler(logging.Handler):
-    """Passes on what libraries log, without their arguments and tracebacks: those can quote a request."""
+    """Passes on the first line of what libraries log, without arguments and tracebacks: those can quote a request."""
 
     def emit(self, record: logging.LogRecord) -> None:
         template = record.msg if isinstance(record.msg, str) else type(record.msg).__name__
         error = record.exc_info[0].__name__ if record.exc_info and record.exc_info[0] else None
-        emit(LIBRARY_MESSAGE, library=record.name, message=template, error=error)
+        emit(LIBRARY_MESSAGE, library=record.name, message=template.partition("\n")[0], error=error)

@@ -10,9 +10,11 @@ import typer
 
 from freescout_audit.signature import sign
 from ops.rehearsal import demo_key
+from receiver.audit import ENDPOINT
+from receiver.endpoints import PREFIX
 from settings import load_environment
 
-PATH = "/api/internal/freescout-webhook/audit"
+PATH = PREFIX + ENDPOINT
 
 
 def curl_command(url: str, key: str, *, ticket_id: int, status: str, at: datetime) -> str:

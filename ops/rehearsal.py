@@ -11,7 +11,7 @@ from rich.console import Console
 
 from db.database import Database
 from db.reads import read_from
-from simulator import Change, Conversation, Desk, HttpTransport, Status, SystemClock, Worker, run_life, serve
+from simulator import Change, Conversation, Desk, HttpTransport, Status, SystemClock, Worker, run_life
 
 DEMO_APP_KEY = "base64:ZnJlZXNjb3V0LWF1ZGl0LXJlaGVhcnNhbC1rZXktMDE="
 """The APP_KEY of the made-up desk. Both of its keys follow from it; it guards nothing."""
@@ -140,6 +140,3 @@ class Story:
 
     def _say(self, line: str) -> None:
         self._console.print(f"[dim]{time.strftime('%H:%M:%S')}[/dim]  {line}", highlight=False)
-
-
-__all__ = ["DEMO_APP_KEY", "Story", "demo_key", "live", "make_desk", "serve"]

@@ -57,7 +57,7 @@ class Deletions:
         raise DeskUnavailableError("the desk changes so fast that its counts and ours never agree")
 
     async def _agrees(self) -> bool:
-        """Compare once; where there is a difference, look for it and return False, so that it is compared again."""
+        """Compare once, and take care of every difference; return whether there was none."""
         newest = Cell(since=await self._census.newest(self._size * 3 // 4))
         total = await self._desk.count()
         if total == 0 and await self._census.count(Cell()) > 0:
@@ -65,18 +65,19 @@ class Deletions:
             raise DeskUnavailableError("FreeScout lists no conversation at all, and we hold some")
         read = await self._reader.one(newest.since)
         if read.page.total > read.page.rows:
-            await self._compare_all(newest)
-            return False
-        if await self._compare(newest, [read]):
-            return False
+            differed = await self._compare_all(newest)
+        else:
+            differed = await self._compare(newest, [read])
         if newest.since is None:
-            return True
-        everything = await self._census.count(Cell())
-        ours, theirs = everything - await self._census.count(newest), total - read.page.total
-        if ours == theirs:
-            return True
+            return not differed
+        after = read.page.total
+        if differed:
+            total, after = await self._desk.count(), await self._desk.count(created_since=newest.since)
+        ours = await self._census.count(Cell()) - await self._census.count(newest)
+        if ours == total - after:
+            return not differed
         if not await self._by_mailbox():
-            await self._narrow(Cell(until=newest.since), ours, theirs, after=read.page.total)
+            await self._narrow(Cell(until=newest.since), ours, total - after, after=after)
         return False
 
     async def _by_mailbox(self, mailboxes: tuple[int, ...] | None = None) -> bool:
@@ -118,14 +119,14 @@ class Deletions:
         await self._narrow(older, ours - ours_newer, theirs + after - later, after=later)
         await self._narrow(newer, ours_newer, later - after, after=after)
 
-    async def _compare_all(self, cell: Cell) -> None:
-        """Compare a cell that no page holds and nothing halves, by reading all of it."""
+    async def _compare_all(self, cell: Cell) -> bool:
+        """Compare a cell that no page holds and nothing halves, by reading all of it; return whether it differed."""
         reads: list[Read] = []
         async for read in self._reader.walk(cell.since, by="createdAt", mailboxes=cell.mailboxes):
             reads.append(read)
             if _covers(read, cell):
                 break
-        await self._compare(cell, reads)
+        return await self._compare(cell, reads)
 
     async def _compare(self, cell: Cell, reads: Sequence[Read]) -> bool:
         """Take over the rows of a cell that was read completely, suspect what it lacks; return whether it differed."""

@@ -9,7 +9,7 @@ import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Literal, Protocol
+from typing import Literal, Protocol, TypeVar
 
 import msgspec
 
@@ -18,6 +18,7 @@ from freescout_audit.errors import FreescoutAuditError
 from freescout_audit.events import DESK_RETRY, DESK_STRANGE_ROW
 from freescout_audit.logs import emit
 
+T = TypeVar("T")
 SortField = Literal["updatedAt", "createdAt", "number"]
 
 RETRIES = 3
@@ -153,17 +154,7 @@ class FreeScout:
             query["createdSince"] = _date(created_since)
         if mailboxes is not None:
             query["mailboxId"] = ",".join(map(str, mailboxes))
-        answer = await self._ask("conversations", query)
-        try:
-            listed = _list.decode(answer.body)
-        except msgspec.MsgspecError as error:
-            raise DeskUnavailableError("FreeScout's list is not what it should be; is a proxy in between?") from error
-        return Page(
-            sightings=[sighting for raw in listed.embedded.conversations if (sighting := _row(raw)) is not None],
-            rows=len(listed.embedded.conversations),
-            total=listed.page.total_elements,
-            desk_clock=_desk_clock(answer),
-        )
+        return await self._ask("conversations", query, _page)
 
     async def count(self, *, created_since: datetime | None = None, mailboxes: Sequence[int] | None = None) -> int:
         """Return how many conversations there are, for the price of one row; errors as `page`."""
@@ -176,40 +167,43 @@ class FreeScout:
         Raises:
             DeskError: No answer that counts.
         """
-        answer = await self._ask(f"conversations/{ticket_id}", {"embed": "none"}, may_be_gone=True)
-        if answer.status == 404:  # noqa: PLR2004 - HTTP's own number
-            return None
-        try:
-            sighting = decode_conversation(answer.body)
-        except UnusableBodyError as error:
-            raise DeskUnavailableError("FreeScout's answer is no conversation; is a proxy in between?") from error
-        if sighting.ticket_id != ticket_id:
-            raise DeskUnavailableError(f"FreeScout answered with ticket {sighting.ticket_id}; is a cache in between?")
-        return sighting
+
+        def read(answer: Answer) -> Sighting | None:
+            if answer.status == 404:  # noqa: PLR2004 - HTTP's own number
+                return None
+            return _conversation(answer, ticket_id)
+
+        # Not sent again: who asks about a ticket has others to ask about meanwhile, and comes back to this one.
+        return await self._ask(f"conversations/{ticket_id}", {"embed": "none"}, read, retries=0, may_be_gone=True)
 
     async def mailboxes(self) -> set[int]:
         """Return the ids of the mailboxes, the first thousand of them; errors as `page`."""
-        answer = await self._ask("mailboxes", {"pageSize": "1000"})
-        try:
-            return {mailbox.id for mailbox in _mailbox_list.decode(answer.body).embedded.mailboxes}
-        except msgspec.MsgspecError as error:
-            raise DeskUnavailableError("FreeScout's mailboxes are not what they should be") from error
+        return await self._ask("mailboxes", {"pageSize": "1000"}, _mailbox_ids)
 
-    async def _ask(self, path: str, query: Mapping[str, str], *, may_be_gone: bool = False) -> Answer:
-        """Send a request until it is answered or not worth sending any more."""
-        for attempt in range(RETRIES + 1):
+    async def _ask(
+        self,
+        path: str,
+        query: Mapping[str, str],
+        read: Callable[[Answer], T],
+        *,
+        retries: int = RETRIES,
+        may_be_gone: bool = False,
+    ) -> T:
+        """Send a request until its answer can be read, or is not worth asking for any more."""
+        attempt = 0
+        while True:
             try:
-                return await self._ask_once(path, query, may_be_gone=may_be_gone)
+                return read(await self._ask_once(path, query, may_be_gone=may_be_gone))
             except DeskUnavailableError as error:
-                if attempt == RETRIES:
+                if attempt == retries:
                     raise
+                attempt += 1
                 wait = error.retry_after
                 if wait is None:
                     # Full jitter: pollers that failed together do not come back together.
-                    wait = random.uniform(0, _FIRST_WAIT * 2 ** (attempt + 1))  # noqa: S311 - no secret
-                emit(DESK_RETRY, reason=str(error), wait_s=round(wait, 1))
+                    wait = random.uniform(0, _FIRST_WAIT * 2**attempt)  # noqa: S311 - no secret
+                emit(DESK_RETRY, reason=str(error), wait_s=round(min(wait, LONGEST_WAIT), 1))
                 await self._sleep(min(wait, LONGEST_WAIT))
-        raise AssertionError("unreachable")  # pragma: no cover
 
     async def _ask_once(self, path: str, query: Mapping[str, str], *, may_be_gone: bool) -> Answer:
         async with self._turns:
@@ -221,6 +215,36 @@ class FreeScout:
                 raise DeskUnavailableError(f"FreeScout does not answer: {reason}") from error
         _judge(answer, may_be_gone=may_be_gone)
         return answer
+
+
+def _page(answer: Answer) -> Page:
+    try:
+        listed = _list.decode(answer.body)
+    except msgspec.MsgspecError as error:
+        raise DeskUnavailableError("FreeScout's list is not what it should be; is a proxy in between?") from error
+    return Page(
+        sightings=[sighting for raw in listed.embedded.conversations if (sighting := _row(raw)) is not None],
+        rows=len(listed.embedded.conversations),
+        total=listed.page.total_elements,
+        desk_clock=_desk_clock(answer),
+    )
+
+
+def _conversation(answer: Answer, ticket_id: int) -> Sighting:
+    try:
+        sighting = decode_conversation(answer.body)
+    except UnusableBodyError as error:
+        raise DeskUnavailableError("FreeScout's answer is no conversation; is a proxy in between?") from error
+    if sighting.ticket_id != ticket_id:
+        raise DeskUnavailableError(f"FreeScout answered with ticket {sighting.ticket_id}; is a cache in between?")
+    return sighting
+
+
+def _mailbox_ids(answer: Answer) -> set[int]:
+    try:
+        return {mailbox.id for mailbox in _mailbox_list.decode(answer.body).embedded.mailboxes}
+    except msgspec.MsgspecError as error:
+        raise DeskUnavailableError("FreeScout's mailboxes are not what they should be") from error
 
 
 def _judge(answer: Answer, *, may_be_gone: bool) -> None:

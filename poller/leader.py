@@ -46,7 +46,7 @@ async def lead(
     Raises:
         DatabaseUnavailableError: The session broke before it could lead.
     """
-    async with database.connection(deadline=None) as connection:
+    async with database.session() as connection:
         leadership = Leadership(connection)
         connection.add_termination_listener(lambda _: leadership.lost.set())
         waiting = False

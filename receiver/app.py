@@ -2,14 +2,14 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 
 from aiohttp import web
 
 from db.database import Database
 from db.store import prune_journal
 from freescout_audit.errors import DatabaseUnavailableError, FreescoutAuditError
-from freescout_audit.events import JOURNAL_PRUNED, RECEIVER_STARTED, RECEIVER_STOPPING
+from freescout_audit.events import JOURNAL_PRUNED, RECEIVER_FAULT, RECEIVER_STARTED, RECEIVER_STOPPING
 from freescout_audit.logs import emit
 from freescout_audit.rule import Terms
 from receiver.audit import ENDPOINT, AuditHandler
@@ -19,11 +19,10 @@ from receiver.metrics import Metrics
 from settings.environment import Environment
 from settings.table import JournalSettings, Settings
 
-SHUTDOWN_TIMEOUT = 8.0
+SHUTDOWN_TIMEOUT = 6.0
 """Seconds that requests in flight are given after SIGTERM; Heroku's patience is 30, our promise 10."""
 PRUNE_EVERY = 3600.0
 """Seconds between two looks for deliveries that the journal need not keep any longer."""
-_PRUNE_BATCH = 5000
 
 
 class ListenError(FreescoutAuditError):
@@ -95,10 +94,14 @@ async def serve(app: web.Application, *, host: str, port: int) -> AsyncIterator[
 
 async def _keep_journal_short(database: Database, settings: JournalSettings) -> None:
     while True:
-        with suppress(DatabaseUnavailableError):  # the next look will do; readiness tells of the database
+        try:
             pruned = 0
-            while (deleted := await prune_journal(database, keep=settings.keep, at_most=_PRUNE_BATCH)) > 0:
+            while (deleted := await prune_journal(database, keep=settings.keep)) > 0:
                 pruned += deleted
             if pruned:
                 emit(JOURNAL_PRUNED, deliveries=pruned)
+        except DatabaseUnavailableError:
+            pass  # readiness tells of the database
+        except Exception as error:  # noqa: BLE001 - the next look comes, whatever this one met
+            emit(RECEIVER_FAULT, error=type(error).__name__, where="journal")
         await asyncio.sleep(PRUNE_EVERY)

@@ -41,11 +41,17 @@ class AuditHandler:
             claim = read_claim(delivery.event, delivery.body)
         except UnusableBodyError as error:
             await self._without_claim(delivery, "unusable")
-            emit(events.DELIVERY_UNUSABLE, freescout_event=delivery.event, bytes=len(delivery.body), reason=str(error))
+            emit(
+                events.DELIVERY_UNUSABLE,
+                outcome="unusable",
+                reason=str(error),
+                freescout_event=delivery.event,
+                bytes=len(delivery.body),
+            )
             return web.json_response({"error": str(error)}, status=400)
         if claim is None:
             await self._without_claim(delivery, "ignored")
-            emit(events.DELIVERY_IGNORED, freescout_event=delivery.event, bytes=len(delivery.body))
+            emit(events.DELIVERY_IGNORED, outcome="ignored", freescout_event=delivery.event, bytes=len(delivery.body))
             return web.json_response({"outcome": "ignored"})
         return web.json_response({"outcome": await self._with_claim(delivery, claim)})
 
@@ -60,7 +66,7 @@ class AuditHandler:
         if said.updated_at is not None:
             lag = round((recorded.now + recorded.lease.clock_offset - said.updated_at).total_seconds(), 3)
         emit(
-            _EVENTS[verdict.outcome] if claim.says_gone or said.understood else events.DELIVERY_NOT_UNDERSTOOD,
+            _EVENTS[verdict.outcome] if said.understood else events.DELIVERY_NOT_UNDERSTOOD,
             ticket_id=said.ticket_id,
             outcome=verdict.outcome,
             reason=verdict.reason,

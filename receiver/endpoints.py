@@ -79,6 +79,7 @@ class _Gate:
         self._endpoint = endpoint
         self._settings = settings
         self._metrics = metrics
+        self._come_again = {"Retry-After": str(settings.retry_after)}
 
     async def answer(self, request: web.Request) -> web.Response:
         request_id = _request_id(request)
@@ -92,10 +93,10 @@ class _Gate:
                 response = refused.response
             except DatabaseUnavailableError as error:
                 emit(DELIVERY_NOT_SAVED, reason=str(error))
-                response = self._later("the delivery could not be saved")
+                response = _problem(503, "the delivery could not be saved", headers=self._come_again)
             except Exception as error:  # noqa: BLE001 - FreeScout must try again, whatever it was
                 emit(RECEIVER_FAULT, error=type(error).__name__, where=_where(error))
-                response = self._later("the delivery could not be saved")
+                response = _problem(503, "the delivery could not be saved", headers=self._come_again)
             measured.status = response.status
             return response
 
@@ -103,10 +104,10 @@ class _Gate:
         if request.method != "POST":
             raise self._refused(405, "only POST is answered here", headers={"Allow": "POST"})
         if not self._endpoint.enabled():
-            raise _RefusedError(self._later("the endpoint is switched off", log=True))
+            raise self._refused(503, "the endpoint is switched off", headers=self._come_again)
         secrets = self._endpoint.secrets()
         if not secrets:
-            raise _RefusedError(self._later("no key is configured", log=True))
+            raise self._refused(503, "no key is configured", headers=self._come_again)
         if request.headers.get("Content-Encoding", "identity").strip().lower() not in {"", "identity"}:
             raise self._refused(415, "a body is only taken as it was signed, without Content-Encoding")
 
@@ -149,12 +150,6 @@ class _Gate:
         # What is left of the body is of no interest, however much it is.
         response.force_close()
         return _RefusedError(response)
-
-    def _later(self, reason: str, *, log: bool = False) -> web.Response:
-        """Answer so that FreeScout sends the delivery again."""
-        if log:
-            emit(DELIVERY_REFUSED, status=503, reason=reason)
-        return _problem(503, reason, headers={"Retry-After": str(self._settings.retry_after)})
 
 
 def _problem(status: int, error: str, *, headers: dict[str, str] | None = None) -> web.Response:

@@ -18,7 +18,7 @@ from db.database import Database
 from db.migrate import newest_revision
 from db.store import lease_of
 from freescout_audit.errors import DatabaseUnavailableError
-from freescout_audit.events import DATABASE_POOLER, RECEIVER_STATE
+from freescout_audit.events import DATABASE_POOLER, RECEIVER_FAULT, RECEIVER_STATE
 from freescout_audit.logs import emit
 from freescout_audit.rule import Terms, poller_is_alive
 from receiver.metrics import Metrics
@@ -70,7 +70,10 @@ class Health:
     async def watch(self) -> None:
         """Check for ever, so that what failed is known, with its time, before anybody asks."""
         while True:
-            await self.check()
+            try:
+                await self.check()
+            except Exception as error:  # noqa: BLE001 - the next look comes, whatever this one met
+                emit(RECEIVER_FAULT, error=type(error).__name__, where="health")
             await asyncio.sleep(CHECK_EVERY)
 
     def _look_at_the_key(self) -> None:
@@ -88,10 +91,17 @@ class Health:
             async with self._database.connection(_DEADLINE) as connection:
                 standing = await connection.fetchrow(statements.READ_STANDING)
                 gaps = await connection.fetch(statements.COUNT_GAPS)
-                behind_pooler = connection.get_server_pid() != standing["backend"]
+                behind_pooler = standing is not None and connection.get_server_pid() != standing["backend"]
         except DatabaseUnavailableError as error:
-            self._note("database", "failed", str(error))
-            self._metrics.database_up.set(0)
+            self._database_failed(str(error))
+            return
+        except asyncpg.PostgresError as error:
+            self._database_failed(f"PostgreSQL refuses what we ask it: {type(error).__name__}")
+            return
+        if standing is None or standing["revision"] is None:
+            self._database_failed(
+                "the schema is incomplete: restore the database, or run python -m db.migrate on another"
+            )
             return
         self._metrics.database_up.set(1)
         if standing["revision"] < newest_revision():
@@ -103,6 +113,13 @@ class Health:
             emit(DATABASE_POOLER)
         self._metrics.gaps_of_a_day({gap["verdict"]: gap["gaps"] for gap in gaps})
         self._look_at_the_lease(standing)
+
+    def _database_failed(self, detail: str) -> None:
+        """Note it, and forget what only the database knows."""
+        self._note("database", "failed", detail)
+        for name in ("poller", "desk"):
+            self.components.pop(name, None)
+        self._metrics.database_failed()
 
     def _look_at_the_lease(self, standing: asyncpg.Record) -> None:
         lease, now = lease_of(standing), standing["now"]

@@ -1,5 +1,6 @@
 """What the receiver counts, in Prometheus' form. docs/metrics.md lists every metric."""
 
+import math
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -79,6 +80,12 @@ class Metrics:
             ["verdict"],
             registry=self.registry,
         )
+
+    def database_failed(self) -> None:
+        """Show that PostgreSQL is away, and that nobody knows what only it knows."""
+        self.database_up.set(0)
+        for gauge in (self.disputes, self.poller_alive, self.lease_seconds, self.desk_up, self.both_silent):
+            gauge.set(math.nan)
 
     def gaps_of_a_day(self, by_verdict: Mapping[str, int]) -> None:
         """Show how many gaps the last day had."""

@@ -1,4 +1,4 @@
-"""What a process is told: ``config.toml``, the environment, the vault."""
+"""What a process is told: ``config.toml`` and the environment."""
 
 from settings.environment import Environment, Secret, load_environment
 from settings.load import load_settings, unwise

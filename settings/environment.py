@@ -71,7 +71,7 @@ def load_environment(variables: Mapping[str, str]) -> Environment:
 
 
 def _port(value: str) -> int:
-    if value.isascii() and value.isdecimal() and int(value) <= 65535:  # noqa: PLR2004 - the highest port there is
+    if value.isascii() and value.isdecimal() and len(value) < 6 and int(value) <= 65535:  # noqa: PLR2004 - the highest port there is
         return int(value)
     raise SettingsError(f"PORT must be a whole number from 0 to 65535, not {value!r}")
 

@@ -60,6 +60,8 @@ def _from_file(config_file: Path) -> dict[str, object]:
         document = tomllib.loads(config_file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
+    except OSError as error:
+        raise SettingsError(f"{config_file.name} cannot be read ({error.strerror})") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SettingsError(f"{config_file.name} is not valid TOML: {error}") from error
     values: dict[str, object] = {}

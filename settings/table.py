@@ -49,7 +49,8 @@ class ReceiverSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         float, Meta(ge=0.1, le=30, description="how long a body may take to arrive; FreeScout gives up after 30")
     ] = 25
     commit_timeout: Annotated[
-        float, Meta(ge=0.1, le=5, description="how long a delivery may take to be committed before it is answered 503")
+        float,
+        Meta(ge=0.1, le=4.8, description="how long a delivery may take to be committed before it is answered 503"),
     ] = 4.5
     retry_after: Annotated[int, Meta(ge=1, le=3600, description="the Retry-After of a 503")] = 60
 

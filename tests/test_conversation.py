@@ -121,14 +121,21 @@ def test_only_the_events_name_says_that_a_conversation_is_gone() -> None:
     assert read_claim("convo.deleted_forever", body("closed", 5)) == claim("closed", 5, says_gone=True)
 
 
+@pytest.mark.parametrize("event", ["my.workflow", "convo.custom"])
 @pytest.mark.parametrize("raw", [b"{}", b"[]", b"null", b'{"id": 7}', b'{"status": "active"}'])
-def test_a_custom_event_without_a_conversation_is_no_claim(raw: bytes) -> None:
-    assert read_claim("my.workflow", raw) is None
+def test_a_custom_event_without_a_conversation_is_no_claim(event: str, raw: bytes) -> None:
+    assert read_claim(event, raw) is None
 
 
 @pytest.mark.parametrize(
     ("event", "raw"),
-    [("convo.status", b"{}"), ("convo.status", b"null"), ("my.workflow", b"{"), ("my.workflow", body(ticket_id="x"))],
+    [
+        ("convo.status", b"{}"),
+        ("convo.status", b"null"),
+        ("", b"{}"),
+        ("my.workflow", b"{"),
+        ("my.workflow", body(ticket_id="x")),
+    ],
 )
 def test_what_should_carry_a_conversation_and_does_not_is_unusable(event: str, raw: bytes) -> None:
     with pytest.raises(UnusableBodyError):

@@ -102,6 +102,27 @@ async def test_a_transaction_that_fails_is_rolled_back_and_its_connection_ended(
     assert await sql.fetchval("SELECT desk_url FROM freescout_lease") == "y"
 
 
+async def test_what_we_gave_up_on_does_not_stay_behind_in_the_server(
+    database: Database, database_url: str, sql: asyncpg.Connection
+) -> None:
+    holder = await asyncpg.connect(database_url)
+    await holder.execute("BEGIN; LOCK TABLE freescout_ticket IN ACCESS EXCLUSIVE MODE")
+
+    async def use() -> None:
+        async with database.transaction(0.1) as connection:
+            await connection.execute("SELECT FROM freescout_ticket")
+
+    for _ in range(3):
+        results = await asyncio.gather(*(use() for _ in range(10)), return_exceptions=True)
+        assert {type(result) for result in results} == {DatabaseUnavailableError}
+
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+    async with asyncio.timeout(5):
+        while await sql.fetchval(waiting):
+            pass
+    await holder.close()
+
+
 async def test_a_wrong_password_is_said_and_not_shown(database_url: str) -> None:
     url = normalise(database_url).set(username="nobody_of_that_name", password="hidden")
 

@@ -1,5 +1,6 @@
 """What the receiver says of itself, and to whom."""
 
+import asyncio
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,10 @@ from conftest import ENVIRONMENT, Log, Receive, Receiver
 from db.database import Database
 from db.url import normalise
 from examples import body
+from freescout_audit.rule import Terms
 from receiver.app import create_app, serve
+from receiver.health import Health
+from receiver.metrics import Metrics
 from settings import Secret, load_settings
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -106,6 +110,58 @@ async def test_a_schema_older_than_the_code_is_a_failure(receive: Receive, sql: 
             "failed",
             "the schema is older than this code: run python -m db.migrate",
         )
+
+
+@pytest.mark.parametrize(
+    "damage", ["DELETE FROM freescout_lease", "DELETE FROM freescout_schema", "DROP TABLE freescout_gap"]
+)
+async def test_a_damaged_database_is_a_failure_and_never_a_500(
+    receive: Receive, sql: asyncpg.Connection, damage: str
+) -> None:
+    await sql.execute(damage)
+
+    async with receive() as receiver:
+        assert (await get(receiver, "/readyz"))[0] == 503
+        assert (await components(receiver))["database"][0] == "failed"
+        assert (await get(receiver, "/metrics"))[0] == 200
+
+
+async def test_what_only_the_database_knows_is_forgotten_when_it_goes(
+    database: Database, sql: asyncpg.Connection
+) -> None:
+    await sql.execute("UPDATE freescout_lease SET heartbeat_at = now(), lease_until = now() + interval '1 hour'")
+    metrics = Metrics()
+    health = Health(database, ENVIRONMENT, terms=Terms(), metrics=metrics)
+    await health.check()
+    assert health.ready
+    assert b"freescout_audit_poller_alive 1.0" in metrics.exposition()
+
+    await sql.execute("ALTER TABLE freescout_lease RENAME TO freescout_lease_away")
+    health = Health(database, ENVIRONMENT, terms=Terms(), metrics=metrics)
+    await health.check()
+
+    assert not health.ready
+    assert set(health.components) == {"receive", "database"}
+    assert b"freescout_audit_poller_alive NaN" in metrics.exposition()
+
+
+async def test_the_watch_survives_what_it_does_not_expect(database: Database, log: Log) -> None:
+    health = Health(database, ENVIRONMENT, terms=Terms(), metrics=Metrics())
+    looked = asyncio.Event()
+
+    async def check() -> None:
+        looked.set()
+        raise RuntimeError("customer7@example.org")
+
+    health.check = check  # type: ignore[method-assign]
+    watching = asyncio.create_task(health.watch())
+    await looked.wait()
+    await asyncio.sleep(0)
+
+    assert not watching.done()
+    assert [line["error"] for line in log.lines("receiver.fault")] == ["RuntimeError"]
+    assert "customer7" not in log.text
+    watching.cancel()
 
 
 @pytest.mark.parametrize(

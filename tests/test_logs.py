@@ -70,6 +70,26 @@ def test_what_is_less_important_than_the_level_is_left_out() -> None:
     assert [json.loads(line)["event"] for line in stream.getvalue().splitlines()] == ["delivery.disputed"]
 
 
+def test_a_preformatted_complaint_is_cut_after_its_first_line() -> None:
+    """asyncio writes the exception itself into the message."""
+    stream = io.StringIO()
+    set_up_logs(process="receiver", style="json", level="info", stream=stream)
+
+    logging.getLogger("asyncio").error(
+        "Task exception was never retrieved\nfuture: ValueError('customer7@example.org')"
+    )
+
+    assert json.loads(stream.getvalue())["message"] == "Task exception was never retrieved"
+
+
+def test_a_log_that_cannot_be_written_stops_nobody() -> None:
+    stream = io.StringIO()
+    set_up_logs(process="receiver", style="json", level="info", stream=stream)
+    stream.close()
+
+    emit(DELIVERY_APPLIED, ticket_id=7)
+
+
 def test_what_a_library_says_comes_without_its_arguments_and_traceback() -> None:
     stream = io.StringIO()
     set_up_logs(process="receiver", style="json", level="info", stream=stream)

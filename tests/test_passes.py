@@ -6,12 +6,12 @@ from zoneinfo import ZoneInfo
 
 import asyncpg
 import pytest
-from world import START, World, make_world
 
 from conftest import Log
 from db.database import Database
 from poller.freescout import Answer, DeskError, DeskUnavailableError
 from simulator import ApiFault, Desk
+from world import START, World, make_world
 
 
 @pytest.fixture

@@ -204,6 +204,16 @@ class TestFailingClosed:
         assert reasons[-1] == "never_synced"
         assert set(reasons) <= {"never_synced", "unavailable"}
 
+    async def test_a_database_that_refuses_us_is_unavailable(self, database: Database, sql: asyncpg.Connection) -> None:
+        role = f"nobody_{await sql.fetchval('SELECT current_database()')}"
+        await sql.execute(f"CREATE ROLE {role} LOGIN PASSWORD 'x'")
+        refused = Database(database._engine.url.set(username=role, password="x"))  # noqa: SLF001
+        try:
+            assert await read_from(refused, 7, deadline=5) == Reading(ticket_state="none", reason="unavailable")
+        finally:
+            await refused.close()
+            await sql.execute(f"DROP ROLE {role}")
+
 
 class TestReadTicket:
     async def test_it_reads_the_database_of_the_environment(

@@ -31,11 +31,14 @@ def ensure_cluster(
     progress(f"making the database in {home.path} (once, a few seconds) …")
     draft = home.data / "new"
     shutil.rmtree(draft, ignore_errors=True)
-    password_file = home.data / "password"
-    password_file.unlink(missing_ok=True)
+    account = home.account
     password = read_password(home) or _new_password(home)
+    password_file = home.path / "password-for-initdb"  # not in the data folder, where another user could swap it
     with os.fdopen(open_file(password_file), "w", encoding="ascii") as file:
         file.write(password)
+        file.truncate()
+        if account is not None:
+            os.fchown(file.fileno(), account.uid, account.gid)
     command = (
         str(binaries.initdb),
         f"--pgdata={draft}",
@@ -49,7 +52,6 @@ def ensure_cluster(
         "--no-instructions",
         *(() if durable else ("--no-sync",)),
     )
-    account = home.account
     try:
         done = subprocess.run(  # noqa: S603 - our own command, no shell
             command,

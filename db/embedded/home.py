@@ -78,7 +78,7 @@ def settle(folder: Path, progress: Callable[[str], None]) -> Home:
     Raises:
         EmbeddedPostgresError: There is no place we can write and PostgreSQL's user can reach.
     """
-    folder = folder.absolute()
+    folder = folder.resolve()  # one folder has one name, whatever link led to it
     account = account_for(folder)
     writable = _make(folder, account)
     if writable and _furnish(folder, account):

@@ -279,11 +279,12 @@ def _wait_for(work: Coroutine[None, None, _Result]) -> _Result:
 
 
 def _said(reports: int) -> str | None:
-    """Return the supervisor's last words, '' if it ended without any; None: it is at work."""
+    """Return the supervisor's last line, '' if it ended without any; None: it is at work."""
     try:
-        return os.read(reports, 10_000).decode(errors="replace").strip()
+        said = os.read(reports, 10_000).decode(errors="replace")
     except BlockingIOError:
         return None
+    return next(reversed(said.strip().splitlines()), "")
 
 
 def _explain(failure: str, home: Home) -> str:

@@ -1,0 +1,205 @@
+"""Deletions leave no trace in lists: how they are found, and what that costs."""
+
+from collections.abc import AsyncIterator
+
+import asyncpg
+import pytest
+
+from conftest import Log
+from db.database import Database
+from poller.freescout import DeskUnavailableError
+from simulator import ApiFault
+from world import World, make_world
+
+
+@pytest.fixture
+async def world(database: Database, sql: asyncpg.Connection) -> AsyncIterator[World]:
+    """A desk with 600 tickets in pages of 20, loaded, and no delivery arrives."""
+    async with make_world(database, sql, tickets=600, page_size=20) as world:
+        await world.poll()
+        await world.advance(4000)
+        await world.poll()
+        world.desk.faults.drop_chance = 1.0
+        yield world
+
+
+async def requests_of_a_pass(world: World) -> int:
+    await world.beat()
+    before = world.api.count
+    await world.passes.run()
+    return world.api.count - before
+
+
+@pytest.mark.parametrize("ticket_id", [1, 2, 300, 580, 599, 600])
+async def test_a_deletion_is_found_wherever_it_is_and_reads_none_at_the_latest_after_the_grace(
+    world: World, ticket_id: int, log: Log
+) -> None:
+    world.desk.delete_forever(ticket_id)
+
+    assert await requests_of_a_pass(world) <= 30
+    assert [line["tickets"] for line in log.lines("ticket.missing")] == [[ticket_id]]
+    await world.ask()
+
+    assert await world.wrong() == {}
+    assert await world.sql.fetchval("SELECT gone FROM freescout_ticket WHERE ticket_id = $1", ticket_id)
+
+
+async def test_several_deletions_and_creations_that_cancel_in_the_count_are_found(world: World) -> None:
+    for ticket_id in (5, 250, 251, 600):
+        world.desk.delete_forever(ticket_id)
+    for _ in range(4):
+        world.desk.customer_writes(mailbox_id=1, customer_id=1)
+
+    await world.poll()
+
+    assert await world.wrong() == {}
+
+
+async def test_a_deleted_mailbox_does_not_hold_up_the_lease_and_is_not_listed(world: World, log: Log) -> None:
+    before = await world.sql.fetchval("SELECT lease_until FROM freescout_lease")
+    gone = len(world.desk.delete_mailbox(2))
+    assert gone > 200
+
+    assert await requests_of_a_pass(world) <= 12
+    assert await world.sql.fetchval("SELECT lease_until FROM freescout_lease") > before
+    assert await world.disputes() == gone
+
+    await world.advance(6)
+    assert {state for state, _ in (await world.wrong()).values()} <= {"none"}, (
+        "they read none while they are asked about"
+    )
+    await world.ask()
+    assert await world.wrong() == {}
+    assert await world.disputes() == 0
+
+
+async def test_what_we_lack_is_added(world: World) -> None:
+    await world.sql.execute("DELETE FROM freescout_ticket WHERE ticket_id IN (3, 77, 599)")
+
+    await world.poll()
+
+    assert await world.wrong() == {}
+
+
+async def test_a_whole_stretch_that_we_lack_is_added(world: World) -> None:
+    await world.sql.execute("DELETE FROM freescout_ticket WHERE ticket_id BETWEEN 100 AND 300")
+
+    await world.poll()
+
+    assert await world.wrong() == {}
+
+
+async def test_a_desk_much_larger_than_what_we_hold_is_added(world: World) -> None:
+    await world.sql.execute("DELETE FROM freescout_ticket WHERE ticket_id > 5")
+
+    await world.poll()
+
+    assert await world.wrong() == {}
+
+
+async def test_tickets_created_in_one_second_are_compared_one_by_one(world: World) -> None:
+    made = [world.desk.customer_writes(mailbox_id=1, customer_id=1) for _ in range(120)]
+    await world.advance(100)
+    await world.poll()
+    for _ in range(30):
+        world.desk.customer_writes(mailbox_id=1, customer_id=1)
+        await world.advance(1)
+    await world.poll()
+    world.desk.delete_forever(made[60])
+
+    await world.poll()
+
+    assert await world.wrong() == {}
+
+
+async def test_a_ticket_that_vanishes_while_another_is_looked_for_is_found_by_the_next_pass_at_the_latest(
+    world: World,
+) -> None:
+    world.desk.delete_forever(300)
+    whole, vanished = world.freescout.count, iter((400, 20))
+
+    async def count(**query: object) -> int:
+        answer = await whole(**query)  # type: ignore[arg-type]
+        if (ticket_id := next(vanished, None)) is not None:
+            world.desk.delete_forever(ticket_id)
+        return answer
+
+    world.freescout.count = count  # type: ignore[method-assign]
+    await world.poll()
+
+    assert await world.wrong() == {}
+
+
+async def test_a_restored_backup_is_found_by_the_nightly_reading(world: World) -> None:
+    backup = world.desk.backup()
+    for ticket_id in range(1, 50):
+        world.desk.set_status(ticket_id, "spam")
+    await world.advance(100)
+    await world.poll()
+    world.desk.restore_backup(backup)
+    await world.advance(8000)
+    await world.poll()
+    assert await world.wrong(), "no date tells of it"
+    paused: list[float] = []
+
+    async def pause(seconds: float) -> None:
+        paused.append(seconds)
+
+    assert await world.passes.read_everything(pause=pause) == 600
+    await world.ask()
+
+    assert await world.wrong() == {}
+    assert len(paused) == 31
+
+
+class TestAnApiThatLies:
+    async def test_a_desk_that_lists_nothing_is_not_believed(self, world: World) -> None:
+        before = await world.sql.fetchval("SELECT lease_until FROM freescout_lease")
+        for ticket_id in list(world.desk.conversations):
+            world.desk.delete_forever(ticket_id)
+
+        with pytest.raises(DeskUnavailableError, match="lists no conversation at all"):
+            await world.passes.run()
+
+        assert await world.sql.fetchval("SELECT lease_until FROM freescout_lease") == before
+        assert await world.disputes() == 0
+
+    @pytest.mark.parametrize("fault", [ApiFault.NOT_FOUND_HTML, ApiFault.NOT_FOUND_JSON])
+    async def test_an_api_that_answers_404_to_everything_makes_no_tombstone(
+        self, world: World, fault: ApiFault
+    ) -> None:
+        world.desk.set_status(7, "spam")
+        world.desk.delete_forever(8)
+        await world.passes.run()
+        world.desk.faults.api = fault
+
+        await world.ask()
+        assert await world.sql.fetchval("SELECT count(*) FROM freescout_ticket WHERE gone") == 0
+        assert await world.disputes() == 1
+
+        world.desk.faults.api = None
+        await world.advance(300)
+        await world.poll()
+        assert await world.wrong() == {}
+
+    async def test_one_stuck_question_stops_neither_the_others_nor_the_lease(self, world: World, log: Log) -> None:
+        world.desk.delete_forever(8)
+        world.desk.delete_forever(9)
+        whole = world.freescout.conversation
+
+        async def conversation(ticket_id: int) -> object:
+            if ticket_id == 8:
+                raise DeskUnavailableError("FreeScout answers 500")
+            return await whole(ticket_id)
+
+        world.freescout.conversation = conversation  # type: ignore[method-assign,assignment]
+        for _ in range(3):
+            before = await world.sql.fetchval("SELECT lease_until FROM freescout_lease")
+            await world.advance(120)
+            await world.poll()
+            assert await world.sql.fetchval("SELECT lease_until FROM freescout_lease") > before
+
+        assert await world.sql.fetchval("SELECT array_agg(ticket_id) FROM freescout_ticket WHERE gone") == [9]
+        assert await world.disputes() == 1
+        assert await world.state(8) == "none"
+        assert {tuple(line["tickets"]) for line in log.lines("question.failed")} == {(8,)}

@@ -1,0 +1,205 @@
+"""FreeScout's API as the poller understands it: what an answer means, and which failures may pass."""
+
+import asyncio
+import json
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+
+import pytest
+
+from conftest import Log
+from examples import at, body
+from poller.freescout import RETRIES, Answer, DeskRefusedError, DeskUnavailableError, FreeScout
+from poller.transport import http_transport
+from settings import Secret
+from simulator import Api, ApiFault, Desk, ManualClock, serve
+
+DATE = "Mon, 02 Mar 2026 09:00:00 GMT"
+
+
+def answer(status: int = 200, document: object = None, **headers: str) -> Answer:
+    present = {"content-type": "application/json", "date": DATE} | {
+        name.replace("_", "-"): value for name, value in headers.items()
+    }
+    return Answer(status=status, headers=present, body=b"" if document is None else json.dumps(document).encode())
+
+
+def listing(*rows: object, total: int = 1) -> Answer:
+    return answer(document={"_embedded": {"conversations": rows}, "page": {"totalElements": total}})
+
+
+class Script:
+    """Answers as it was told to, and remembers what it was asked."""
+
+    def __init__(self, *answers: Answer | OSError) -> None:
+        self.left: list[Answer | OSError] = list(answers)
+        self.asked: list[tuple[str, dict[str, str]]] = []
+
+    async def __call__(self, path: str, query: Mapping[str, str], /) -> Answer:
+        self.asked.append((path, dict(query)))
+        given = self.left.pop(0)
+        if isinstance(given, OSError):
+            raise given
+        return given
+
+
+class Patience:
+    def __init__(self) -> None:
+        self.waits: list[float] = []
+
+    async def __call__(self, seconds: float) -> None:
+        self.waits.append(seconds)
+
+
+def row(**fields: object) -> dict[str, object]:
+    document: dict[str, object] = json.loads(body("closed", 5))
+    return document | fields
+
+
+async def test_a_list_is_asked_for_in_ascending_order_and_read_row_by_row(log: Log) -> None:
+    script = Script(listing(row(), row(id=8, status="resolved"), {"status": "active"}, row(id=9), total=77))
+
+    page = await FreeScout(script).page(size=4, updated_since=at(0.9), mailboxes=[1, 2])
+
+    assert script.asked == [
+        (
+            "conversations",
+            {
+                "sortField": "updatedAt",
+                "sortOrder": "asc",
+                "pageSize": "4",
+                "page": "1",
+                "updatedSince": "2024-11-23T12:00:00Z",
+                "mailboxId": "1,2",
+            },
+        )
+    ]
+    assert [(sighting.ticket_id, sighting.status) for sighting in page.sightings] == [
+        (7, "closed"),
+        (8, None),
+        (9, "closed"),
+    ]
+    assert (page.rows, page.total, page.desk_clock) == (4, 77, datetime(2026, 3, 2, 9, tzinfo=UTC))
+    assert [line.get("ticket_id") for line in log.lines("desk.strange_row")] == [8, None]
+
+
+async def test_a_single_read_leaves_the_threads_out() -> None:
+    script = Script(answer(document=row()))
+
+    sighting = await FreeScout(script).conversation(7)
+
+    assert sighting is not None
+    assert sighting.status == "closed"
+    assert script.asked == [("conversations/7", {"embed": "none"})]
+
+
+async def test_only_freescouts_own_404_means_gone() -> None:
+    gone = answer(404, {"message": "Not Found", "_embedded": {"errors": []}})
+    assert await FreeScout(Script(gone)).conversation(7) is None
+
+    for other in (
+        answer(404),
+        answer(404, {"message": "No such route"}),
+        answer(404, {"message": "Not Found"}, content_type="text/html"),
+    ):
+        with pytest.raises(DeskRefusedError):
+            await FreeScout(Script(other)).conversation(7)
+
+
+MAY_PASS: Sequence[Answer | OSError] = (
+    answer(500),
+    answer(503, content_type="text/html"),
+    answer(429),
+    answer(content_type="text/html"),
+    answer(document=[]),
+    ConnectionError("reset"),
+    TimeoutError(),
+)
+
+
+@pytest.mark.parametrize("failure", MAY_PASS, ids=lambda failure: getattr(failure, "status", failure))
+async def test_what_may_pass_is_asked_again_and_what_does_not_pass_is_said(failure: Answer | OSError) -> None:
+    patience = Patience()
+
+    assert (await FreeScout(Script(failure, listing(row())), sleep=patience).page(size=1)).rows == 1
+    with pytest.raises(DeskUnavailableError):
+        await FreeScout(Script(*[failure] * (RETRIES + 1)), sleep=patience).page(size=1)
+
+    assert len(patience.waits) == 1 + RETRIES
+    assert all(0 <= seconds <= 16 for seconds in patience.waits)
+
+
+async def test_retry_after_is_kept_within_reason() -> None:
+    patience = Patience()
+    script = Script(answer(429, retry_after="7"), answer(503, retry_after="9000"), listing())
+
+    await FreeScout(script, sleep=patience).page(size=1)
+
+    assert patience.waits == [7, 60]
+
+
+@pytest.mark.parametrize(
+    ("refusal", "message"),
+    [
+        (answer(401, {"message": "Not Authorized"}), "compare FREESCOUT_API_KEY"),
+        (answer(403), "compare FREESCOUT_API_KEY"),
+        (answer(302, location="https://elsewhere.example.org"), "set FREESCOUT_URL to where it leads"),
+        (answer(404, content_type="text/html"), "is FREESCOUT_URL right"),
+        (answer(405), "is FREESCOUT_URL right"),
+        (
+            answer(document={"_embedded": {"conversations": []}, "page": {"totalElements": 0}}, date=""),
+            "no Date header",
+        ),
+    ],
+)
+async def test_what_will_not_pass_is_asked_once_and_says_what_to_do(refusal: Answer, message: str) -> None:
+    script = Script(refusal)
+
+    with pytest.raises(DeskRefusedError, match=message):
+        await FreeScout(script).page(size=1)
+
+    assert len(script.asked) == 1
+
+
+async def test_an_answer_about_another_ticket_does_not_count() -> None:
+    with pytest.raises(DeskUnavailableError, match="ticket 8"):
+        await FreeScout(Script(answer(document=row(id=8)))).conversation(7)
+
+
+async def test_over_http_the_key_is_in_the_header_and_json_is_asked_for() -> None:
+    desk = Desk(clock=ManualClock())
+    desk.populate(3)
+    api = Api(desk)
+    async with serve(desk, api=api) as url, http_transport(url, Secret(desk.api_key), patience=5) as transport:
+        assert (await FreeScout(transport).page(size=10)).total == 3
+        assert await FreeScout(transport).mailboxes() == {1, 2}
+
+    assert api.requests[0].header("X-FreeScout-API-Key") == desk.api_key
+    assert api.requests[0].header("Accept") == "application/json"
+
+
+@pytest.mark.parametrize("fault", [ApiFault.HANG, ApiFault.BROKEN_BODY])
+async def test_over_http_an_answer_that_does_not_come_whole_may_pass(fault: ApiFault) -> None:
+    desk = Desk(clock=ManualClock())
+    desk.populate(3)
+    desk.faults.api = fault
+    async with serve(desk) as url, http_transport(url, Secret(desk.api_key), patience=0.2) as transport:
+        with pytest.raises(DeskUnavailableError, match="does not answer"):
+            await FreeScout(transport, sleep=Patience()).page(size=1)
+
+
+async def test_over_http_no_more_requests_are_under_way_than_allowed() -> None:
+    under_way, most = 0, 0
+
+    async def transport(_path: str, _query: Mapping[str, str], /) -> Answer:
+        nonlocal under_way, most
+        under_way += 1
+        most = max(most, under_way)
+        await asyncio.sleep(0)
+        under_way -= 1
+        return listing()
+
+    desk = FreeScout(transport, concurrency=3)
+    await asyncio.gather(*(desk.page(size=1) for _ in range(20)))
+
+    assert most == 3

@@ -1,0 +1,87 @@
+"""``make run`` as a newcomer meets it: it shows the main job at work, takes a delivery by curl, and leaves nothing."""
+
+import asyncio
+import os
+import re
+import shlex
+import shutil
+import signal
+import sys
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+async def lines_until(stream: asyncio.StreamReader, pattern: str) -> str:
+    """Return all that is said until a line matches."""
+    said = ""
+    async with asyncio.timeout(60):
+        async for line in stream:
+            said += line.decode()
+            if re.search(pattern, said):
+                return said
+    raise AssertionError(f"it ended without {pattern!r}:\n{said}")
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A copy of the code, so that the database of this checkout is left alone."""
+    folder = tmp_path / "checkout"
+    folder.mkdir()
+    for name in ("freescout_audit", "settings", "db", "receiver", "poller", "ops", "simulator"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "config.toml", folder)
+    return folder
+
+
+def left_behind(folder: Path) -> list[str]:
+    """The command lines of processes that still use the folder (Linux)."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            command = entry.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            continue
+        if str(folder) in command:
+            found.append(command)
+    return found
+
+
+async def test_everything_comes_up_shows_itself_takes_a_delivery_and_goes(checkout: Path, unused_tcp_port: int) -> None:
+    kept = {name: value for name, value in os.environ.items() if name in {"PATH", "HOME", "LANG"}}
+    running = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "ops.run",
+        cwd=checkout,
+        env=kept | {"PORT": str(unused_tcp_port), "COLUMNS": "200"},
+        stdout=asyncio.subprocess.PIPE,
+        limit=2**20,
+    )
+    assert running.stdout is not None
+    try:
+        said = await lines_until(running.stdout, r"the cache says \w+ after")
+        (command,) = re.findall(r"^  (curl .*)$", said, flags=re.MULTILINE)
+        assert re.search(r"ticket \d+: .*(active|pending|closed|none)", said)
+
+        words = shlex.split(command)
+        headers = dict(words[at + 1].split(": ", 1) for at, word in enumerate(words) if word == "-H")
+        async with (
+            aiohttp.ClientSession() as client,
+            client.post(words[2], data=words[words.index("-d") + 1].encode(), headers=headers) as response,
+        ):
+            assert response.status == 200
+            assert (await response.json())["outcome"] in {"applied", "disputed"}
+    finally:
+        running.send_signal(signal.SIGINT)
+        rest, _ = await asyncio.wait_for(running.communicate(), 30)
+
+    assert running.returncode == 0
+    assert rest.decode().rstrip().endswith("Stopping.")
+    assert left_behind(checkout) == []
+    log = (checkout / ".local" / "run.log").read_text(encoding="utf-8")
+    assert '"event": "pass.completed"' in log
+    assert "process.failed" not in log
