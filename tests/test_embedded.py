@@ -44,8 +44,8 @@ def say(**what):
 
 server = EmbeddedPostgres(Path(sys.argv[1]), options={"fsync": "off"}, progress=lambda line: say(progress=line))
 with server:
-    say(url=server.url(), pid=server.pid, supervisor=server.supervisor_pid)
     try:
+        say(url=server.url(), pid=server.pid, supervisor=server.supervisor_pid)
         sys.stdin.read()
     except KeyboardInterrupt:
         server.create_database("after_the_interrupt")

@@ -42,14 +42,15 @@ async def until(sql: asyncpg.Connection, query: str, expected: Any) -> None:
 async def test_it_passes_at_once_and_again_and_asks_what_is_disputed(
     database_url: str, sql: asyncpg.Connection
 ) -> None:
-    desk = make_desk()
+    desk = make_desk(300)
     async with serve(desk) as url, poller(database_url, url, desk) as started:
         await started.until("pass.completed")
-        assert await sql.fetchval("SELECT count(*) FROM freescout_ticket") == 30
+        assert await sql.fetchval("SELECT count(*) FROM freescout_ticket") == 300
 
         desk.set_status(3, "spam")
         await until(sql, "SELECT freescout_ticket_state(3)", "spam")
-        old = min(desk.conversations.values(), key=lambda row: row.updated)  # no walk reads it again
+        # One that no pass reads again: neither among the newest nor changed lately.
+        old = min((desk.get(ticket_id) for ticket_id in range(1, 101)), key=lambda row: row.updated)
         await sql.execute(
             "UPDATE freescout_ticket SET state = 'deleted', disputed_at = now(), touched_at = now(),"
             f" grace_until = now() WHERE ticket_id = {old.id}; NOTIFY freescout_dispute"
