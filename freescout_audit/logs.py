@@ -7,6 +7,7 @@ import logging
 import sys
 from collections.abc import MutableMapping
 from contextlib import suppress
+from datetime import UTC, datetime
 from typing import Literal, TextIO
 
 import structlog
@@ -20,10 +21,15 @@ _log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 def emit(event: LogEvent, **fields: object) -> None:
     """Write one log line of the catalogue; fields that are None are left out."""
-    present = {name: value for name, value in fields.items() if value is not None}
+    present = {name: _shown(value) for name, value in fields.items() if value is not None}
     # A full disk or a closed pipe must not take back an answer that stands in the database.
     with suppress(OSError, ValueError):
         getattr(_log, event.level)(event.name, **present)
+
+
+def _shown(value: object) -> object:
+    """Return a time as the log writes all of them."""
+    return value.astimezone(UTC).isoformat().replace("+00:00", "Z") if isinstance(value, datetime) else value
 
 
 def set_up_logs(
@@ -44,7 +50,10 @@ def set_up_logs(
     def name_the_source(
         _logger: object, _method: str, fields: MutableMapping[str, object]
     ) -> MutableMapping[str, object]:
-        return fields if text else {"logger": LOGGER, "process": process, **fields}
+        if text:
+            return fields
+        first = {name: fields.pop(name) for name in ("timestamp", "level", "event")}
+        return {"logger": LOGGER, "process": process, **first, **fields}
 
     structlog.configure(
         processors=[

@@ -1,13 +1,16 @@
 """``python -m ops.delivery`` (``make delivery``): a curl command that sends one signed delivery, ready to paste."""
 
+import asyncio
 import json
 import os
 import shlex
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
 import typer
 
+from db.database import Database
+from db.opening import open_database
 from freescout_audit.signature import sign
 from ops.rehearsal import demo_key
 from receiver.audit import ENDPOINT
@@ -15,6 +18,13 @@ from receiver.endpoints import PREFIX
 from settings import load_environment
 
 PATH = PREFIX + ENDPOINT
+AHEAD = 45.0
+"""Seconds that a command is dated ahead, to stay news for as long; up to 60 are believed."""
+
+_AT_REST = """
+SELECT ticket_id, status FROM freescout_ticket_cache
+WHERE ttl_expires > freescout_now() ORDER BY updated_at, ticket_id LIMIT 1
+"""
 
 
 def curl_command(url: str, key: str, *, ticket_id: int, status: str, at: datetime) -> str:
@@ -41,15 +51,36 @@ def curl_command(url: str, key: str, *, ticket_id: int, status: str, at: datetim
     return shlex.join([*words, "-d", body])
 
 
+async def pick(database: Database) -> tuple[int, str]:
+    """Return the ticket that has been at rest the longest, and a status that it does not have."""
+    async with database.connection() as connection:
+        found = await connection.fetchrow(_AT_REST)
+    return (
+        (4711, "closed")
+        if found is None
+        else (found["ticket_id"], "closed" if found["status"] != "closed" else "active")
+    )
+
+
+async def _pick_from(database_url: str | None) -> tuple[int, str]:
+    async with open_database(database_url, process="delivery") as database:
+        return await pick(database)
+
+
 def main(
-    ticket: Annotated[int, typer.Option(help="The ticket's id.")] = 4711,
+    ticket: Annotated[int | None, typer.Option(help="The ticket's id; one of the cache if left out.")] = None,
     status: Annotated[str, typer.Option(help="active, pending, closed or spam.")] = "closed",
 ) -> None:
     """Print a curl command for the receiver of `make run`, signed with its key and dated now."""
     environment = load_environment(os.environ)
+    if ticket is None:
+        url = environment.database_url
+        ticket, status = asyncio.run(_pick_from(None if url is None else url.reveal()))
     key = environment.webhook_secrets[0].reveal() if environment.webhook_secrets else demo_key()
-    url = f"http://127.0.0.1:{environment.port}"
-    typer.echo(curl_command(url, key, ticket_id=ticket, status=status, at=datetime.now(UTC)))
+    receiver = f"http://127.0.0.1:{environment.port}"
+    # A little ahead, so that a pass that begins before it is pasted has not seen further.
+    at = datetime.now(UTC) + timedelta(seconds=AHEAD)
+    typer.echo(curl_command(receiver, key, ticket_id=ticket, status=status, at=at))
 
 
 if __name__ == "__main__":

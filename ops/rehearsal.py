@@ -63,6 +63,13 @@ def _restore(desk: Desk, remembered: Sequence[asyncpg.Record]) -> None:
             desk.add(conversation)
 
 
+def at_rest(desk: Desk) -> tuple[int, str]:
+    """Return the ticket that has been at rest the longest, and a status that it does not have."""
+    published = [row for row in desk.truth() if row.state == "published"]
+    ticket = min(published, key=lambda row: (row.updated, row.id))
+    return ticket.id, "closed" if ticket.status != "closed" else "active"
+
+
 @asynccontextmanager
 async def live(desk: Desk, story: "Story", *, receiver_url: str) -> AsyncIterator[None]:
     """Let the desk live: it changes by itself and sends its deliveries to the receiver."""

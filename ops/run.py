@@ -7,7 +7,7 @@ import asyncio
 import os
 from contextlib import AsyncExitStack
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import msgspec
@@ -16,8 +16,8 @@ from rich.markup import escape
 
 from db.opening import open_database
 from freescout_audit.logs import set_up_logs
-from ops.delivery import PATH, curl_command
-from ops.rehearsal import Story, live, make_desk
+from ops.delivery import AHEAD, PATH, curl_command, pick
+from ops.rehearsal import Story, at_rest, live, make_desk
 from poller.run import poll
 from receiver.app import create_app, serve
 from settings import Environment, Secret, Settings
@@ -63,7 +63,8 @@ async def main(environment: Environment, settings: Settings, stop: asyncio.Event
         app = create_app(database, environment, settings)
         port = await stack.enter_async_context(serve(app, host=host, port=environment.port))
         url = f"http://{host}:{port}"
-        _introduce(console, environment, url, made_up=desk is not None)
+        ticket_id, status = await pick(database) if desk is None else at_rest(desk)
+        _introduce(console, environment, url, made_up=desk is not None, ticket_id=ticket_id, status=status)
         if desk is not None:
             story = Story(desk, database, console)
             await stack.enter_async_context(live(desk, story, receiver_url=url + PATH))
@@ -86,7 +87,9 @@ def _log_to_file(stack: AsyncExitStack, settings: Settings) -> None:
     set_up_logs(process="run", style="json", level=settings.log.level, stream=stream)
 
 
-def _introduce(console: Console, environment: Environment, url: str, *, made_up: bool) -> None:
+def _introduce(
+    console: Console, environment: Environment, url: str, *, made_up: bool, ticket_id: int, status: str
+) -> None:
     console.print(f"\n  deliveries   POST {url}{PATH}" + ("" if environment.receive else "  [yellow](off)[/yellow]"))
     console.print(f"  how it is    {url}/readyz  {url}/metrics")
     console.print(f"  its log      tail -f {os.path.relpath(LOG_FILE)}")
@@ -95,12 +98,17 @@ def _introduce(console: Console, environment: Environment, url: str, *, made_up:
         console.print(f"  the desk     {environment.freescout_url}/api (made up: FREESCOUT_URL is not set)")
     if environment.webhook_secrets:
         key = environment.webhook_secrets[0].reveal()
-        command = curl_command(url, key, ticket_id=4711, status="closed", at=datetime.now(UTC))
+        at = datetime.now(UTC) + timedelta(seconds=AHEAD)
+        command = curl_command(url, key, ticket_id=ticket_id, status=status, at=at)
         console.print(
-            "\nA delivery of your own, in another terminal (make delivery prints a fresh one), and its answer:\n"
+            f"\nA signed delivery that says ticket {ticket_id} is {status}, and how to see that it is believed:\n"
         )
         console.print(f"  {command}", soft_wrap=True, markup=False)
-        console.print("""  make sql QUERY="SELECT freescout_ticket_state(4711)"\n""")
+        console.print(f"""  make sql QUERY="SELECT freescout_ticket_state({ticket_id})"\n""")
+        console.print(
+            f"It is news for {AHEAD:.0f} s; make -s delivery | sh sends a fresh one. The desk says otherwise,"
+        )
+        console.print("so the next pass puts it right.\n")
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import io
 import json
 import logging
 import re
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import structlog
@@ -33,8 +34,9 @@ def test_a_line_is_one_json_object_that_a_search_for_the_logger_finds() -> None:
     stream = io.StringIO()
     set_up_logs(process="receiver", style="auto", level="info", stream=stream)
 
+    changed_at = datetime(2026, 11, 23, 13, 0, tzinfo=timezone(timedelta(hours=1)))
     with structlog.contextvars.bound_contextvars(request_id="abc"):
-        emit(DELIVERY_APPLIED, ticket_id=7, outcome="applied", status=None)
+        emit(DELIVERY_APPLIED, ticket_id=7, outcome="applied", status=None, changed_at=changed_at)
 
     line = json.loads(stream.getvalue())
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d+Z", line.pop("timestamp"))
@@ -46,7 +48,9 @@ def test_a_line_is_one_json_object_that_a_search_for_the_logger_finds() -> None:
         "request_id": "abc",
         "ticket_id": 7,
         "outcome": "applied",
+        "changed_at": "2026-11-23T12:00:00Z",
     }
+    assert list(line)[:4] == ["logger", "process", "level", "event"]
     assert stream.getvalue().count("\n") == 1
 
 
