@@ -18,12 +18,25 @@ class OtherDeskError(FreescoutAuditError):
     """This database holds the tickets of another desk."""
 
 
+class DeskClock(msgspec.Struct, frozen=True, kw_only=True):
+    """The desk's clock at an answer, and how far it was ahead of ours."""
+
+    at: datetime
+    offset: timedelta
+
+    def went_back(self, offset_before: timedelta | None) -> timedelta:
+        """Return by how much it was set back since its offset was ``offset_before``; zero if it was not."""
+        return timedelta() if offset_before is None else max(offset_before - self.offset, timedelta())
+
+
 class Beginning(msgspec.Struct, frozen=True, kw_only=True):
     """What a pass begins with: *s*, the lease as it stands, and how far an unfinished first load has come."""
 
     asked_at: datetime
     lease: Lease
     load: LoadProgress | None
+    complete_offset: timedelta | None
+    """How far the desk's clock was ahead of ours in the last complete pass."""
 
 
 async def now(database: Database) -> datetime:
@@ -37,8 +50,13 @@ async def read_beginning(database: Database) -> Beginning:
     """Return what a pass begins with."""
     async with database.connection() as connection:
         record = await connection.fetchrow(statements.READ_PASS)
-    load = None if record["load_page"] is None else LoadProgress(page=record["load_page"], began=record["load_began"])
-    return Beginning(asked_at=record["now"], lease=lease_of(record), load=load)
+    began = record["load_began"]
+    return Beginning(
+        asked_at=record["now"],
+        lease=lease_of(record),
+        load=None if began is None else LoadProgress(cursor=record["load_cursor"], began=began),
+        complete_offset=record["complete_offset"],
+    )
 
 
 async def claim_desk(database: Database, url: str) -> None:
@@ -62,21 +80,28 @@ async def beat(database: Database) -> None:
         await connection.execute(statements.BEAT)
 
 
-async def see_through(database: Database, desk_clock: datetime) -> None:
+async def see_through(database: Database, desk_clock: datetime) -> DeskClock:
     """Note the desk's clock as a pass begins to read; to be called before anything of its answer is used."""
     async with database.connection() as connection:
-        await connection.execute(statements.SEE_THROUGH, desk_clock)
+        offset: timedelta = await connection.fetchval(statements.SEE_THROUGH, desk_clock)
+    return DeskClock(at=desk_clock, offset=offset)
+
+
+async def see_at_least(database: Database, date: datetime) -> None:
+    """Note that a row bears a date ahead of the desk's clock; errors as `see_through`."""
+    async with database.connection() as connection:
+        await connection.execute(statements.SEE_AT_LEAST, date)
 
 
 async def renew(
-    database: Database, beginning: Beginning, *, desk_clock: datetime, lease: timedelta, rows: int, requests: int
+    database: Database, beginning: Beginning, *, clock: DeskClock, lease: timedelta, rows: int, requests: int
 ) -> float:
-    """Renew the lease for a complete pass, whose first answer bore ``desk_clock``; return the seconds it took."""
+    """Renew the lease for a complete pass, unless a later one has done so; return the seconds it took."""
     async with database.transaction() as connection:
-        await connection.execute(statements.RENEW, beginning.asked_at, lease, desk_clock)
         ended_at: datetime = await connection.fetchval(statements.NOW)
         seconds = (ended_at - beginning.asked_at).total_seconds()
-        await connection.execute(statements.REPORT_PASS, seconds, rows, requests)
+        if await connection.fetchval(statements.RENEW, beginning.asked_at, lease, clock.at):
+            await connection.execute(statements.REPORT_PASS, seconds, rows, requests, clock.offset)
     return seconds
 
 

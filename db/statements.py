@@ -79,7 +79,7 @@ NOW = "SELECT freescout_now()"
 
 READ_PASS = """
 SELECT freescout_now() AS now, l.seen_through, l.complete_through, l.lease_until, l.clock_offset, l.heartbeat_at,
-       p.load_page, p.load_began
+       p.load_cursor, p.load_began, p.complete_offset
 FROM freescout_lease l CROSS JOIN freescout_poller p
 """
 """Read what a pass begins with."""
@@ -95,24 +95,29 @@ BEAT = "UPDATE freescout_lease SET heartbeat_at = freescout_now()"
 SEE_THROUGH = """
 UPDATE freescout_lease
 SET seen_through = greatest(seen_through, $1), clock_offset = $1::timestamptz - freescout_now()
+RETURNING clock_offset
 """
 """Note the desk's clock as a pass begins to read: everything before it will have been seen. Never moves back."""
+
+SEE_AT_LEAST = "UPDATE freescout_lease SET seen_through = greatest(seen_through, $1)"
+"""Note that a row bears a date after the desk's clock."""
 
 RENEW = """
 UPDATE freescout_lease
 SET lease_until = $1::timestamptz + $2::interval, complete_through = $3, renewed_by_pass = $1
 WHERE renewed_by_pass IS NULL OR renewed_by_pass < $1
+RETURNING true
 """
 """Renew the lease for a complete pass that began at $1, unless a later one has done so already."""
 
 REPORT_PASS = """
 UPDATE freescout_poller
 SET passed_at = freescout_now(), pass_seconds = $1, pass_rows = $2, pass_requests = $3,
-    load_page = NULL, load_began = NULL
+    complete_offset = $4, load_cursor = NULL, load_began = NULL
 """
 """Report a complete pass; a first load is over then."""
 
-SAVE_LOAD = "UPDATE freescout_poller SET load_page = $1, load_began = $2"
+SAVE_LOAD = "UPDATE freescout_poller SET load_cursor = $1, load_began = $2"
 """Note how far the first load has come, in the transaction that writes its rows."""
 
 REPORT_DESK = """
@@ -174,7 +179,7 @@ PRUNE_GAPS = "DELETE FROM freescout_gap WHERE settled_at < freescout_now() - $1:
 """Delete gaps that were settled long ago."""
 
 READ_WATCH = """
-SELECT freescout_now() AS now, l.lease_until, l.complete_through, p.desk_state, p.desk_since, p.silent_since,
+SELECT freescout_now() AS now, l.lease_until, p.desk_state, p.desk_since, p.silent_since,
        (SELECT received_at FROM freescout_delivery ORDER BY delivery_id DESC LIMIT 1) AS delivered_at
 FROM freescout_lease l CROSS JOIN freescout_poller p
 """
@@ -186,7 +191,7 @@ NOTE_SILENCE = "UPDATE freescout_poller SET silent_since = $1"
 READ_STANDING = """
 SELECT (SELECT version_num FROM freescout_schema) AS revision, pg_backend_pid() AS backend, freescout_now() AS now,
        l.seen_through, l.complete_through, l.lease_until, l.clock_offset, l.heartbeat_at,
-       p.leader, p.desk_state, p.desk_detail, p.desk_since, p.silent_since, p.pass_seconds,
+       p.desk_state, p.desk_detail, p.desk_since, p.silent_since,
        (SELECT count(*) FROM freescout_ticket WHERE disputed_at IS NOT NULL) AS disputes
 FROM freescout_lease l CROSS JOIN freescout_poller p
 """

@@ -60,9 +60,9 @@ class Gap(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LoadProgress(msgspec.Struct, frozen=True, kw_only=True):
-    """How far the first load has come: the last page written, and the desk's clock when it began."""
+    """How far the first load has come: everything created before ``cursor``; and the desk's clock when it began."""
 
-    page: int
+    cursor: datetime | None
     began: datetime
 
 
@@ -112,7 +112,7 @@ async def record_truths(
         await batch.write_back()
         gaps = await batch.write_gaps()
         if load is not None:
-            await connection.execute(statements.SAVE_LOAD, load.page, load.began)
+            await connection.execute(statements.SAVE_LOAD, load.cursor, load.began)
     return TruthsRecorded(verdicts=verdicts, gaps=gaps)
 
 

@@ -70,6 +70,14 @@ def set_up_logs(
     logging.basicConfig(handlers=[_LibraryHandler()], level=logging.WARNING, force=True)
 
 
+def where(error: BaseException) -> str:
+    """Return the place an error came from, without its message, which may quote the body."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return "" if trace is None else f"{trace.tb_frame.f_globals.get('__name__')}:{trace.tb_lineno}"
+
+
 class _LibraryHandler(logging.Handler):
     """Passes on the first line of what libraries log, without arguments and tracebacks: those can quote a request."""
 

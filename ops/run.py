@@ -56,7 +56,7 @@ async def main(environment: Environment, settings: Settings, stop: asyncio.Event
             environment = replace(
                 environment,
                 receive=True,
-                webhook_secrets=(Secret(desk.webhook_key),),
+                webhook_secrets=(Secret(desk.webhook_key), *environment.webhook_secrets),
                 freescout_url=await stack.enter_async_context(serve_desk(desk)),
                 freescout_api_key=Secret(desk.api_key),
             )

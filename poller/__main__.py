@@ -6,7 +6,7 @@ import sys
 from rich.progress import Progress as Bar
 
 from db.opening import open_database
-from poller.run import log_progress, poll
+from poller.run import poll
 from settings.environment import Environment
 from settings.process import run_process
 from settings.table import Settings
@@ -21,7 +21,7 @@ async def main(environment: Environment, settings: Settings, stop: asyncio.Event
         connect_timeout=settings.database.connect_timeout,
     ) as database:
         if not sys.stdout.isatty():
-            await poll(database, environment, settings, stop, progress=log_progress)
+            await poll(database, environment, settings, stop)
             return
         with Bar(transient=True) as bar:
             load = bar.add_task("first load", visible=False)

@@ -141,6 +141,7 @@ class FreeScout:
         updated_since: datetime | None = None,
         created_since: datetime | None = None,
         mailboxes: Sequence[int] | None = None,
+        retries: int = RETRIES,
     ) -> Page:
         """Return a page of the conversations, whatever their status and state, in ascending order.
 
@@ -154,11 +155,19 @@ class FreeScout:
             query["createdSince"] = _date(created_since)
         if mailboxes is not None:
             query["mailboxId"] = ",".join(map(str, mailboxes))
-        return await self._ask("conversations", query, _page)
+        return await self._ask("conversations", query, _page, retries=retries)
 
-    async def count(self, *, created_since: datetime | None = None, mailboxes: Sequence[int] | None = None) -> int:
+    async def count(
+        self,
+        *,
+        created_since: datetime | None = None,
+        mailboxes: Sequence[int] | None = None,
+        retries: int = RETRIES,
+    ) -> int:
         """Return how many conversations there are, for the price of one row; errors as `page`."""
-        page = await self.page(size=1, sort="createdAt", created_since=created_since, mailboxes=mailboxes)
+        page = await self.page(
+            size=1, sort="createdAt", created_since=created_since, mailboxes=mailboxes, retries=retries
+        )
         return page.total
 
     async def conversation(self, ticket_id: int) -> Sighting | None:

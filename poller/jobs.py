@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
@@ -22,7 +23,7 @@ from freescout_audit.events import (
     PASS_FAILED,
     POLLER_FAULT,
 )
-from freescout_audit.logs import emit
+from freescout_audit.logs import emit, where
 from poller.freescout import DeskError, DeskRefusedError
 from poller.passes import Passes
 from poller.questions import Questions
@@ -51,6 +52,9 @@ class Jobs:
         self._settings = settings
         self._disputed = disputed
         self._watch = Watch(database, patience=timedelta(seconds=2 * settings.poller.interval))
+        self._passing = asyncio.Lock()
+        self._pass_wanted = False
+        self._extra_pass_at = -math.inf
         self._running: set[asyncio.Task[None]] = set()
         # The defaults drop a run that comes a second late, and a poller that is late is just the one that must run.
         self._scheduler = AsyncIOScheduler(
@@ -64,7 +68,7 @@ class Jobs:
         beat_every = min(BEAT_EVERY, self._settings.cache.lease / 3)
         for name, job, seconds in (
             ("beat", self._beat, beat_every),
-            ("pass", self._make_pass, interval),
+            ("pass", self._make_passes, interval),
             ("watch", self._watch.look, WATCH_EVERY),
             ("gaps", lambda: settle_gaps(self._database), GAPS_EVERY),
             ("journal", self._prune, PRUNE_EVERY),
@@ -74,7 +78,7 @@ class Jobs:
             "full walk", self._read_everything, CronTrigger(hour=self._settings.poller.full_walk_hour, timezone=UTC)
         )
         self._scheduler.start()
-        self._track(asyncio.create_task(self._guard("questions", self._ask_for_ever)))
+        self._track(asyncio.create_task(self._ask_for_ever()))
 
     async def stop(self) -> None:
         """End every job where it is; what is not committed is rolled back."""
@@ -87,8 +91,14 @@ class Jobs:
         await asyncio.sleep(0)  # it ends in the next round of the loop
 
     def pass_now(self) -> None:
-        """Make the next pass as soon as the one that may be running has ended."""
-        self._scheduler.modify_job("pass", next_run_time=datetime.now(UTC))
+        """Make a pass at once, or again when the one that is running has ended; once an interval at the most."""
+        now = time.monotonic()
+        if now - self._extra_pass_at < self._settings.poller.interval:
+            return
+        self._extra_pass_at = now
+        self._pass_wanted = True
+        if not self._passing.locked():
+            self._track(asyncio.create_task(self._guard("pass", self._make_passes)))
 
     def _add(
         self, name: str, job: Job, trigger: IntervalTrigger | CronTrigger, *, first_at: datetime | None = None
@@ -112,17 +122,30 @@ class Jobs:
         try:
             await job()
         except asyncio.CancelledError:
+            if name == "questions":
+                raise
             return  # by `stop`; the scheduler would report it as a failure
         except DatabaseUnavailableError as error:
             emit(POLLER_FAULT, job=name, reason=str(error))
         except Exception as error:  # noqa: BLE001 - a poller that stops for one odd answer heals nothing
-            emit(POLLER_FAULT, job=name, error=type(error).__name__)
+            emit(POLLER_FAULT, job=name, error=type(error).__name__, where=where(error))
 
     async def _beat(self) -> None:
         await lease.beat(self._database)
 
+    async def _make_passes(self) -> None:
+        """Make a pass, and another one at once if it outlasted its interval or one was asked for meanwhile."""
+        if self._passing.locked():
+            return
+        async with self._passing:
+            late = True
+            while late or self._pass_wanted:
+                self._pass_wanted = False
+                began = time.monotonic()
+                await self._make_pass()
+                late = time.monotonic() - began > self._settings.poller.interval
+
     async def _make_pass(self) -> None:
-        began = time.monotonic()
         try:
             await self._passes.run()
         except DeskError as error:
@@ -132,8 +155,6 @@ class Jobs:
             emit(PASS_FAILED, reason=str(error))
         else:
             await self._report("ok")
-            if time.monotonic() - began > self._settings.poller.interval:
-                self.pass_now()
 
     async def _report(self, state: lease.DeskState, detail: str = "") -> None:
         before = await lease.report_desk(self._database, state, detail)
@@ -154,15 +175,13 @@ class Jobs:
             emit(JOURNAL_PRUNED, deliveries=pruned)
 
     async def _ask_for_ever(self) -> None:
-        while True:
-            self._disputed.clear()
-            answered = 0
-            try:
-                answered = await self._questions.ask()
-            except DatabaseUnavailableError as error:
-                emit(POLLER_FAULT, job="questions", reason=str(error))
-            if answered == 0:
+        try:
+            while True:
+                self._disputed.clear()
+                await self._guard("questions", self._questions.look)
                 await self._until_disputed()
+        finally:
+            await self._questions.stop()
 
     async def _until_disputed(self) -> None:
         try:

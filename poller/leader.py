@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 
 import asyncpg
 
-from db.database import Database
+from db.database import PATIENCE, Database
 from freescout_audit.events import POLLER_LEADS, POLLER_STEPS_DOWN, POLLER_WAITS
 from freescout_audit.logs import emit
 
@@ -50,7 +50,7 @@ async def lead(
         leadership = Leadership(connection)
         connection.add_termination_listener(lambda _: leadership.lost.set())
         waiting = False
-        while not await connection.fetchval("SELECT pg_try_advisory_lock($1)", LOCK):
+        while not await connection.fetchval("SELECT pg_try_advisory_lock($1)", LOCK, timeout=PATIENCE):
             if not waiting:
                 emit(POLLER_WAITS)
                 waiting = True

@@ -13,7 +13,6 @@ from db.store import LoadProgress, record_absences, record_truths
 from freescout_audit.events import (
     DESK_CLOCK_WENT_BACK,
     GAP_FOUND,
-    LOAD_PROGRESS,
     PASS_COMPLETED,
     PASS_STARTED,
     TICKET_MISSING,
@@ -27,6 +26,10 @@ from poller.walk import Read, Reader
 Progress = Callable[[int, int], None]
 """Told how many of how many conversations a long read has come to."""
 
+CLOCK_TOLERANCE = timedelta(seconds=5)
+"""A desk's clock that reads so little earlier than expected was not set back: its Date has whole seconds."""
+FARTHEST_AHEAD = timedelta(days=1)
+"""A row dated farther ahead of the desk's clock is a mistake, not a clock that was set back."""
 _NAMED = 20
 """How many tickets a log line names at the most."""
 
@@ -51,7 +54,7 @@ class Passes:
         terms: Terms,
         overlap: timedelta,
         page_size: int,
-        progress: Progress = lambda done, total: emit(LOAD_PROGRESS, done=done, total=total),
+        progress: Progress = lambda _done, _total: None,
     ) -> None:
         self._desk = desk
         self._database = database
@@ -61,6 +64,7 @@ class Passes:
         self._progress = progress
         self._reader = Reader(desk, self._now, size=page_size)
         self._rows = 0
+        self._seen: datetime | None = None
 
     async def run(self) -> None:
         """Make a pass and renew the lease.
@@ -72,7 +76,7 @@ class Passes:
         self._rows, requests = 0, self._desk.requests
         beginning = await lease.read_beginning(self._database)
         emit(PASS_STARTED, complete_through=beginning.lease.complete_through)
-        desk_clock = await self._read_changes(beginning)
+        clock = await self._read_changes(beginning)
         census = Census(self._database)
         await Deletions(
             self._desk, census, self._now, size=self._size, write=self._write, dispute=self._dispute
@@ -81,7 +85,7 @@ class Passes:
         seconds = await lease.renew(
             self._database,
             beginning,
-            desk_clock=desk_clock,
+            clock=clock,
             lease=self._terms.lease,
             rows=self._rows,
             requests=requests,
@@ -92,7 +96,7 @@ class Passes:
             requests=requests,
             missing=len(census.suspects) or None,
             seconds=round(seconds, 3),
-            desk_clock=desk_clock,
+            desk_clock=clock.at,
         )
 
     async def read_everything(self, *, pause: Callable[[float], Awaitable[None]]) -> int:
@@ -102,55 +106,68 @@ class Passes:
         called with the seconds that each answer took, to leave the desk as much time for others.
         """
         rows = 0
-        async for read in self._reader.everything():
-            await self._write(read)
+        async for read in self._reader.walk(None, by="createdAt"):
+            await write_truths(self._database, read.truths, terms=self._terms)
             rows += read.page.rows
             await pause((await self._now() - read.asked_at).total_seconds())
         return rows
 
-    async def _read_changes(self, beginning: lease.Beginning) -> datetime:
-        """Read what changed since the last complete pass, and return the desk's clock of the first answer."""
+    async def _read_changes(self, beginning: lease.Beginning) -> lease.DeskClock:
+        """Read what changed since the last complete pass, and return the desk's clock at the first answer."""
         complete_through = beginning.lease.complete_through
         if complete_through is None:
             return await self._first_load(beginning)
-        desk_clock: datetime | None = None
-        async for read in self._reader.walk(complete_through - self._overlap):
-            if desk_clock is None:
-                desk_clock = await self._see_through(read)
+        since = complete_through - self._overlap
+        clock: lease.DeskClock | None = None
+        async for read in self._reader.walk(since):
+            if clock is None:
+                clock = await self._look_at_the_clock(read)
+                went_back = clock.went_back(beginning.complete_offset)
+                if went_back > CLOCK_TOLERANCE:
+                    # What changed since then bears dates that are so much older: begin there.
+                    emit(DESK_CLOCK_WENT_BACK, desk_clock=clock.at, seconds=round(went_back.total_seconds()))
+                    break
             await self._write(read)
-            if desk_clock < complete_through:
-                break
         else:
-            return _known(desk_clock)
-        # The desk's clock went back: changes may be dated anywhere before it.
-        emit(DESK_CLOCK_WENT_BACK, desk_clock=desk_clock, complete_through=complete_through)
-        async for read in self._reader.everything_for_sure():
+            return _known(clock)
+        async for read in self._reader.walk(since - went_back):
             await self._write(read)
-        return _known(desk_clock)
+        return clock
 
-    async def _first_load(self, beginning: lease.Beginning) -> datetime:
+    async def _first_load(self, beginning: lease.Beginning) -> lease.DeskClock:
         """Read everything, going on where an earlier attempt came to, and then what changed since it began."""
-        desk_clock: datetime | None = None
-        load = beginning.load
-        async for read in self._reader.everything(first_page=1 if load is None else max(1, load.page - 1)):
-            if desk_clock is None:
-                desk_clock = await self._see_through(read)
-            load = LoadProgress(page=read.number, began=desk_clock if load is None else load.began)
+        load, clock, done = beginning.load, None, 0
+        async for read in self._reader.walk(None if load is None else load.cursor, by="createdAt"):
+            if clock is None:
+                clock = await self._look_at_the_clock(read)
+                load = LoadProgress(cursor=read.cursor, began=clock.at if load is None else min(load.began, clock.at))
+            assert load is not None  # noqa: S101 - set at the first answer
+            load = LoadProgress(cursor=read.cursor, began=load.began)
             await self._write(read, load)
-            self._progress(min((read.number - 1) * read.size + read.page.rows, read.page.total), read.page.total)
-        began = _known(desk_clock) if load is None else load.began
-        async for read in self._reader.walk(began - self._overlap):
+            done += read.page.rows
+            self._progress(done, max(done, read.page.total))
+        clock = _known(clock)
+        async for read in self._reader.walk((clock.at if load is None else load.began) - self._overlap):
             await self._write(read)
-        return _known(desk_clock)
+        return clock
 
-    async def _see_through(self, read: Read) -> datetime:
+    async def _look_at_the_clock(self, read: Read) -> lease.DeskClock:
         """Note the desk's clock before anything of the first answer is used."""
-        await lease.see_through(self._database, read.page.desk_clock)
-        return read.page.desk_clock
+        self._seen = read.page.desk_clock
+        return await lease.see_through(self._database, read.page.desk_clock)
 
     async def _write(self, read: Read, load: LoadProgress | None = None) -> None:
         self._rows += read.page.rows
+        await self._see_dates_ahead(read)
         await write_truths(self._database, read.truths, terms=self._terms, load=load)
+
+    async def _see_dates_ahead(self, read: Read) -> None:
+        """Note that we have seen a row dated after the desk's clock, which was set back: claims as old are no news."""
+        horizon = read.page.desk_clock + FARTHEST_AHEAD
+        newest = max((row.updated_at for row in read.page.sightings if row.updated_at is not None), default=None)
+        if newest is not None and self._seen is not None and self._seen < newest <= horizon:
+            self._seen = newest
+            await lease.see_at_least(self._database, newest)
 
     async def _dispute(self, ticket_ids: Collection[int], asked_at: datetime) -> Collection[int]:
         disputed = await record_absences(self._database, ticket_ids, asked_at=asked_at, terms=self._terms)
@@ -179,6 +196,6 @@ async def write_truths(
         )
 
 
-def _known(desk_clock: datetime | None) -> datetime:
-    assert desk_clock is not None, "a walk has at least one answer"  # noqa: S101 - the walk's promise
-    return desk_clock
+def _known(clock: lease.DeskClock | None) -> lease.DeskClock:
+    assert clock is not None, "a walk has at least one answer"  # noqa: S101 - the walk's promise
+    return clock

@@ -1,32 +1,37 @@
-"""Asks FreeScout about disputed tickets, one request each, and writes its answers.
+"""Asks FreeScout about disputed tickets, one request each, and writes each answer as it comes.
 
-The open questions are the disputed rows themselves, so none is lost in a crash and none is asked twice at once.
+The open questions are the disputed rows themselves, so none is lost in a crash.
 """
 
 import asyncio
+import random
 from collections.abc import Callable
-from datetime import datetime
+from functools import partial
 
 from db import lease
 from db.database import Database
-from freescout_audit.events import QUESTION_ANSWERED, QUESTION_FAILED
-from freescout_audit.logs import emit
+from freescout_audit.errors import DatabaseUnavailableError
+from freescout_audit.events import POLLER_FAULT, QUESTION_ANSWERED, QUESTION_FAILED
+from freescout_audit.logs import emit, where
 from freescout_audit.rule import Terms, Truth
-from poller.freescout import DeskError, FreeScout
+from poller.freescout import DeskError, DeskRefusedError, DeskUnavailableError, FreeScout
 from poller.passes import write_truths
 
 FIRST_BACKOFF = 2.0
 LONGEST_BACKOFF = 120.0
+MANY_FAILURES = 8
+"""So many failures in a row are the desk's, not the questions': then all of them wait."""
 
 
 class Questions:
-    """Asks what is open, newest first.
+    """Asks what is open, newest first; a question that hangs holds up no other.
 
     Args:
-        desk: The desk's API; it bounds how many requests are under way.
+        desk: The desk's API.
         database: The cache.
         terms: How long answers are vouched for.
-        at_once: How many questions a round takes at the most.
+        at_once: How many questions may be open here at the most.
+        concurrency: How many of them may be under way at the desk; one less than it allows leaves room for a pass.
         clock: Seconds that only go forward, for the pauses between attempts.
         crowded: Called when a walk would be cheaper than the questions.
     """
@@ -38,6 +43,7 @@ class Questions:
         *,
         terms: Terms,
         at_once: int,
+        concurrency: int = 3,
         clock: Callable[[], float],
         crowded: Callable[[], None] = lambda: None,
     ) -> None:
@@ -45,66 +51,115 @@ class Questions:
         self._database = database
         self._terms = terms
         self._at_once = at_once
+        self._turns = asyncio.Semaphore(concurrency)
         self._clock = clock
         self._crowded = crowded
+        self._asking: dict[int, asyncio.Task[bool]] = {}
         self._failures: dict[int, tuple[int, float]] = {}
         """How often a question has failed, and when it may be asked again."""
+        self._failed_in_a_row = 0
+        self._pause_until = 0.0
+        self._listing = asyncio.Lock()
+        self._listed_from = -1.0
+        self._lists = False
 
     async def ask(self) -> int:
-        """Ask one round of what is open and due, write the answers, and return how many there were.
+        """Ask what is open and due, wait for the answers, and return how many there were."""
+        await self.look()
+        asking = list(self._asking.values())
+        return sum(await asyncio.gather(*asking))
+
+    async def look(self) -> None:
+        """Begin to ask what is open and due, as far as there is room, without waiting for the answers.
 
         Raises:
-            DatabaseUnavailableError: Some answers may not have been written; they are asked again.
+            DatabaseUnavailableError: Nobody knows what is open.
         """
-        disputes = await lease.open_disputes(self._database, at_most=self._at_once + len(self._failures))
+        if self._clock() < self._pause_until:
+            return
+        limit = self._at_once + len(self._failures) + len(self._asking)
+        disputes = await lease.open_disputes(self._database, at_most=limit)
         if sum(dispute.claimed for dispute in disputes) >= self._at_once:
             self._crowded()
         open_now = {dispute.ticket_id for dispute in disputes}
         self._failures = {ticket: failure for ticket, failure in self._failures.items() if ticket in open_now}
-        now = self._clock()
-        due = [
-            dispute.ticket_id
-            for dispute in disputes
-            if dispute.ticket_id not in self._failures or self._failures[dispute.ticket_id][1] <= now
-        ][: self._at_once]
-        if not due:
-            return 0
-        results = await asyncio.gather(*(self._ask(ticket_id) for ticket_id in due))
-        truths = await self._that_count([truth for truth in results if isinstance(truth, Truth)])
-        await write_truths(self._database, truths, terms=self._terms)
-        answered = {truth.ticket_id for truth in truths}
-        failed = [ticket_id for ticket_id in due if ticket_id not in answered]
-        for ticket_id in answered:
-            self._failures.pop(ticket_id, None)
-        for ticket_id in failed:
-            self._back_off(ticket_id)
-        if answered:
-            gone = sum(truth.sighting is None for truth in truths)
-            emit(QUESTION_ANSWERED, answered=len(answered), gone=gone or None)
-        if failed:
-            reasons = sorted({str(error) for error in results if isinstance(error, DeskError)})
-            emit(QUESTION_FAILED, failed=len(failed), tickets=failed[:20], reason="; ".join(reasons) or None)
-        return len(answered)
+        for dispute in disputes:
+            ticket_id = dispute.ticket_id
+            due = ticket_id not in self._failures or self._failures[ticket_id][1] <= self._clock()
+            if due and ticket_id not in self._asking and len(self._asking) < self._at_once:
+                task = asyncio.create_task(self._settle(ticket_id))
+                self._asking[ticket_id] = task
+                task.add_done_callback(partial(self._asked, ticket_id))
 
-    async def _ask(self, ticket_id: int) -> Truth | DeskError:
-        asked_at: datetime = await lease.now(self._database)
+    def _asked(self, ticket_id: int, _task: "asyncio.Task[bool]") -> None:
+        self._asking.pop(ticket_id, None)
+
+    async def stop(self) -> None:
+        """End every question where it is."""
+        asking = list(self._asking.values())
+        for task in asking:
+            task.cancel()
+        await asyncio.gather(*asking, return_exceptions=True)
+
+    async def _settle(self, ticket_id: int) -> bool:
+        """Ask about one ticket, write the answer, and return whether there was one."""
         try:
-            sighting = await self._desk.conversation(ticket_id)
+            async with self._turns:
+                if self._clock() < self._pause_until:
+                    return False
+                asked_at = await lease.now(self._database)
+                sighting = await self._desk.conversation(ticket_id)
+            if sighting is None:
+                await self._check_that_404_counts()
+            truth = Truth(ticket_id=ticket_id, sighting=sighting, asked_at=asked_at)
+            await write_truths(self._database, [truth], terms=self._terms)
         except DeskError as error:
-            return error
-        return Truth(ticket_id=ticket_id, sighting=sighting, asked_at=asked_at)
+            self._failed(ticket_id, error)
+            return False
+        except DatabaseUnavailableError as error:
+            emit(POLLER_FAULT, job="questions", reason=str(error))
+            self._back_off(ticket_id)
+            return False
+        except Exception as error:  # noqa: BLE001 - one odd answer must not end the other questions
+            emit(POLLER_FAULT, job="questions", error=type(error).__name__, where=where(error))
+            self._back_off(ticket_id)
+            return False
+        self._failures.pop(ticket_id, None)
+        self._failed_in_a_row = 0
+        emit(QUESTION_ANSWERED, ticket_id=ticket_id, answer="gone" if sighting is None else sighting.status)
+        return True
 
-    async def _that_count(self, truths: list[Truth]) -> list[Truth]:
-        """Return the truths that may be believed: a 404 only while the list answers, and is not empty."""
-        living = [truth for truth in truths if truth.sighting is not None]
-        if len(living) == len(truths):
-            return truths
-        try:
-            return truths if await self._desk.count() > 0 else living
-        except DeskError:
-            return living
+    async def _check_that_404_counts(self) -> None:
+        """Let a 404 count if the desk's list answers after it, and is not empty; who waits for that shares the answer.
 
-    def _back_off(self, ticket_id: int) -> None:
+        Raises:
+            DeskUnavailableError: It does not count.
+        """
+        now = self._clock()
+        async with self._listing:
+            if self._listed_from < now or not self._lists:
+                self._listed_from = self._clock()
+                try:
+                    self._lists = await self._desk.count(retries=0) > 0
+                except DeskError:
+                    self._lists = False
+            if not self._lists:
+                raise DeskUnavailableError("FreeScout answers 404, but its list does not answer or is empty")
+
+    def _failed(self, ticket_id: int, error: DeskError) -> None:
+        times = self._back_off(ticket_id)
+        emit(QUESTION_FAILED, ticket_id=ticket_id, times=times, reason=str(error))
+        self._failed_in_a_row += 1
+        pause = 0.0
+        if isinstance(error, DeskUnavailableError) and error.retry_after is not None:
+            pause = error.retry_after
+        elif isinstance(error, DeskRefusedError) or self._failed_in_a_row >= MANY_FAILURES:
+            pause = FIRST_BACKOFF * 2 ** min(self._failed_in_a_row // MANY_FAILURES, 4)
+        self._pause_until = max(self._pause_until, self._clock() + min(pause, LONGEST_BACKOFF))
+
+    def _back_off(self, ticket_id: int) -> int:
+        """Put a question off, longer each time, and return how often it has failed."""
         times = self._failures.get(ticket_id, (0, 0.0))[0] + 1
-        wait = min(FIRST_BACKOFF * 2 ** (times - 1), LONGEST_BACKOFF)
+        wait = min(FIRST_BACKOFF * 2 ** (times - 1), LONGEST_BACKOFF) * random.uniform(0.5, 1)  # noqa: S311 - no secret
         self._failures[ticket_id] = (times, self._clock() + wait)
+        return times

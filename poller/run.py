@@ -19,10 +19,22 @@ from poller.transport import http_transport
 from settings.environment import Environment
 from settings.table import Settings
 
+PROGRESS_EVERY = 5.0
+"""Seconds between two lines about the first load."""
 
-def log_progress(done: int, total: int) -> None:
-    """Tell the log how far the first load has come."""
-    emit(LOAD_PROGRESS, done=done, total=total)
+
+class LogProgress:
+    """Tells the log how far the first load has come, every few seconds and at the end."""
+
+    def __init__(self) -> None:
+        self._said_at = 0.0
+
+    def __call__(self, done: int, total: int) -> None:
+        """Say it, unless that was said just now."""
+        now = time.monotonic()
+        if done == total or now - self._said_at >= PROGRESS_EVERY:
+            self._said_at = now
+            emit(LOAD_PROGRESS, done=done, total=total)
 
 
 async def poll(
@@ -31,7 +43,7 @@ async def poll(
     settings: Settings,
     stop: asyncio.Event,
     *,
-    progress: Progress = log_progress,
+    progress: Progress | None = None,
     tied_to: str | None = None,
 ) -> None:
     """Poll whenever no other process does, until ``stop`` is set.
@@ -47,7 +59,9 @@ async def poll(
         raise SettingsError("the poller needs FREESCOUT_URL and FREESCOUT_API_KEY: set both, or scale it to 0")
     async with http_transport(url, api_key, patience=settings.poller.timeout) as transport:
         desk = FreeScout(transport, concurrency=settings.poller.concurrency)
-        leading = asyncio.create_task(_lead_again_and_again(database, desk, tied_to or url, settings, progress))
+        leading = asyncio.create_task(
+            _lead_again_and_again(database, desk, tied_to or url, settings, progress or LogProgress())
+        )
         stopping = asyncio.create_task(stop.wait())
         await asyncio.wait((leading, stopping), return_when=asyncio.FIRST_COMPLETED)
         stopping.cancel()
@@ -91,6 +105,7 @@ async def _lead_once(database: Database, desk: FreeScout, settings: Settings, pr
             database,
             terms=terms,
             at_once=settings.poller.page_size,
+            concurrency=max(1, settings.poller.concurrency - 1),
             clock=time.monotonic,
             crowded=lambda: jobs.pass_now(),  # noqa: PLW0108 - made below
         )

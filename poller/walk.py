@@ -1,9 +1,9 @@
 """Reading lists of conversations while they move.
 
 Turning pages by date loses rows: what is updated between two requests leaves its page, and another takes its place on
-a page we have read. So a walk moves a cursor to the last date seen and asks again from there. Where a second holds more
-rows than a page the cursor would stand still; from there on the rest is read by number, an order that no update
-changes. Only a row that vanishes shifts it, and then the total falls.
+a page we have read. So a walk moves a cursor to the last date seen and asks again from there; neither an update nor a
+deletion hides anything from it. Where a second holds more rows than a page the cursor would stand still; from there on
+the rest is read by number, an order that no update changes, and a deletion is noticed.
 
 A walk has to show what was true when it began; what changes behind its back is the next walk's.
 """
@@ -22,8 +22,8 @@ By = Literal["updatedAt", "createdAt"]
 Clock = Callable[[], Awaitable[datetime]]
 """Tells our time, the database's."""
 
-ROUNDS = 10
-"""How often the rest is read again by number because rows vanished meanwhile."""
+_STEPS = 5
+"""How many requests a page may take on the average, when rows vanish while the rest is read by number."""
 
 
 class Read(msgspec.Struct, frozen=True, kw_only=True):
@@ -31,8 +31,8 @@ class Read(msgspec.Struct, frozen=True, kw_only=True):
 
     asked_at: datetime
     """*s* of its rows: our clock before the request."""
-    number: int
-    """Which page it was; 1 but when reading by number."""
+    cursor: datetime | None
+    """Everything dated before this has been read; None at the very beginning."""
     size: int
     """How many rows were asked for."""
     page: Page
@@ -81,44 +81,40 @@ class Reader:
         """Return the page of what was created first from a date on."""
         return await self._read(created_since, by="createdAt", mailboxes=mailboxes)
 
-    async def everything(self, *, first_page: int = 1) -> AsyncIterator[Read]:
-        """Yield answers with every conversation there is, by number, from ``first_page`` on.
+    async def _rest_by_number(
+        self, since: datetime, *, by: By, mailboxes: tuple[int, ...] | None
+    ) -> AsyncIterator[Read]:
+        """Yield answers until everything from a date on has been in one of them, by number.
 
-        A row can be missed when others vanish meanwhile: what is read is true, but to know that it is all, count.
+        Between two pages a row may vanish from the first, and the next one slip over the edge. So after each page the
+        last row of the one before has to be where it was; if it is not, nor on the page, that page is read again.
         """
-        number = first_page
+        number, steps = 1, 0
+        edge: int | None = None
         while True:
-            read = await self._read(None, number=number)
+            read = await self._read(since, by=by, mailboxes=mailboxes, number=number)
             yield read
+            steps += 1
+            on_page = [sighting.ticket_id for sighting in read.page.sightings]
+            if (
+                edge is not None
+                and edge not in on_page
+                and not await self._stands_at(edge, (number - 1) * self._size, since, by=by, mailboxes=mailboxes)
+            ):
+                if steps > _STEPS * (number + 1):
+                    raise DeskUnavailableError("conversations vanish faster than they can be listed")
+                number, edge = max(1, number - 1), None
+                continue
             if read.page.rows < self._size:
                 return
-            number += 1
+            number, edge = number + 1, on_page[-1] if on_page else None
 
-    async def everything_for_sure(self) -> AsyncIterator[Read]:
-        """Yield answers with every conversation there is, again and again until none can have been missed.
-
-        Raises:
-            DeskError: As `walk`.
-        """
-        async for read in self._rest_by_number(None):
-            yield read
-
-    async def _rest_by_number(
-        self, since: datetime | None, *, by: By = "updatedAt", mailboxes: tuple[int, ...] | None = None
-    ) -> AsyncIterator[Read]:
-        for _ in range(ROUNDS):
-            total, shrank, number = 0, False, 1
-            while True:
-                read = await self._read(since, by=by, mailboxes=mailboxes, number=number)
-                yield read
-                shrank = shrank or read.page.total < total
-                total = read.page.total
-                if read.page.rows < self._size:
-                    break
-                number += 1
-            if not shrank:
-                return
-        raise DeskUnavailableError("conversations vanish faster than they can be listed")
+    async def _stands_at(
+        self, ticket_id: int, place: int, since: datetime, *, by: By, mailboxes: tuple[int, ...] | None
+    ) -> bool:
+        """Whether a ticket is the so-maniest, by number, of what is dated ``since`` or later."""
+        read = await self._read(since, by=by, mailboxes=mailboxes, number=place, size=1)
+        return [sighting.ticket_id for sighting in read.page.sightings] == [ticket_id]
 
     async def _read(
         self,
@@ -127,18 +123,20 @@ class Reader:
         by: By = "updatedAt",
         mailboxes: tuple[int, ...] | None = None,
         number: int | None = None,
+        size: int | None = None,
     ) -> Read:
         """Ask for the first page by date or, when ``number`` is given, for that page by number."""
         asked_at = await self._clock()
+        size = size or self._size
         page = await self._desk.page(
-            size=self._size,
+            size=size,
             number=number or 1,
             sort=by if number is None else "number",
             updated_since=since if by == "updatedAt" else None,
             created_since=since if by == "createdAt" else None,
             mailboxes=mailboxes,
         )
-        return Read(asked_at=asked_at, number=number or 1, size=self._size, page=page)
+        return Read(asked_at=asked_at, size=size, cursor=since, page=page)
 
 
 def _date(sighting: Sighting, by: By) -> datetime | None:

@@ -20,7 +20,7 @@ from freescout_audit.events import (
     DELIVERY_UNVERIFIED,
     RECEIVER_FAULT,
 )
-from freescout_audit.logs import emit
+from freescout_audit.logs import emit, where
 from freescout_audit.signature import Signer, matching_signer
 from receiver.body import BodyAbortedError, BodyTooLargeError, BodyTooSlowError, leave_expectation, read_body
 from receiver.metrics import Metrics
@@ -95,7 +95,7 @@ class _Gate:
                 emit(DELIVERY_NOT_SAVED, reason=str(error))
                 response = _problem(503, "the delivery could not be saved", headers=self._come_again)
             except Exception as error:  # noqa: BLE001 - FreeScout must try again, whatever it was
-                emit(RECEIVER_FAULT, error=type(error).__name__, where=_where(error))
+                emit(RECEIVER_FAULT, error=type(error).__name__, where=where(error))
                 response = _problem(503, "the delivery could not be saved", headers=self._come_again)
             measured.status = response.status
             return response
@@ -162,11 +162,3 @@ def _request_id(request: web.Request) -> str:
     if given and given.isascii() and given.isprintable() and len(given) <= _LONGEST_REQUEST_ID:
         return given
     return uuid.uuid4().hex
-
-
-def _where(error: BaseException) -> str:
-    """Return the place an error came from, without its message, which may quote the body."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    return "" if trace is None else f"{trace.tb_frame.f_globals.get('__name__')}:{trace.tb_lineno}"

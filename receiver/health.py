@@ -142,12 +142,13 @@ class Health:
     def _look_at_the_desk(self, standing: asyncpg.Record, *, alive: bool) -> None:
         """Show what the poller reports of FreeScout's API; without a poller nobody knows."""
         state, since = standing["desk_state"], standing["desk_since"]
-        self._metrics.desk_up.set(state == "ok")
-        self._metrics.both_silent.set(standing["silent_since"] is not None)
-        if standing["silent_since"] is not None:
-            self._note("desk", "failed", f"both paths are silent: {standing['desk_detail']}", standing["silent_since"])
-        elif not alive or state == "unknown":
+        self._metrics.desk_up.set(alive and state == "ok")
+        silent_since = standing["silent_since"] if alive else None
+        self._metrics.both_silent.set(silent_since is not None)
+        if not alive or state == "unknown":
             self._note("desk", "off", "nobody has asked FreeScout lately")
+        elif silent_since is not None:
+            self._note("desk", "failed", f"both paths are silent: {standing['desk_detail']}", silent_since)
         elif state == "ok":
             self._note("desk", "ok", "FreeScout's API answers", since)
         else:

@@ -171,7 +171,7 @@ async def test_a_first_load_goes_on_where_it_was_broken_off(database: Database, 
         with pytest.raises(DeskUnavailableError):
             await world.passes.run()
         world.freescout._transport = cut.whole  # noqa: SLF001
-        assert await sql.fetchval("SELECT load_page FROM freescout_poller") == 6
+        assert await sql.fetchval("SELECT load_cursor IS NOT NULL FROM freescout_poller")
         world.desk.faults.drop_chance = 1.0
         world.desk.set_status(3, "spam")  # on a page that has been read
         world.desk.delete_forever(4)
@@ -180,9 +180,9 @@ async def test_a_first_load_goes_on_where_it_was_broken_off(database: Database, 
         await world.poll()
 
         assert await world.wrong() == {}
-        pages = [r.query["page"] for r in list(world.api.requests)[before:] if r.query.get("sortField") == "number"]
-        assert pages == ["5", "6", "7", "8", "9", "10"]
-        assert await sql.fetchval("SELECT load_page FROM freescout_poller") is None
+        asked = [request.query for request in list(world.api.requests)[before:]]
+        assert len([query for query in asked if "createdSince" in query and query["pageSize"] == "50"]) < 12
+        assert await sql.fetchval("SELECT load_cursor FROM freescout_poller") is None
 
 
 @pytest.mark.parametrize("page_size", [50, 200])
@@ -216,7 +216,7 @@ async def test_a_change_in_the_repeated_hour_is_found(database: Database, sql: a
             assert await world.wrong() == {}
 
 
-async def test_when_the_desks_clock_goes_back_everything_is_read(world: World, log: Log) -> None:
+async def test_when_the_desks_clock_goes_back_what_changed_since_is_found(world: World, log: Log) -> None:
     await world.advance(7200)
     await world.poll()
     world.desk.faults.clock_offset = -7000
@@ -230,6 +230,41 @@ async def test_when_the_desks_clock_goes_back_everything_is_read(world: World, l
     assert log.lines("desk.clock_went_back")
     seen, complete = await world.sql.fetchrow("SELECT seen_through, complete_through FROM freescout_lease")
     assert complete < seen
+
+
+async def test_a_clock_that_went_back_by_less_than_the_time_since_is_noticed(world: World, log: Log) -> None:
+    await world.advance(7200)
+    await world.poll()
+    world.desk.faults.clock_offset = -7000
+    world.desk.faults.drop_chance = 1.0
+    await world.advance(60)
+    world.desk.set_status(3, "spam" if world.desk.get(3).status != "spam" else "closed")
+    await world.advance(8000)
+
+    await world.poll()
+
+    assert await world.wrong() == {}
+    assert log.lines("desk.clock_went_back")
+
+
+async def test_deletions_during_the_first_load_hide_nobody(database: Database, sql: asyncpg.Connection) -> None:
+    async with make_world(database, sql, tickets=400, page_size=50) as world:
+        wire, answers = world.freescout._transport, 0  # noqa: SLF001
+        world.desk.faults.drop_chance = 1.0
+
+        async def transport(path: str, query: Mapping[str, str], /) -> Answer:
+            nonlocal answers
+            answer = await wire(path, query)
+            answers += 1
+            if answers == 4:
+                for ticket_id in range(1, 120, 3):
+                    world.desk.delete_forever(ticket_id)
+            return answer
+
+        world.freescout._transport = transport  # noqa: SLF001
+        await world.poll()
+
+        assert await world.wrong() == {}
 
 
 async def test_a_desk_whose_clock_is_wrong_is_believed_by_its_own_clock(world: World) -> None:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from poller.freescout import Answer, DeskUnavailableError, FreeScout
-from poller.walk import ROUNDS, Read, Reader
+from poller.walk import Read, Reader
 from simulator import Api, ApiRequest, Desk, ManualClock
 
 Between = Callable[[Desk], None]
@@ -119,23 +119,3 @@ async def test_a_desk_that_loses_conversations_faster_than_they_can_be_listed_is
     with pytest.raises(DeskUnavailableError, match="vanish faster"):
         async for _ in walk:
             pass
-    assert ROUNDS > 1
-
-
-async def test_a_walk_turns_no_pages_while_the_cursor_moves() -> None:
-    desk, _ = make_desk(40, 40)
-    walk = reader(desk, size=10).walk(None)
-
-    reads = [read async for read in walk]
-
-    assert {read.number for read in reads} == {1}
-    assert len(reads) == 5
-
-
-async def test_everything_is_read_by_number_from_a_page_on() -> None:
-    desk, _ = make_desk(40, 40)
-
-    reads = [read async for read in reader(desk, size=10).everything(first_page=3)]
-
-    assert [read.number for read in reads] == [3, 4, 5]
-    assert await ids(reads) == set(range(21, 41))

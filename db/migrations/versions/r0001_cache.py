@@ -41,7 +41,9 @@ CREATE TABLE freescout_ticket (
 ) WITH (fillfactor = 85)
 """,
     "CREATE INDEX freescout_ticket_updated_at ON freescout_ticket (updated_at) WHERE NOT gone",
-    "CREATE INDEX freescout_ticket_disputed ON freescout_ticket (touched_at) WHERE disputed_at IS NOT NULL",
+    """
+CREATE INDEX freescout_ticket_disputed ON freescout_ticket (touched_at DESC NULLS LAST) WHERE disputed_at IS NOT NULL
+""",
     "COMMENT ON TABLE freescout_ticket IS 'One row a ticket, written under the rule; readers use the view.'",
 )
 
