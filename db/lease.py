@@ -1,6 +1,6 @@
 """The lease and what else the poller says of itself: two rows that stand for everything."""
 
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Literal
 
 import msgspec
@@ -103,6 +103,27 @@ async def renew(
         if await connection.fetchval(statements.RENEW, beginning.asked_at, lease, clock.at):
             await connection.execute(statements.REPORT_PASS, seconds, rows, requests, clock.offset)
     return seconds
+
+
+async def due_for_a_full_walk(database: Database, *, hour: int) -> datetime | None:
+    """Return our clock if everything has to be read once more: the day's ``hour`` (UTC) came after the last time.
+
+    None when it is not due, or when the first load, which reads everything, is not over.
+    """
+    async with database.connection() as connection:
+        record = await connection.fetchrow(statements.READ_FULL_WALK)
+    now: datetime = record["now"]
+    last: datetime | None = record["full_walk_at"]
+    due = now.astimezone(UTC).replace(hour=hour, minute=0, second=0, microsecond=0)
+    if due > now:
+        due -= timedelta(days=1)
+    return now if record["loaded"] and (last is None or last < due) else None
+
+
+async def note_full_walk(database: Database, began: datetime) -> None:
+    """Note that everything has been read once more, by a reading that began then."""
+    async with database.connection() as connection:
+        await connection.execute(statements.NOTE_FULL_WALK, began)
 
 
 async def report_desk(database: Database, state: DeskState, detail: str = "") -> DeskState:

@@ -113,12 +113,22 @@ RETURNING true
 REPORT_PASS = """
 UPDATE freescout_poller
 SET passed_at = freescout_now(), pass_seconds = $1, pass_rows = $2, pass_requests = $3,
-    complete_offset = $4, load_cursor = NULL, load_began = NULL
+    complete_offset = $4, load_cursor = NULL, load_began = NULL,
+    full_walk_at = CASE WHEN load_began IS NULL THEN full_walk_at ELSE freescout_now() END
 """
-"""Report a complete pass; a first load is over then."""
+"""Report a complete pass; a first load is over then, and has read everything."""
 
 SAVE_LOAD = "UPDATE freescout_poller SET load_cursor = $1, load_began = $2"
 """Note how far the first load has come, in the transaction that writes its rows."""
+
+READ_FULL_WALK = """
+SELECT freescout_now() AS now, p.full_walk_at, l.complete_through IS NOT NULL AS loaded
+FROM freescout_lease l CROSS JOIN freescout_poller p
+"""
+"""Read when everything was last read, and whether there has been a first load at all."""
+
+NOTE_FULL_WALK = "UPDATE freescout_poller SET full_walk_at = $1"
+"""Note that everything has been read once more, by a reading that began at $1."""
 
 REPORT_DESK = """
 UPDATE freescout_poller

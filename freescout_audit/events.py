@@ -74,7 +74,7 @@ PASS_FAILED = LogEvent(
 )
 FULL_WALK_COMPLETED = LogEvent("full_walk.completed", "info", "Every conversation was read once more, as every night.")
 FULL_WALK_FAILED = LogEvent(
-    "full_walk.failed", "warning", "The nightly reading ended early; the next night tries again."
+    "full_walk.failed", "warning", "The nightly reading ended early; it is tried again within the hour."
 )
 TICKET_MISSING = LogEvent(
     "ticket.missing", "info", "The desk's list lacks tickets that we hold; FreeScout is asked about each."

@@ -8,7 +8,6 @@ from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
-from apscheduler.triggers.cron import CronTrigger
 from apscheduler.triggers.interval import IntervalTrigger
 
 from db import lease
@@ -36,6 +35,8 @@ QUESTIONS_EVERY = 1.0
 GAPS_EVERY = 60.0
 WATCH_EVERY = 10.0
 PRUNE_EVERY = 3600.0
+FULL_WALK_EVERY = 900.0
+"""Seconds between two looks whether everything has to be read once more; one that failed is tried again then."""
 
 Job = Callable[[], Awaitable[None]]
 
@@ -72,11 +73,9 @@ class Jobs:
             ("watch", self._watch.look, WATCH_EVERY),
             ("gaps", lambda: settle_gaps(self._database), GAPS_EVERY),
             ("journal", self._prune, PRUNE_EVERY),
+            ("full walk", self._read_everything, FULL_WALK_EVERY),
         ):
-            self._add(name, job, IntervalTrigger(seconds=seconds), first_at=datetime.now(UTC))
-        self._add(
-            "full walk", self._read_everything, CronTrigger(hour=self._settings.poller.full_walk_hour, timezone=UTC)
-        )
+            self._add(name, job, seconds)
         self._scheduler.start()
         self._track(asyncio.create_task(self._ask_for_ever()))
 
@@ -100,18 +99,16 @@ class Jobs:
         if not self._passing.locked():
             self._track(asyncio.create_task(self._guard("pass", self._make_passes)))
 
-    def _add(
-        self, name: str, job: Job, trigger: IntervalTrigger | CronTrigger, *, first_at: datetime | None = None
-    ) -> None:
+    def _add(self, name: str, job: Job, seconds: float) -> None:
+        """Run a job at once, and then again and again."""
+
         async def run() -> None:
             task = asyncio.current_task()
             assert task is not None  # noqa: S101 - a coroutine runs in a task
             self._track(task)
             await self._guard(name, job)
 
-        # Without a date of its own a job begins when its trigger says; None would mean never.
-        first = {} if first_at is None else {"next_run_time": first_at}
-        self._scheduler.add_job(run, trigger, id=name, **first)
+        self._scheduler.add_job(run, IntervalTrigger(seconds=seconds), id=name, next_run_time=datetime.now(UTC))
 
     def _track(self, task: "asyncio.Task[None]") -> None:
         self._running.add(task)
@@ -162,10 +159,17 @@ class Jobs:
             emit(DESK_STATE, state=state, before=before, detail=detail or None)
 
     async def _read_everything(self) -> None:
+        """Read everything once more if the night's hour has come since the last time, leaders before us included."""
+        began = await lease.due_for_a_full_walk(self._database, hour=self._settings.poller.full_walk_hour)
+        if began is None:
+            return
         try:
-            emit(FULL_WALK_COMPLETED, rows=await self._passes.read_everything(pause=asyncio.sleep))
+            rows = await self._passes.read_everything(pause=asyncio.sleep)
+            await lease.note_full_walk(self._database, began)
         except (DeskError, DatabaseUnavailableError) as error:
             emit(FULL_WALK_FAILED, reason=str(error))
+        else:
+            emit(FULL_WALK_COMPLETED, rows=rows)
 
     async def _prune(self) -> None:
         pruned = 0

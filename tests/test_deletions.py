@@ -203,3 +203,23 @@ class TestAnApiThatLies:
         assert await world.disputes() == 1
         assert await world.state(8) == "none"
         assert {line["ticket_id"] for line in log.lines("question.failed")} == {8}
+
+
+async def test_a_deletion_and_a_creation_in_one_crowded_second_are_both_found(world: World) -> None:
+    """They cancel in every count; only the ids tell."""
+    crowded = int(world.clock.now().timestamp())
+    made = [world.desk.customer_writes(created=crowded) for _ in range(90)]
+    await world.advance(4000)
+    for _ in range(30):
+        world.desk.customer_writes()
+        await world.advance(1)
+    await world.poll()
+    assert await world.wrong() == {}
+    await world.advance(4000)
+    world.desk.delete_forever(made[40])
+    twin = world.desk.customer_writes(created=crowded)
+
+    await world.poll()
+
+    assert await world.state(twin) == world.truth(twin)
+    assert await world.wrong() == {}

@@ -1,0 +1,227 @@
+"""What a leading poller does by itself: jobs that come round, questions that hang, passes that take too long."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+
+import aiohttp
+import asyncpg
+import msgspec
+import pytest
+
+from conftest import Log
+from db.database import Database
+from freescout_audit.rule import Terms
+from poller import jobs as jobs_module
+from poller.freescout import Answer
+from poller.jobs import Jobs
+from poller.questions import Questions
+from settings import load_settings
+from simulator import ApiFault
+from world import World, make_world
+
+EVENING = datetime(2026, 3, 2, 22, 0, 0, tzinfo=UTC)
+
+
+@pytest.fixture
+async def world(database: Database, sql: asyncpg.Connection) -> AsyncIterator[World]:
+    """A desk with sixty tickets in pages of twenty, loaded in the evening."""
+    async with make_world(database, sql, tickets=60, page_size=20, start=EVENING) as world:
+        await world.poll()
+        await world.advance(4000)
+        yield world
+
+
+@asynccontextmanager
+async def at_work(world: World, *, interval: float = 300) -> AsyncIterator[Jobs]:
+    """A leading poller's jobs; each has its first run at once."""
+    settings = load_settings({"POLLER_INTERVAL": str(interval)})
+    jobs = Jobs(world.database, world.passes, world.questions, settings=settings, disputed=asyncio.Event())
+    jobs.start()
+    try:
+        yield jobs
+    finally:
+        await jobs.stop()
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(30):
+        while not condition():  # noqa: ASYNC110 - what others do sets no event
+            await asyncio.sleep(0.005)
+
+
+class TestTheNightlyReading:
+    async def test_it_comes_once_when_the_hour_has_come(self, world: World, log: Log) -> None:
+        async with at_work(world):
+            await until(lambda: len(log.lines("pass.completed")) == 2)
+        assert not log.lines("full_walk.completed"), "the first load has just read everything"
+        await world.advance(4 * 3600)
+
+        for passes in (3, 4):
+            async with at_work(world):
+                await until(lambda passes=passes: len(log.lines("pass.completed")) == passes)  # type: ignore[misc] # bound now
+                await until(lambda: bool(log.lines("full_walk.completed")))
+
+        (line,) = log.lines("full_walk.completed")
+        assert line["rows"] >= 60
+
+    async def test_a_poller_that_starts_after_the_hour_makes_up_for_it(self, world: World, log: Log) -> None:
+        await world.advance(11 * 3600)
+        world.desk.write_status_number(5, {"spam": 1}.get(world.desk.get(5).status, 4))
+        assert set(await world.wrong()) >= {5}
+
+        async with at_work(world):
+            await until(lambda: bool(log.lines("full_walk.completed")))
+
+        assert await world.state(5) == world.truth(5)
+
+    async def test_one_that_failed_is_tried_again(
+        self, world: World, log: Log, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(jobs_module, "FULL_WALK_EVERY", 0.05)
+        await world.advance(11 * 3600)
+        world.desk.faults.api = ApiFault.UNAUTHORIZED
+
+        async with at_work(world):
+            await until(lambda: bool(log.lines("full_walk.failed")))
+            world.desk.faults.api = None
+            await until(lambda: bool(log.lines("full_walk.completed")))
+
+
+class TestPassesThatTakeTooLong:
+    async def test_a_pass_that_outlasts_its_interval_is_followed_by_another_at_once_and_never_overlaps(
+        self, world: World, log: Log
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        began: list[float] = []
+        ended: list[float] = []
+        release = asyncio.Event()
+
+        async def run() -> None:
+            began.append(loop.time())
+            await release.wait()
+            release.clear()
+            ended.append(loop.time())
+
+        world.passes.run = run  # type: ignore[method-assign]
+        async with at_work(world, interval=1):
+            await until(lambda: bool(began) and loop.time() - began[0] > 2.5)
+            assert len(began) == 1, "its turns came and went meanwhile"
+            release.set()
+            await until(lambda: len(began) == 2)
+
+        assert len(ended) == 1
+        assert began[1] - ended[0] < 0.5, "it does not wait for its turn"
+
+    async def test_crowded_disputes_bring_one_extra_pass_an_interval(self, world: World, log: Log) -> None:
+        async with at_work(world) as jobs:
+            await until(lambda: len(log.lines("pass.completed")) == 2)
+            for _ in range(5):
+                jobs.pass_now()
+                await until(lambda: len(log.lines("pass.completed")) >= 3)
+
+            assert len(log.lines("pass.completed")) == 3
+
+
+class TestQuestions:
+    async def test_one_that_hangs_holds_up_no_other(self, world: World) -> None:
+        for ticket_id in range(1, 9):
+            world.desk.delete_forever(ticket_id)
+        await world.advance(10)
+        assert await world.disputes() == 8
+        wire = world.freescout._transport  # noqa: SLF001
+
+        async def transport(path: str, query: Mapping[str, str], /) -> Answer:
+            if path == "conversations/4":
+                await asyncio.Event().wait()
+            return await wire(path, query)
+
+        world.freescout._transport = transport  # noqa: SLF001
+        await world.questions.look()
+
+        async with asyncio.timeout(20):
+            while await world.disputes() > 1:
+                pass
+        await world.questions.stop()
+        assert await world.sql.fetchval("SELECT ticket_id FROM freescout_ticket WHERE disputed_at IS NOT NULL") == 4
+
+    @pytest.mark.parametrize(("open_questions", "crowded"), [(4, 0), (5, 1)])
+    async def test_more_claimed_disputes_than_a_page_are_said_to_be_crowded(
+        self, world: World, open_questions: int, crowded: int
+    ) -> None:
+        for ticket_id in range(1, open_questions + 1):
+            world.desk.delete_forever(ticket_id)
+        await world.advance(10)
+        said: list[None] = []
+        questions = Questions(
+            world.freescout,
+            world.database,
+            terms=Terms(),
+            at_once=5,
+            clock=lambda: 0.0,
+            crowded=lambda: said.append(None),
+        )
+
+        await questions.ask()
+
+        assert len(said) == crowded
+
+    async def test_tickets_that_a_list_lacks_are_no_crowd(self, world: World) -> None:
+        world.desk.faults.drop_chance = 1.0
+        for ticket_id in range(1, 31):
+            world.desk.delete_forever(ticket_id)
+        await world.passes.run()
+        assert await world.disputes() >= 20
+        said: list[None] = []
+        questions = Questions(
+            world.freescout,
+            world.database,
+            terms=Terms(),
+            at_once=5,
+            clock=lambda: 0.0,
+            crowded=lambda: said.append(None),
+        )
+
+        await questions.ask()
+
+        assert said == []
+
+
+async def test_both_paths_silent_is_one_alarm_in_log_readiness_and_metrics_and_ends(
+    world: World, log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From a new APP_KEY at the desk to the operator's screen, and back."""
+    for name in ("WATCH_EVERY", "BEAT_EVERY"):
+        monkeypatch.setattr(jobs_module, name, 0.05)
+    old_key = world.desk.app_key
+    webhook = next(iter(world.desk.webhooks.values())).url
+    receiver = webhook.removesuffix("/api/internal/freescout-webhook/audit")
+
+    async with at_work(world, interval=1), aiohttp.ClientSession() as client:
+        await until(lambda: len(log.lines("pass.completed")) >= 2)
+        world.desk.change_app_key("base64:YW5vdGhlci1hcHAta2V5LW9mLTMyLWJ5dGVzLWxvbmc=")
+        world.desk.set_status(5, "pending" if world.desk.get(5).status == "spam" else "spam")
+        await until(lambda: bool(log.lines("pass.failed")))
+        await until(lambda: any(line["state"] == "refused" for line in log.lines("desk.state")))
+        await world.advance(30)
+        assert log.lines("delivery.unverified")
+        await until(lambda: bool(log.lines("desk.silent")))
+
+        status, page = await get(client, receiver + "/readyz")
+        assert status == 503
+        assert "both paths are silent" in str(msgspec.json.decode(page))
+        assert b"freescout_audit_both_silent 1.0" in (await get(client, receiver + "/metrics"))[1]
+
+        world.desk.change_app_key(old_key)
+        await until(lambda: bool(log.lines("desk.heard")))
+        passes = len(log.lines("pass.completed"))
+        await until(lambda: len(log.lines("pass.completed")) > passes)
+
+    assert len(log.lines("desk.silent")) == 1
+    assert await world.state(5) == world.truth(5)
+
+
+async def get(client: aiohttp.ClientSession, url: str) -> tuple[int, bytes]:
+    async with client.get(url) as response:
+        return response.status, await response.read()
