@@ -18,15 +18,22 @@ class OtherDeskError(FreescoutAuditError):
     """This database holds the tickets of another desk."""
 
 
+CLOCK_TOLERANCE = timedelta(seconds=5)
+"""A desk's clock that reads so little earlier than expected was not set back: its Date has whole seconds."""
+
+
 class DeskClock(msgspec.Struct, frozen=True, kw_only=True):
     """The desk's clock at an answer, and how far it was ahead of ours."""
 
     at: datetime
     offset: timedelta
+    seen_through: datetime
+    """A claim dated no later than this is no news to a pass that begins at this answer."""
 
     def went_back(self, offset_before: timedelta | None) -> timedelta:
         """Return by how much it was set back since its offset was ``offset_before``; zero if it was not."""
-        return timedelta() if offset_before is None else max(offset_before - self.offset, timedelta())
+        back = timedelta() if offset_before is None else offset_before - self.offset
+        return back if back > CLOCK_TOLERANCE else timedelta()
 
 
 class Beginning(msgspec.Struct, frozen=True, kw_only=True):
@@ -83,8 +90,8 @@ async def beat(database: Database) -> None:
 async def see_through(database: Database, desk_clock: datetime) -> DeskClock:
     """Note the desk's clock as a pass begins to read; to be called before anything of its answer is used."""
     async with database.connection() as connection:
-        offset: timedelta = await connection.fetchval(statements.SEE_THROUGH, desk_clock)
-    return DeskClock(at=desk_clock, offset=offset)
+        noted = await connection.fetchrow(statements.SEE_THROUGH, desk_clock, CLOCK_TOLERANCE)
+    return DeskClock(at=desk_clock, offset=noted["clock_offset"], seen_through=noted["seen_through"])
 
 
 async def see_at_least(database: Database, date: datetime) -> None:
@@ -94,13 +101,23 @@ async def see_at_least(database: Database, date: datetime) -> None:
 
 
 async def renew(
-    database: Database, beginning: Beginning, *, clock: DeskClock, lease: timedelta, rows: int, requests: int
+    database: Database,
+    beginning: Beginning,
+    *,
+    clock: DeskClock,
+    covered_through: datetime,
+    lease: timedelta,
+    rows: int,
+    requests: int,
 ) -> float:
-    """Renew the lease for a complete pass, unless a later one has done so; return the seconds it took."""
+    """Renew the lease for a complete pass, unless a later one has done so; return the seconds it took.
+
+    ``covered_through``: the latest date that the pass has seen, or would have seen; no claim as old is news.
+    """
     async with database.transaction() as connection:
         ended_at: datetime = await connection.fetchval(statements.NOW)
         seconds = (ended_at - beginning.asked_at).total_seconds()
-        if await connection.fetchval(statements.RENEW, beginning.asked_at, lease, clock.at):
+        if await connection.fetchval(statements.RENEW, beginning.asked_at, lease, clock.at, covered_through):
             await connection.execute(statements.REPORT_PASS, seconds, rows, requests, clock.offset)
     return seconds
 

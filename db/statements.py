@@ -24,7 +24,8 @@ FOR UPDATE
 """Lock and read rows; always in id order, so that two batches never wait for each other in a ring."""
 
 READ_LEASE = """
-SELECT freescout_now() AS now, seen_through, complete_through, lease_until, clock_offset, heartbeat_at
+SELECT freescout_now() AS now, seen_through, complete_through, covered_through, lease_until, clock_offset,
+       heartbeat_at
 FROM freescout_lease
 """
 """Read our clock and the lease; after LOCK_ROWS, so that ``now`` is later than any writer's before us."""
@@ -78,8 +79,8 @@ NOW = "SELECT freescout_now()"
 """Read our clock: the *s* of a request that is about to be sent."""
 
 READ_PASS = """
-SELECT freescout_now() AS now, l.seen_through, l.complete_through, l.lease_until, l.clock_offset, l.heartbeat_at,
-       p.load_cursor, p.load_began, p.complete_offset
+SELECT freescout_now() AS now, l.seen_through, l.complete_through, l.covered_through, l.lease_until, l.clock_offset,
+       l.heartbeat_at, p.load_cursor, p.load_began, p.complete_offset
 FROM freescout_lease l CROSS JOIN freescout_poller p
 """
 """Read what a pass begins with."""
@@ -94,17 +95,26 @@ BEAT = "UPDATE freescout_lease SET heartbeat_at = freescout_now()"
 
 SEE_THROUGH = """
 UPDATE freescout_lease
-SET seen_through = greatest(seen_through, $1), clock_offset = $1::timestamptz - freescout_now()
-RETURNING clock_offset
+SET seen_through = greatest(
+        seen_through, $1,
+        CASE WHEN clock_offset - ($1::timestamptz - now) > $2::interval THEN now + clock_offset END
+    ),
+    clock_offset = $1::timestamptz - now
+FROM freescout_now() AS now
+RETURNING seen_through, clock_offset
 """
-"""Note the desk's clock as a pass begins to read: everything before it will have been seen. Never moves back."""
+"""Note the desk's clock as a pass begins to read: everything before it will have been seen. Never moves back.
+
+A clock that was set back by more than $2 repeats dates: a change from before may bear any date up to what the clock
+would read now.
+"""
 
 SEE_AT_LEAST = "UPDATE freescout_lease SET seen_through = greatest(seen_through, $1)"
 """Note that a row bears a date after the desk's clock."""
 
 RENEW = """
 UPDATE freescout_lease
-SET lease_until = $1::timestamptz + $2::interval, complete_through = $3, renewed_by_pass = $1
+SET lease_until = $1::timestamptz + $2::interval, complete_through = $3, covered_through = $4, renewed_by_pass = $1
 WHERE renewed_by_pass IS NULL OR renewed_by_pass < $1
 RETURNING true
 """
@@ -200,7 +210,7 @@ NOTE_SILENCE = "UPDATE freescout_poller SET silent_since = $1"
 
 READ_STANDING = """
 SELECT (SELECT version_num FROM freescout_schema) AS revision, pg_backend_pid() AS backend, freescout_now() AS now,
-       l.seen_through, l.complete_through, l.lease_until, l.clock_offset, l.heartbeat_at,
+       l.seen_through, l.complete_through, l.covered_through, l.lease_until, l.clock_offset, l.heartbeat_at,
        p.desk_state, p.desk_detail, p.desk_since, p.silent_since,
        (SELECT count(*) FROM freescout_ticket WHERE disputed_at IS NOT NULL) AS disputes
 FROM freescout_lease l CROSS JOIN freescout_poller p

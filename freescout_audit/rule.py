@@ -81,6 +81,9 @@ class Lease(msgspec.Struct, frozen=True, kw_only=True):
     """The latest desk clock at which any pass began."""
     complete_through: datetime | None = None
     """The desk clock at which the last complete pass began."""
+    covered_through: datetime | None = None
+    """The latest date that the last complete pass had seen, or would have; later than ``complete_through`` when the
+    desk's clock was set back."""
     lease_until: datetime | None = None
     """Until when the last complete pass vouches for everything."""
     clock_offset: timedelta = timedelta()
@@ -150,7 +153,7 @@ def judge_claim(row: Row | None, claim: Claim, *, lease: Lease, terms: Terms, no
     if said.updated_at > now + lease.clock_offset + FUTURE_TOLERANCE:
         return _disputed(row, said, now, terms, "from_the_future")
 
-    horizon = lease.seen_through if alive else lease.complete_through
+    horizon = _horizon(row, lease, alive=alive)
     if horizon is not None and said.updated_at <= horizon:
         if alive and not same:
             return _disputed(row, said, now, terms, "old_news")
@@ -214,6 +217,15 @@ def is_discovery(before: Row | None, verdict: Verdict) -> bool:
     if before.disputed_at is not None and before.touched_at is not None and before.touched_at >= before.disputed_at:
         return False
     return after.gone or after.content != before.content
+
+
+def _horizon(row: Row | None, lease: Lease, *, alive: bool) -> datetime | None:
+    """Return the desk's date up to which a pass, or a later read of this very ticket, has seen further than a claim."""
+    seen = [
+        *([lease.seen_through] if alive else [lease.complete_through, lease.covered_through]),
+        None if row is None or row.truth_at is None else row.truth_at + lease.clock_offset,
+    ]
+    return max((date for date in seen if date is not None), default=None)
 
 
 def _at_or_after(date: datetime | None, other: datetime | None) -> bool:

@@ -26,8 +26,6 @@ from poller.walk import Read, Reader
 Progress = Callable[[int, int], None]
 """Told how many of how many conversations a long read has come to."""
 
-CLOCK_TOLERANCE = timedelta(seconds=5)
-"""A desk's clock that reads so little earlier than expected was not set back: its Date has whole seconds."""
 FARTHEST_AHEAD = timedelta(days=1)
 """A row dated farther ahead of the desk's clock is a mistake, not a clock that was set back."""
 _NAMED = 20
@@ -86,6 +84,7 @@ class Passes:
             self._database,
             beginning,
             clock=clock,
+            covered_through=self._seen or clock.seen_through,
             lease=self._terms.lease,
             rows=self._rows,
             requests=requests,
@@ -123,7 +122,7 @@ class Passes:
             if clock is None:
                 clock = await self._look_at_the_clock(read)
                 went_back = clock.went_back(beginning.complete_offset)
-                if went_back > CLOCK_TOLERANCE:
+                if went_back:
                     # What changed since then bears dates that are so much older: begin there.
                     emit(DESK_CLOCK_WENT_BACK, desk_clock=clock.at, seconds=round(went_back.total_seconds()))
                     break
@@ -153,8 +152,9 @@ class Passes:
 
     async def _look_at_the_clock(self, read: Read) -> lease.DeskClock:
         """Note the desk's clock before anything of the first answer is used."""
-        self._seen = read.page.desk_clock
-        return await lease.see_through(self._database, read.page.desk_clock)
+        clock = await lease.see_through(self._database, read.page.desk_clock)
+        self._seen = clock.seen_through
+        return clock
 
     async def _write(self, read: Read, load: LoadProgress | None = None) -> None:
         self._rows += read.page.rows

@@ -53,7 +53,7 @@ async def test_who_holds_the_token_gets_the_whole_story(receive: Receive) -> Non
 
         assert await components(receiver, Authorization="Bearer the token") == {
             "receive": ("ok", "deliveries are taken, keys accepted: 1"),
-            "database": ("ok", "schema 0002"),
+            "database": ("ok", "schema 0003"),
             "poller": ("off", "no poller: deliveries alone are believed, for 86400 s each"),
             "desk": ("off", "nobody has asked FreeScout lately"),
         }

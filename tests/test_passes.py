@@ -232,6 +232,31 @@ async def test_when_the_desks_clock_goes_back_what_changed_since_is_found(world:
     assert complete < seen
 
 
+@pytest.mark.parametrize("alive", [True, False], ids=["while the poller lives", "when it is gone"])
+async def test_a_delivery_from_before_the_clock_was_set_back_is_no_news(world: World, *, alive: bool) -> None:
+    """By its date it is newer than anything since, and no longer from the future when it comes."""
+    world.desk.faults.delay = 2000
+    world.desk.set_status(3, "pending")
+    world.desk.set_status(3, "spam")
+    world.desk.faults.delay, world.desk.faults.drop_chance = 0, 0.0
+    await world.advance(1)
+    world.desk.faults.clock_offset = -900
+    world.desk.change_subject(3, "Again")
+    await world.advance(1)
+    await world.poll()
+    assert await world.wrong() == {}
+
+    await world.advance(1990)
+    if alive:
+        await world.beat()
+    await world.advance(20)
+
+    assert await world.state(3) in {"spam", "none"}
+    assert await world.disputes() == alive
+    await world.poll()
+    assert await world.wrong() == {}
+
+
 async def test_a_clock_that_went_back_by_less_than_the_time_since_is_noticed(world: World, log: Log) -> None:
     await world.advance(7200)
     await world.poll()

@@ -3,6 +3,7 @@
 from datetime import datetime, timedelta
 
 import pytest
+import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -119,6 +120,27 @@ class TestClaims:
             outcome="stale", row=None, reason="old_news"
         )
         assert judge(row("active", 0), claim("closed", 21), standing=standing).outcome == "applied"
+
+    def test_what_a_read_of_the_ticket_itself_has_seen_is_old_news(self) -> None:
+        """Its date is older by the desk's clock, which was set back; by date alone the claim would be newer."""
+        held = row("active", 10, truth_at=80)
+
+        assert judge(held, claim("closed", 80), standing=alive()).outcome == "disputed"
+        assert judge(held, claim("closed", 80)).outcome == "stale"
+        assert judge(held, claim("closed", 81)).outcome == "applied"
+
+    def test_a_read_has_seen_as_far_as_the_desks_clock_was_then(self) -> None:
+        behind = msgspec.structs.replace(lease(), clock_offset=timedelta(seconds=-30))
+
+        assert judge(row("active", 10, truth_at=80), claim("closed", 50), standing=behind).outcome == "stale"
+        assert judge(row("active", 10, truth_at=80), claim("closed", 51), standing=behind).outcome == "applied"
+
+    def test_what_the_last_complete_pass_covered_is_stale_though_the_clock_was_set_back_before_it(self) -> None:
+        """Dates up to ``covered_through`` had been given before; the clock read only ``complete_through`` then."""
+        covered = msgspec.structs.replace(lease(complete=-500), covered_through=at(40))
+
+        assert judge(row("active", -600), claim("closed", 40), standing=covered).outcome == "stale"
+        assert judge(row("active", -600), claim("closed", 41), standing=covered).outcome == "applied"
 
     def test_news_settles_a_dispute_only_when_nobody_can_ask(self) -> None:
         held = row("active", 0, disputed=50)

@@ -1,0 +1,1 @@
+"""What no order of events and no crash may break, and how that is shown."""

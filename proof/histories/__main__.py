@@ -1,0 +1,237 @@
+"""``python -m proof.histories`` (``make prove``, ``make mutants``): many histories on every core, and a closing table."""
+
+import asyncio
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import asyncpg
+import typer
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+from sqlalchemy.engine import URL
+
+from db.embedded import EmbeddedPostgres
+from db.url import normalise
+from proof.histories.mutants import MUTANTS
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+WITHIN = 400
+"""How many histories a mutant may take to be caught."""
+CHUNK = 25
+
+_console = Console(highlight=False, soft_wrap=True)
+
+
+@dataclass
+class Total:
+    """What many histories came to."""
+
+    histories: int = 0
+    passes: int = 0
+    answered: int = 0
+    deaths: int = 0
+    wrong: list[dict[str, Any]] = field(default_factory=list)
+
+    def add(self, outcome: dict[str, Any]) -> None:
+        """Count one more."""
+        self.histories += 1
+        for name in ("passes", "answered", "deaths"):
+            setattr(self, name, getattr(self, name) + outcome[name])
+        if outcome["wrong"] is not None:
+            self.wrong.append(outcome)
+
+
+class Ground:
+    """A PostgreSQL that need not survive a power cut, with an empty database for whoever asks."""
+
+    def __init__(self) -> None:
+        # Unix sockets halve what a statement costs; their paths have to be short, and the server's to write in.
+        self._sockets = tempfile.mkdtemp(prefix="fsa-")
+        Path(self._sockets).chmod(0o777)
+        self._server = EmbeddedPostgres(
+            ROOT / ".local" / "proof",
+            options={
+                "fsync": "off",
+                "full_page_writes": "off",
+                "synchronous_commit": "off",
+                "unix_socket_directories": self._sockets,
+            },
+        )
+        self._made = 0
+
+    def __enter__(self) -> "Ground":
+        self._server.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.stop()
+
+    async def database(self) -> str:
+        """Make an empty database, and return its URL."""
+        self._made += 1
+        name = f"proof_{self._made}"
+        connection = await asyncpg.connect(self._server.url("postgres"))
+        try:
+            await connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+            await connection.execute(f"CREATE DATABASE {name}")
+        finally:
+            await connection.close()
+        url = normalise(self._server.url(name))
+        return URL.create(
+            url.drivername,
+            username=url.username,
+            password=url.password,
+            database=name,
+            query={"host": self._sockets, "port": str(url.port)},
+        ).render_as_string(hide_password=False)
+
+
+async def play(
+    database: str, first: int, last: int, *, steps: int | None, mutant: str | None = None, tell: bool = False
+) -> AsyncIterator[dict[str, Any]]:
+    """Play the histories of some seeds in a process of their own, and yield what became of each.
+
+    Raises:
+        RuntimeError: The process ended in an error, which it has printed.
+    """
+    options = [
+        *([] if steps is None else ["--steps", str(steps)]),
+        *([] if mutant is None else ["--mutant", mutant]),
+        *(["--tell"] if tell else []),
+    ]
+    player = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *("-m", "proof.histories.play", database, str(first), str(last), *options),
+        cwd=ROOT,
+        env=os.environ | {"PYTHONHASHSEED": "0"},
+        stdout=asyncio.subprocess.PIPE,
+        limit=2**26,
+    )
+    assert player.stdout is not None  # noqa: S101 - a pipe was asked for
+    try:
+        async for line in player.stdout:
+            yield json.loads(line)
+        if await player.wait() != 0:
+            raise RuntimeError(f"histories {first} to {last} could not be played")
+    finally:
+        if player.returncode is None:
+            player.kill()
+            await player.wait()
+
+
+async def prove(
+    ground: Ground, *, first: int, histories: int, steps: int | None, workers: int, show: Progress
+) -> Total:
+    """Play histories on so many cores."""
+    total, bar = Total(), show.add_task("histories", total=histories)
+    share = -(-histories // workers)
+
+    async def work(start: int) -> None:
+        end = min(start + share, first + histories)
+        async with aclosing(play(await ground.database(), start, end, steps=steps)) as outcomes:
+            async for outcome in outcomes:
+                total.add(outcome)
+                show.advance(bar)
+
+    await asyncio.gather(*(work(first + n * share) for n in range(workers) if n * share < histories))
+    return total
+
+
+async def hunt(ground: Ground, *, steps: int | None, workers: int, names: Sequence[str], show: Progress) -> dict[str, tuple[int, str | None]]:
+    """Play histories on each mutant until one is caught; return how many that took, and what was wrong."""
+    caught: dict[str, tuple[int, str | None]] = {}
+    bar, waiting = show.add_task("mutants", total=len(names)), list(names)
+
+    async def work() -> None:
+        database = await ground.database()
+        while waiting:
+            name = waiting.pop(0)
+            played, wrong = 0, None
+            async with aclosing(play(database, 0, WITHIN, steps=steps, mutant=name)) as outcomes:
+                async for outcome in outcomes:
+                    played, wrong = played + 1, outcome["wrong"]
+            caught[name] = played, wrong
+            show.advance(bar)
+
+    await asyncio.gather(*(work() for _ in range(workers)))
+    return caught
+
+
+def _show_total(total: Total, seconds: float) -> None:
+    table = Table("histories", "a minute", "complete passes", "deliveries answered 200", "deaths", "wrong")
+    table.add_row(
+        f"{total.histories:,}",
+        f"{total.histories / seconds * 60:,.0f}",
+        f"{total.passes:,}",
+        f"{total.answered:,}",
+        f"{total.deaths:,}",
+        str(len(total.wrong)),
+    )
+    _console.print(table)
+    for outcome in total.wrong:
+        _console.print(f"[red]seed {outcome['seed']}[/red]: {outcome['wrong']}")
+        _console.print(f"  make prove SEED={outcome['seed']} shows it", markup=False)
+
+
+def _show_hunt(caught: dict[str, tuple[int, str | None]]) -> None:
+    table = Table("mutant", "caught after", "by")
+    for mutant in MUTANTS:
+        if mutant.name in caught:
+            played, wrong = caught[mutant.name]
+            table.add_row(mutant.name, str(played) if wrong else f"[red]not in {played}[/red]", wrong or "")
+    _console.print(table)
+
+
+def main(
+    *,
+    histories: Annotated[int, typer.Option(help="How many histories.", min=1)] = 1000,
+    first: Annotated[int, typer.Option(help="The first one's seed.")] = 0,
+    seed: Annotated[int | None, typer.Option(help="One history only, told in full.")] = None,
+    steps: Annotated[int | None, typer.Option(help="How long each is.", min=1)] = None,
+    workers: Annotated[int, typer.Option(help="Processes to play with.", min=1)] = os.cpu_count() or 1,
+    mutants: Annotated[bool, typer.Option(help="Break the code on purpose, and see that it is noticed.")] = False,
+    mutant: Annotated[str | None, typer.Option(help="Only this mutant; with --seed, tell its history.")] = None,
+) -> None:
+    """Play disorderly histories on the real code; exit with 1 when a promise was broken, and say with which seed."""
+    with Ground() as ground, Progress(console=_console, transient=True, disable=not _console.is_terminal) as show:
+        began = time.monotonic()
+        if seed is not None:
+            good = asyncio.run(_tell(ground, seed, steps, mutant))
+        elif mutants or mutant is not None:
+            names = [each.name for each in MUTANTS] if mutant is None else [mutant]
+            caught = asyncio.run(hunt(ground, steps=steps, workers=workers, names=names, show=show))
+            show.stop()
+            _show_hunt(caught)
+            good = all(wrong is not None for _, wrong in caught.values())
+        else:
+            total = asyncio.run(
+                prove(ground, first=first, histories=histories, steps=steps, workers=workers, show=show)
+            )
+            show.stop()
+            _show_total(total, time.monotonic() - began)
+            good = not total.wrong
+    if not good:
+        raise typer.Exit(1)
+
+
+async def _tell(ground: Ground, seed: int, steps: int | None, mutant: str | None) -> bool:
+    wrong = None
+    database = await ground.database()
+    async with aclosing(play(database, seed, seed + 1, steps=steps, mutant=mutant, tell=True)) as outcomes:
+        async for outcome in outcomes:
+            _console.print("\n".join(outcome["story"]), markup=False)
+            wrong = outcome["wrong"]
+    return wrong is None
+
+
+if __name__ == "__main__":
+    typer.run(main)

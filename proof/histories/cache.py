@@ -1,0 +1,169 @@
+"""The real cache on a stage: each use of it is a turn, may fail before or after it took effect, and knows its time."""
+
+import random
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from weakref import WeakKeyDictionary
+
+import asyncpg
+from sqlalchemy.engine import URL
+
+from db.database import Database
+from freescout_audit.errors import DatabaseUnavailableError
+from proof.histories.stage import Stage
+from simulator import ManualClock
+
+_SCHEMA = (
+    # Our one clock, replaced: each use of the database sets its time first.
+    """
+    CREATE OR REPLACE FUNCTION freescout_now() RETURNS timestamptz LANGUAGE sql VOLATILE
+    RETURN current_setting('proof.now')::timestamptz
+    """,
+    """
+    CREATE OR REPLACE FUNCTION proof_look(at text) RETURNS TABLE (
+        ticket_id bigint, answer text, disputed boolean, expires timestamptz, updated_at timestamptz,
+        claimed_at timestamptz, truth_at timestamptz, passed timestamptz
+    ) LANGUAGE plpgsql VOLATILE AS $$
+    BEGIN
+        PERFORM set_config('proof.now', at, false);
+        RETURN QUERY
+            SELECT t.ticket_id, freescout_ticket_state(t.ticket_id), t.disputed_at IS NOT NULL, c.ttl_expires,
+                   t.updated_at, t.touched_at, t.truth_at, l.renewed_by_pass
+            FROM freescout_lease l
+            LEFT JOIN freescout_ticket t ON true
+            LEFT JOIN freescout_ticket_cache c ON c.ticket_id = t.ticket_id;
+    END $$
+    """,
+)
+
+_EMPTY = """
+DELETE FROM freescout_ticket; DELETE FROM freescout_delivery; DELETE FROM freescout_gap;
+DELETE FROM freescout_lease; INSERT INTO freescout_lease DEFAULT VALUES;
+DELETE FROM freescout_poller; INSERT INTO freescout_poller DEFAULT VALUES;
+SELECT setval('freescout_delivery_delivery_id_seq', 1, false);
+"""
+
+
+@dataclass
+class CacheFaults:
+    """How often a use of the cache goes wrong: away before it began, an error or a death before or after its commit."""
+
+    away: float = 0.0
+    error: float = 0.0
+    death: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What a reader gets for one ticket, and what the cache says of it."""
+
+    answer: str
+    disputed: bool
+    expires: datetime | None
+    """None for a tombstone."""
+    updated_at: datetime | None
+    claimed_at: datetime | None
+    truth_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What readers get now, by ticket, and the *s* of the pass that renewed the lease last."""
+
+    tickets: dict[int, Seen]
+    passed: datetime | None
+
+
+class StagedCache(Database):
+    """The cache as our processes use it; `look` is how the proof sees it from outside."""
+
+    def __init__(self, url: URL) -> None:
+        super().__init__(url, connections=4)
+        self.faults = CacheFaults()
+        self.uses = 0
+        """How often our processes have used it."""
+        self._stage = Stage(random.Random())  # noqa: S311 - replaced by `reset`
+        self._rng = random.Random()  # noqa: S311 - the same
+        self._clock = ManualClock()
+        self._told: WeakKeyDictionary[asyncpg.Connection, datetime] = WeakKeyDictionary()
+
+    async def install(self) -> None:
+        """Give a migrated database what the proof needs; once."""
+        async with super().session() as connection:
+            for statement in _SCHEMA:
+                await connection.execute(statement)
+
+    async def reset(self, stage: Stage, rng: random.Random, clock: ManualClock) -> None:
+        """Begin another history with an empty cache."""
+        self._stage, self._rng, self._clock, self.faults = stage, rng, clock, CacheFaults()
+        async with super().session() as connection:
+            await connection.execute(_EMPTY)
+
+    async def vacuum(self) -> None:
+        """Clear away what many histories have left behind."""
+        async with super().session() as connection:
+            await connection.execute("VACUUM freescout_ticket, freescout_delivery, freescout_gap, freescout_lease")
+
+    @asynccontextmanager
+    async def session(self, deadline: float | None = None) -> AsyncIterator[asyncpg.Connection]:
+        """Lend a connection whose clock is the history's."""
+        await self._stage.turn("turns to the cache")
+        if self._happens(self.faults.away):
+            raise DatabaseUnavailableError("PostgreSQL is away, in this history")
+        self.uses += 1
+        self._stage.busy += 1
+        try:
+            # The seed decides who waits for how long, so no deadline of real time may.
+            async with super().session() as connection:
+                await self._tell_the_time(connection)
+                yield connection
+        finally:
+            self._stage.busy -= 1
+        await self._stage.turn("has used the cache")
+        self._go_wrong()
+
+    @asynccontextmanager
+    async def transaction(self, deadline: float | None = None) -> AsyncIterator[asyncpg.Connection]:
+        """Lend a connection inside a transaction, which may fail before its commit."""
+        async with super().transaction(deadline) as connection:
+            yield connection
+            self._go_wrong()
+
+    async def look(self) -> Look:
+        """See what readers get at this moment."""
+        async with super().session() as connection:
+            now = self._clock.now()
+            rows = await connection.fetch("SELECT * FROM proof_look($1)", now.isoformat())
+            self._told[connection] = now
+        return Look(
+            {
+                row["ticket_id"]: Seen(**{name: row[name] for name in Seen.__slots__})
+                for row in rows
+                if row["ticket_id"] is not None
+            },
+            rows[0]["passed"],
+        )
+
+    async def outside(self, query: str, *arguments: object) -> Sequence[asyncpg.Record]:
+        """Ask the cache something as nobody's turn."""
+        async with super().session() as connection:
+            await self._tell_the_time(connection)
+            rows: Sequence[asyncpg.Record] = await connection.fetch(query, *arguments)
+            return rows
+
+    async def _tell_the_time(self, connection: asyncpg.Connection) -> None:
+        now = self._clock.now()
+        if self._told.get(connection) != now:
+            await connection.execute(f"SET proof.now = '{now.isoformat()}'")
+            self._told[connection] = now
+
+    def _go_wrong(self) -> None:
+        if self._happens(self.faults.death):
+            self._stage.die()
+        if self._happens(self.faults.error):
+            raise DatabaseUnavailableError("the connection broke, in this history")
+
+    def _happens(self, probability: float) -> bool:
+        return probability > 0 and self._rng.random() < probability

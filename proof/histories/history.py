@@ -1,0 +1,587 @@
+"""One history: a desk, a network, a receiver and pollers, in an order that one seed decides.
+
+Everything is our own code and the simulated desk, on a real PostgreSQL, in one process, without sockets or sleeps.
+"""
+
+import asyncio
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from itertools import count
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from aiohttp import web
+
+from db import lease
+from freescout_audit.errors import DatabaseUnavailableError
+from freescout_audit.rule import Terms
+from poller.freescout import Answer, DeskError, FreeScout
+from poller.passes import Passes
+from poller.questions import Questions
+from proof.histories.cache import CacheFaults, Look, StagedCache
+from proof.histories.desk_life import happen, lose_a_mailbox
+from proof.histories.faults import FaultLog
+from proof.histories.http import request_of
+from proof.histories.oracle import Oracle, WrongError
+from proof.histories.stage import Process, Stage
+from receiver.audit import ENDPOINT, AuditHandler
+from receiver.endpoints import PREFIX, Endpoint, register
+from receiver.metrics import Metrics
+from settings import Secret, load_settings
+from simulator import (
+    Api,
+    ApiFault,
+    ApiRequest,
+    Conversation,
+    Delivery,
+    DeliveryError,
+    Desk,
+    ManualClock,
+    Worker,
+)
+from simulator.conversation import Person
+
+STEPS = 60
+LONG = timedelta(seconds=30)
+SELDOM = 0.1
+MICROSECOND = 1e-6
+"""Between any two things that happen."""
+TERMS = Terms()
+OVERLAP = timedelta(seconds=3900)
+LATEST = 90 * 60
+"""Seconds that the network may keep a delivery."""
+PATIENCE = timedelta(seconds=60)
+"""How long a poller waits for an answer."""
+PASS_EVERY = timedelta(seconds=120)
+BEAT_EVERY = timedelta(seconds=120)
+"""Rarer than in life, and often enough: a poller counts as alive for `cache.lease`."""
+
+_APP_KEYS = tuple(f"base64:cHJvb2Yga2V5IG51bWJlciAlZCBvZiAzMiBieXRlcw{letter}=" for letter in "abcdefgh")
+
+
+@dataclass
+class Mix:
+    """Which faults a history has, and how often; a seed draws most of them as zero."""
+
+    lost: float
+    """A delivery is never sent."""
+    late: float
+    """A delivery reaches us up to 90 minutes later, after FreeScout has given it up for this time."""
+    twice: float
+    """A delivery comes once more, later."""
+    unanswered: float
+    """A delivery is taken, and FreeScout never hears of it."""
+    reordered: float
+    api: float
+    """A request to the API fails."""
+    slow: float
+    """An answer of the API takes long."""
+    cache: CacheFaults
+    crash: float
+    """A process of ours is killed."""
+    away: float
+    """The poller is away for up to an hour."""
+    clock: float
+    """The desk's clock jumps."""
+    keys: float
+    """The desk's APP_KEY changes."""
+    mailbox: float
+    """A mailbox is deleted."""
+    burst: float
+    """Several things happen within one second."""
+
+    @classmethod
+    def draw(cls, rng: random.Random) -> "Mix":
+        """Draw a mix."""
+
+        def some(most: float, share: float = 0.5) -> float:
+            return rng.uniform(0, most) if rng.random() < share else 0.0
+
+        return cls(
+            lost=some(0.5),
+            late=some(0.3),
+            twice=some(0.3),
+            unanswered=some(0.2),
+            reordered=some(0.5),
+            api=some(0.1),
+            slow=some(0.3),
+            cache=CacheFaults(away=some(0.02, 0.3), error=some(0.02, 0.3), death=some(0.01, 0.3)),
+            crash=some(0.04, 0.4),
+            away=some(0.03, 0.4),
+            clock=some(0.05, 0.3),
+            keys=some(0.03, 0.3),
+            mailbox=some(0.02, 0.3),
+            burst=some(0.8),
+        )
+
+
+class _WatchedDesk(Desk):
+    """A desk whose every event is witnessed: what it tells of was true then, for a moment at least."""
+
+    def __init__(self, oracle: Oracle, **options: Any) -> None:
+        self._oracle = oracle
+        super().__init__(**options)
+
+    def fire(self, event: str, subject: Conversation | Person, *rest: Any, **options: Any) -> None:
+        """Fire an event; a delayed one tells of the past."""
+        self._witness(subject)
+        super().fire(event, subject, *rest, **options)
+
+    def fire_later(self, event: str, row: Conversation) -> None:
+        """Fire an event that will be delayed."""
+        self._witness(row)
+        super().fire_later(event, row)
+
+    def _witness(self, subject: Conversation | Person) -> None:
+        if isinstance(subject, Conversation) and self.conversations.get(subject.id) is subject:
+            self._oracle.note_one(subject, self.clock.now())
+
+
+@dataclass(eq=False)
+class _Poller:
+    """A poller's process and what it has in memory."""
+
+    process: Process
+    passes: Passes
+    questions: Questions
+    task: "asyncio.Task[None] | None" = None
+    next_pass: datetime = datetime.min.replace(tzinfo=UTC)
+    next_look: datetime = datetime.min.replace(tzinfo=UTC)
+    next_beat: datetime = datetime.min.replace(tzinfo=UTC)
+
+
+@dataclass
+class Outcome:
+    """How a history ended: what was wrong, None for nothing; what it was made of; and what happened, in order."""
+
+    seed: int
+    wrong: str | None = None
+    passes: int = 0
+    """Complete passes."""
+    answered: int = 0
+    """Deliveries answered 200."""
+    deaths: int = 0
+    """Processes that died."""
+    story: list[str] = field(default_factory=list)
+
+
+class History:
+    """Plays one history. Construct it with an installed cache and a seed, and `play` it."""
+
+    def __init__(
+        self, cache: StagedCache, seed: int, log: FaultLog, *, steps: int = STEPS, tell: bool = False
+    ) -> None:
+        self._cache = cache
+        self._log = log
+        self._steps = steps
+        self._tell = tell
+        self._rng = random.Random(seed)  # noqa: S311 - chance that can be repeated is the point
+        self.outcome = Outcome(seed)
+        rng = self._rng
+        berlin = rng.random() < 0.3  # noqa: PLR2004 - a share
+        # Berlin's clocks go back on 2026-10-25 at 01:00 UTC.
+        start = datetime(2026, 10, 25, 0, tzinfo=UTC) + timedelta(minutes=rng.uniform(-30, 90))
+        self._clock = ManualClock(start)
+        self._mix = Mix.draw(rng)
+        self._oracle = Oracle(TERMS)
+        self._desk = _WatchedDesk(
+            self._oracle,
+            clock=self._clock,
+            seed=rng.getrandbits(32),
+            app_key=_APP_KEYS[0],
+            timezone=ZoneInfo("Europe/Berlin") if berlin else UTC,
+            mailboxes=("Support", "Sales", "Abuse")[: rng.randint(1, 3)],
+            random_ties=True,
+            reuse_numbers=rng.random() < 0.2,  # noqa: PLR2004 - a share
+        )
+        self._desk.populate(rng.randint(2, 7), days=rng.choice((0.01, 1, 30)))
+        self._desk.register_webhook("http://receiver.test" + PREFIX + ENDPOINT)
+        self._api = Api(self._desk)
+        self._worker = Worker(self._desk)
+        self._page_size = rng.randint(2, 6)
+        self._faulty = False
+        self._stage = Stage(rng)
+        self._world = Process("FreeScout's worker")
+        self._working: asyncio.Task[object] | None = None
+        self._in_the_air: list[tuple[datetime, Delivery]] = []
+        self._received: list[Delivery] = []
+        self._promised: set[str] = set()
+        self._request_ids = count(1)
+        self._keys: tuple[Secret, ...] = (Secret(self._desk.webhook_key),)
+        self._api_key = self._desk.api_key
+        self._operator_acts: list[tuple[datetime, Callable[[], None]]] = []
+        self._jumped_since_a_pass = False
+        self._looked_at = (-1, start)
+        self._disputed = False
+        self._receiver, self._gate = self._start_receiver()
+        self._pollers = [self._start_poller(n) for n in range(1, 1 + (rng.random() < 0.3) + 1)]  # noqa: PLR2004
+        self._back_at: dict[int, datetime] = {}
+
+    async def play(self) -> Outcome:
+        """Play it to its end, and say what was wrong."""
+        loop = asyncio.get_running_loop()
+        assert hasattr(loop, "play")
+        loop.play(self._stage)
+        random.seed(self.outcome.seed)  # what our own code draws: waits with jitter
+        await self._cache.reset(self._stage, self._rng, self._clock)
+        try:
+            self._oracle.note(self._desk.truth(), self._clock.now())
+            if self._rng.random() < 0.7:  # noqa: PLR2004 - a share
+                await self._alone(self._pollers[0].process, self._pass(self._pollers[0]))
+            self._set_faults(on=True)
+            for _ in range(self._steps):
+                await self._step()
+                await self._look_if_something_changed()
+            await self._end_well()
+        except WrongError as wrong:
+            self.outcome.wrong = str(wrong)
+            self._say(f"WRONG: {wrong}")
+            for row in await self._cache.outside("SELECT * FROM freescout_ticket ORDER BY ticket_id"):
+                self._say(f"  {dict(row)}")
+                self._say(f"  {self._oracle.truths_of(row['ticket_id'])}")
+            self._say(str(dict((await self._cache.outside("SELECT * FROM freescout_lease"))[0])))
+        finally:
+            self._set_faults(on=False)
+            for process in (self._receiver, self._world, *(poller.process for poller in self._pollers)):
+                await self._stage.kill(process)
+        return self.outcome
+
+    # What may happen next.
+
+    async def _step(self) -> None:
+        rng, mix = self._rng, self._mix
+        choices: list[tuple[float, Callable[[], object]]] = [
+            (6.0 if self._stage.waiting else 0.0, self._go_on),
+            (3.0, self._let_time_pass),
+            (3.0, self._let_people_act),
+            (1.5 * bool(self._received), self._replay),
+            (5 * mix.crash, self._crash),
+            (5 * mix.away, self._send_a_poller_away),
+            (5 * mix.clock, self._jump),
+            (5 * mix.keys, self._change_keys),
+            (5 * mix.mailbox, self._lose_a_mailbox),
+        ]
+        act = rng.choices([act for _, act in choices], [weight for weight, _ in choices])[0]
+        self._clock.advance(MICROSECOND)
+        outcome = act()
+        if asyncio.iscoroutine(outcome):
+            await outcome
+        await self._start_what_is_due()
+
+    async def _go_on(self) -> None:
+        self._say(await self._stage.go_on())
+        await self._restart_the_dead()
+
+    def _let_time_pass(self) -> None:
+        seconds = self._rng.choice((0.01, 0.3, 1, 1, 5, 20, 60, 60, 130, 300, 1000, 3000))
+        self._clock.advance(self._rng.uniform(0, seconds))
+        self._say("time passes")
+
+    def _let_people_act(self) -> None:
+        for _ in range(self._rng.randint(2, 4) if self._rng.random() < self._mix.burst else 1):
+            self._say(happen(self._desk, self._rng))
+            self._oracle.note(self._desk.truth(), self._clock.now())
+
+    def _lose_a_mailbox(self) -> None:
+        self._say(lose_a_mailbox(self._desk, self._rng))
+        self._oracle.note(self._desk.truth(), self._clock.now())
+
+    async def _crash(self) -> None:
+        process = self._rng.choice([self._receiver, *(poller.process for poller in self._pollers)])
+        await self._stage.kill(process)
+        self._say(f"{process.name} is killed")
+        await self._restart_the_dead()
+
+    async def _send_a_poller_away(self) -> None:
+        number = self._rng.randrange(len(self._pollers))
+        seconds = self._rng.uniform(60, 3600)
+        await self._stage.kill(self._pollers[number].process)
+        self._back_at[number] = self._clock.now() + timedelta(seconds=seconds)
+        self._say(f"{self._pollers[number].process.name} is away for {seconds:.0f} s")
+
+    def _jump(self) -> None:
+        """Set the desk's clock. Two jumps between two passes can cancel, and nobody could tell: one at the most."""
+        if self._jumped_since_a_pass:
+            return
+        self._jumped_since_a_pass = True
+        seconds = self._rng.choice((-1, 1)) * self._rng.choice((2, 30, 600, 3600, 8000)) * self._rng.uniform(0.5, 1)
+        self._desk.faults.clock_offset += seconds
+        self._say(f"the desk's clock jumps by {seconds:.0f} s")
+
+    def _change_keys(self) -> None:
+        """APP_KEY changes; the operator notices some time later, or has prepared it."""
+        now, old = self._clock.now(), self._keys[0]
+        self._desk.change_app_key(self._rng.choice(_APP_KEYS))
+        key, api_key = Secret(self._desk.webhook_key), self._desk.api_key
+
+        def tell() -> None:
+            self._keys, self._api_key = (key, old), api_key
+            self._say("the operator sets the new keys")
+
+        self._say("APP_KEY changes")
+        later = self._rng.choice((0, 60, 1800)) * self._rng.random()
+        self._operator_acts.append((now + timedelta(seconds=later), tell))
+
+    async def _start_what_is_due(self) -> None:
+        now = self._clock.now()
+        for due, act in [entry for entry in self._operator_acts if entry[0] <= now]:
+            self._operator_acts.remove((due, act))
+            act()
+        for number, due in list(self._back_at.items()):
+            if due <= now:
+                del self._back_at[number]
+                self._pollers[number] = self._start_poller(number + 1)
+        for arrival in [entry for entry in self._in_the_air if entry[0] <= now]:
+            self._in_the_air.remove(arrival)
+            self._stage.start(self._world, self._receive(arrival[1]))
+        worker_due = self._worker.next_due()
+        if (self._working is None or self._working.done()) and worker_due is not None and worker_due <= now:
+            self._working = self._stage.start(self._world, self._worker.run_due(self._carry))
+        for number, poller in enumerate(self._pollers):
+            if number not in self._back_at:
+                self._start_jobs(poller, now)
+        await self._stage.settle()
+
+    def _start_jobs(self, poller: _Poller, now: datetime) -> None:
+        """Start what a poller's scheduler would."""
+        if poller.next_beat <= now:
+            poller.next_beat = now + BEAT_EVERY
+            self._stage.start(poller.process, self._beat())
+        if poller.next_pass <= now and (poller.task is None or poller.task.done()):
+            poller.next_pass = now + PASS_EVERY
+            poller.task = self._stage.start(poller.process, self._pass(poller))
+        if poller.next_look <= now and (self._disputed or self._rng.random() < SELDOM):
+            poller.next_look = now + timedelta(seconds=1)
+            self._stage.start(poller.process, self._ask(poller))
+
+    async def _restart_the_dead(self) -> None:
+        if not self._receiver.alive:
+            self.outcome.deaths += 1
+            await self._stage.kill(self._receiver)
+            self._receiver, self._gate = self._start_receiver()
+            self._say("a new receiver")
+        for number, poller in enumerate(self._pollers):
+            if not poller.process.alive and number not in self._back_at:
+                self.outcome.deaths += 1
+                await self._stage.kill(poller.process)
+                self._pollers[number] = self._start_poller(number + 1)
+                self._say(f"a new poller {number + 1}")
+
+    # Our processes.
+
+    def _start_receiver(self) -> tuple[Process, Callable[[web.Request], object]]:
+        metrics, app = Metrics(), web.Application()
+        handler = AuditHandler(self._cache, terms=TERMS, commit_timeout=3600, metrics=metrics)
+        endpoint = Endpoint(
+            name=ENDPOINT, enabled=lambda: True, secrets=lambda: self._keys, handle=handler.handle
+        )
+        register(app, endpoint, settings=load_settings({}).receiver, metrics=metrics)
+        (route,) = app.router.routes()
+        return Process("receiver"), route.handler
+
+    def _start_poller(self, number: int) -> _Poller:
+        process = Process(f"poller {number}")
+        desk = FreeScout(self._ask_the_desk, sleep=self._sleep)
+        passes = Passes(desk, self._cache, terms=TERMS, overlap=OVERLAP, page_size=self._page_size)
+        questions = Questions(
+            desk,
+            self._cache,
+            terms=TERMS,
+            at_once=self._page_size,
+            clock=lambda: self._clock.now().timestamp(),
+        )
+        return _Poller(process, passes, questions)
+
+    async def _pass(self, poller: _Poller) -> None:
+        try:
+            await lease.beat(self._cache)
+            jumps_seen = self._jumped_since_a_pass
+            await poller.passes.run()
+        except (DeskError, DatabaseUnavailableError) as error:
+            self._say(f"{poller.process.name}: its pass fails: {error}")
+        else:
+            self.outcome.passes += 1
+            if jumps_seen:
+                self._jumped_since_a_pass = False
+            self._say(f"{poller.process.name}: its pass is complete")
+
+    async def _ask(self, poller: _Poller) -> None:
+        try:
+            await poller.questions.look()
+        except DatabaseUnavailableError:
+            self._say(f"{poller.process.name}: nobody knows what is open")
+
+    async def _beat(self) -> None:
+        try:
+            await lease.beat(self._cache)
+        except DatabaseUnavailableError:
+            self._say("a heartbeat is lost")
+
+    async def _sleep(self, seconds: float) -> None:
+        """Wait as a poller does before it asks again: until so much time has passed, or nobody has anything to do."""
+        await self._stage.turn(f"has waited {seconds:.0f} s")
+
+    # Between us and the desk.
+
+    async def _ask_the_desk(self, path: str, query: Mapping[str, str], /) -> Answer:
+        stage, rng, faults = self._stage, self._rng, self._desk.faults
+        sent = self._clock.now()
+        await stage.turn(f"asks for {path}")
+        if self._faulty and rng.random() < self._mix.api:
+            faults.api = rng.choice(list(ApiFault))
+        headers = {"X-FreeScout-API-Key": self._api_key, "Accept": "application/json"}
+        answer = self._api.answer(ApiRequest("GET", f"/api/{path}", query, headers))
+        faults.api = None
+        slow = self._faulty and rng.random() < self._mix.slow
+        for _ in range(rng.randint(1, 3) if slow else 1):
+            await stage.turn(f"waits for {path}")
+        if answer.hangs or self._clock.now() - sent > PATIENCE:
+            raise TimeoutError("no answer in time")
+        if answer.broken_at is not None:
+            raise ConnectionError("broken off")
+        return Answer(
+            status=answer.status, headers={name.lower(): value for name, value in answer.headers}, body=answer.body
+        )
+
+    async def _carry(self, delivery: Delivery, /) -> int:
+        """Carry a delivery through a bad network."""
+        rng, mix = self._rng, self._mix
+        await self._stage.turn(f"sends {delivery.event} of {delivery.conversation_id}")
+        fate = rng.random() if self._faulty else 1.0
+        if (fate := fate - mix.late) < 0:
+            self._float(delivery)
+            raise DeliveryError("30 s passed")
+        if (fate := fate - mix.twice) < 0:
+            self._float(delivery)
+        status = await self._receive(delivery)
+        if status is None or (self._faulty and rng.random() < mix.unanswered):
+            raise DeliveryError("no answer")
+        return status
+
+    def _float(self, delivery: Delivery) -> None:
+        later = timedelta(seconds=self._rng.uniform(0, self._rng.choice((5, 120, LATEST))))
+        self._in_the_air.append((self._clock.now() + later, delivery))
+
+    async def _receive(self, delivery: Delivery) -> int | None:
+        """Give a delivery to the receiver; None when it died over it."""
+        request_id = f"delivery-{next(self._request_ids)}"
+        handling = self._stage.start(self._receiver, self._handle(delivery, request_id))
+        try:
+            await asyncio.wait((handling,))
+        except asyncio.CancelledError:
+            return None
+        if handling.cancelled():
+            return None
+        status, outcome = handling.result()
+        self._say(f"{delivery.event} of {delivery.conversation_id} is answered {status} {outcome}")
+        if status == 200:  # noqa: PLR2004 - HTTP's own number
+            self.outcome.answered += 1
+            self._promised.add(request_id)
+            self._received.append(delivery)
+        return status
+
+    async def _handle(self, delivery: Delivery, request_id: str) -> tuple[int, str]:
+        await self._stage.turn(f"takes {delivery.event} of {delivery.conversation_id}")
+        response = await self._gate(request_of(delivery, request_id))
+        return response.status, response.text or ""
+
+    async def _replay(self) -> None:
+        """Send a delivery once more that was taken before: it must not prolong anything."""
+        delivery = self._rng.choice(self._received)
+        if delivery.conversation_id is None:
+            return
+        ticket_id = delivery.conversation_id
+        before = (await self._cache.look()).tickets.get(ticket_id)
+        faults, self._cache.faults = self._cache.faults, CacheFaults()
+        handled = self._handle(delivery, f"replay-{next(self._request_ids)}")
+        status, outcome = await self._alone(self._receiver, handled)
+        self._cache.faults = faults
+        after = (await self._cache.look()).tickets.get(ticket_id)
+        self._say(f"a replay of {delivery.event} of {ticket_id} is answered {status} {outcome}")
+        longer = after is not None and after.expires is not None
+        if longer and before is not None and before.expires is not None and after.expires > before.expires:
+            raise WrongError(f"a replay prolonged ticket {ticket_id} from {before.expires} to {after.expires}")
+
+    # Watching, and the end.
+
+    async def _look(self) -> Look:
+        """Look at what readers get, and hold it against the truth."""
+        self._looked_at = (self._cache.uses, self._clock.now())
+        if self._log.lines:
+            raise WrongError(f"an unexpected error: {self._log.lines.pop()}")
+        look = await self._cache.look()
+        self._disputed = any(seen.disputed for seen in look.tickets.values())
+        self._oracle.judge(look, self._clock.now())
+        return look
+
+    async def _look_if_something_changed(self) -> None:
+        uses, at = self._looked_at
+        if self._cache.uses != uses or self._clock.now() - at > LONG:
+            await self._look()
+
+    async def _alone[T](self, process: Process, coroutine: "asyncio.Coroutine[object, object, T]") -> T:
+        return await self._stage.alone(process, coroutine)
+
+    def _set_faults(self, *, on: bool) -> None:
+        self._faulty = on
+        self._cache.faults = self._mix.cache if on else CacheFaults()
+        self._desk.faults.drop_chance = self._mix.lost if on else 0.0
+        self._desk.faults.reorder_chance = self._mix.reordered if on else 0.0
+        self._desk.faults.api = None
+
+    async def _end_well(self) -> None:
+        """Let the faults stop: one pass and its questions later, everything has to be right."""
+        self._say("the faults stop")
+        self._set_faults(on=False)
+        self._keys, self._api_key = (Secret(self._desk.webhook_key), self._keys[0]), self._desk.api_key
+        self._operator_acts.clear()
+        self._back_at.clear()
+        await self._restart_the_dead()
+        while self._stage.waiting:
+            await self._stage.go_on()
+            await self._look_if_something_changed()
+        self._clock.advance(1)
+        await self._settle_everything()
+        # What is still in the air, or will be tried again, arrives in the end, and changes nothing for long.
+        end = self._clock.now() + timedelta(seconds=LATEST)
+        while self._clock.now() < end:
+            self._clock.advance(LATEST / 3)
+            await self._alone(self._pollers[0].process, self._beat())
+            for arrival in self._in_the_air:
+                await self._alone(self._world, self._receive(arrival[1]))
+            self._in_the_air.clear()
+            await self._alone(self._world, self._worker.run_due(self._carry))
+            await self._look_if_something_changed()
+        await self._settle_everything()
+        journal = {row["request_id"] for row in await self._cache.outside("SELECT request_id FROM freescout_delivery")}
+        if missing := self._promised - journal:
+            raise WrongError(f"answered 200 and not in the journal: {sorted(missing)}")
+
+    async def _settle_everything(self) -> None:
+        # A poller that has just started, so that it waits for nothing that failed before.
+        poller = self._start_poller(9)
+        asked_at = self._clock.now()
+        passes = self.outcome.passes
+        await self._alone(poller.process, self._pass(poller))
+        if self.outcome.passes == passes:
+            raise WrongError("a pass without faults is not complete")
+        while await self._alone(poller.process, poller.questions.ask()):
+            pass
+        look, true = await self._look(), self._oracle.true_now()
+        wrong = {
+            ticket_id: (seen.answer if (seen := look.tickets.get(ticket_id)) is not None else "none", answer)
+            for ticket_id, answer in true.items()
+            if (look.tickets[ticket_id].answer if ticket_id in look.tickets else "none") != answer
+        }
+        if wrong:
+            raise WrongError(f"after a pass and its questions these differ (cache, desk): {wrong}")
+        if disputed := [ticket_id for ticket_id, seen in look.tickets.items() if seen.disputed]:
+            raise WrongError(f"after a pass and its questions these are disputed: {disputed}")
+        if look.passed is None or look.passed < asked_at:
+            raise WrongError("a complete pass did not renew the lease")
+
+    def _say(self, line: str) -> None:
+        if self._tell:
+            self.outcome.story.append(f"{self._clock.now():%H:%M:%S.%f}  {line}")

@@ -1,0 +1,199 @@
+"""The test of the tests: our own code, broken on purpose in ways that look harmless; each has to be caught.
+
+A mutant replaces pieces of source text while a module is imported; nothing on disk changes.
+"""
+
+import importlib.machinery
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import CodeType, ModuleType
+
+RULE, STATEMENTS = "freescout_audit.rule", "db.statements"
+PASSES, WALK, DELETIONS = "poller.passes", "poller.walk", "poller.deletions"
+
+
+class MutantError(Exception):
+    """A mutant does not fit the code any more: the text that it replaces is not there exactly once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mutant:
+    """One way to break the code: module, text, and what stands there instead."""
+
+    name: str
+    changes: Sequence[tuple[str, str, str]]
+
+
+MUTANTS = (
+    Mutant(
+        "within a second the last arrival wins",
+        ((RULE, "said.updated_at > row.updated_at)", "said.updated_at >= row.updated_at)"),),
+    ),
+    Mutant(
+        "a duplicate prolongs trust",
+        (
+            (
+                RULE,
+                'return Verdict(outcome="duplicate", row=row, reason="known")',
+                "return Verdict(outcome='duplicate', reason='known',"
+                " row=msgspec.structs.replace(row, expires_at=now + terms.ttl))",
+            ),
+        ),
+    ),
+    Mutant("what a pass has seen is ignored", ((RULE, "[lease.seen_through] if alive", "[] if alive"),)),
+    Mutant(
+        "what a pass has seen is saved when it ends",
+        (
+            (STATEMENTS, "SET seen_through = greatest(\n        seen_through, $1,", "SET seen_through = greatest(\n        seen_through,"),
+            (STATEMENTS, "covered_through = $4, renewed_by_pass", "covered_through = $4, seen_through = greatest(seen_through, $4), renewed_by_pass"),
+        ),
+    ),
+    Mutant(
+        "what a pass has seen follows the desk's clock back",
+        ((STATEMENTS, "greatest(\n        seen_through, $1,\n        CASE", "coalesce(\n        $1,\n        CASE"),),
+    ),
+    Mutant(
+        "a clock that was set back is not remembered",
+        ((STATEMENTS, "THEN now + clock_offset END", "THEN NULL END"),),
+    ),
+    Mutant(
+        "without a poller only the last pass's own date counts",
+        ((RULE, "[lease.complete_through, lease.covered_through]", "[lease.complete_through]"),),
+    ),
+    Mutant(
+        "a read of the ticket itself has not seen further",
+        ((RULE, "None if row is None or row.truth_at is None else row.truth_at + lease.clock_offset,", ""),),
+    ),
+    Mutant(
+        "claims from the future are believed",
+        ((RULE, "FUTURE_TOLERANCE = timedelta(seconds=60)", "FUTURE_TOLERANCE = timedelta(days=60)"),),
+    ),
+    Mutant(
+        "news settle a dispute while the poller is alive",
+        ((RULE, "return told if alive else msgspec", "return msgspec"),),
+    ),
+    Mutant(
+        "a dispute's end moves",
+        ((RULE, "    if before.disputed_at is not None:\n", "    if False:\n"),),
+    ),
+    Mutant(
+        "an older truth overwrites a newer one",
+        ((RULE, "and truth.asked_at <= row.truth_at:", "and truth.asked_at <= row.truth_at and False:"),),
+    ),
+    Mutant(
+        "a truth overwrites a claim that came meanwhile",
+        ((RULE, "row.touched_at is None or row.touched_at < truth.asked_at:", "True:"),),
+    ),
+    Mutant(
+        "a claim revives a tombstone",
+        (
+            (
+                RULE,
+                'if row is not None and row.gone:\n        return _disputed(row, said, now, terms, "about_a_tombstone")',
+                "if row is not None and row.gone:\n        row = None",
+            ),
+        ),
+    ),
+    Mutant(
+        "old news are believed",
+        ((RULE, "if horizon is not None and said.updated_at <= horizon:", "if False:"),),
+    ),
+    Mutant(
+        "an overlap of two minutes",
+        ((PASSES, "self._overlap = overlap", "self._overlap = timedelta(minutes=2)"),),
+    ),
+    Mutant(
+        "a cursor that turns pages",
+        (
+            (WALK, "        cursor = since\n        while True:\n", "        cursor, turned = since, 0\n        while True:\n            turned += 1\n"),
+            (
+                WALK,
+                "            read = await self._read(cursor, by=by, mailboxes=mailboxes)\n            yield read\n",
+                "            read = Read(asked_at=await self._clock(), cursor=since, size=self._size, page=await self._desk.page("
+                "size=self._size, number=turned, sort=by, updated_since=since if by == 'updatedAt' else None,"
+                " created_since=since if by == 'createdAt' else None, mailboxes=mailboxes))\n            yield read\n",
+            ),
+            (WALK, "if cursor is not None and max(dates) <= cursor:", "if False:"),
+        ),
+    ),
+    Mutant(
+        "the newest are left out of the count",
+        ((DELETIONS, "            differed = await self._compare(newest, [read])\n", "            differed = False\n"),),
+    ),
+    Mutant(
+        "deletions are not looked for",
+        ((DELETIONS, "        for _ in range(TRIES):\n", "        for _ in ():\n"), (DELETIONS, 'raise DeskUnavailableError("the desk changes so', 'return  # ("the desk changes so')),
+    ),
+    Mutant(
+        "the lease is renewed after a broken pass",
+        (
+            (
+                PASSES,
+                "        await Deletions(\n",
+                "        with __import__('contextlib').suppress(Exception): await Deletions(\n",
+            ),
+        ),
+    ),
+    Mutant(
+        "a later pass's lease is overwritten",
+        ((STATEMENTS, "WHERE renewed_by_pass IS NULL OR renewed_by_pass < $1", "WHERE true"),),
+    ),
+)
+
+
+def install(name: str) -> None:
+    """Break the code that is imported from now on.
+
+    Raises:
+        MutantError: There is no such mutant, or its modules are imported already.
+    """
+    mutant = next((mutant for mutant in MUTANTS if mutant.name == name), None)
+    if mutant is None:
+        raise MutantError(f"there is no mutant {name!r}")
+    changes: dict[str, list[tuple[str, str]]] = {}
+    for module, old, new in mutant.changes:
+        if module in sys.modules:
+            raise MutantError(f"{module} is imported already")
+        changes.setdefault(module, []).append((old, new))
+    sys.meta_path.insert(0, _Finder(changes))
+
+
+class _Finder(importlib.machinery.PathFinder):
+    """Finds the modules to be changed."""
+
+    def __init__(self, changes: Mapping[str, list[tuple[str, str]]]) -> None:
+        self._changes = changes
+
+    def find_spec(  # type: ignore[override] # ours belongs to one mutant, not to the class
+        self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        spec = importlib.machinery.PathFinder.find_spec(fullname, path, target)
+        if fullname not in self._changes or spec is None or spec.origin is None:
+            return None
+        spec.loader = _Loader(fullname, spec.origin, self._changes[fullname])
+        return spec
+
+
+class _Loader(importlib.machinery.SourceFileLoader):
+    """Compiles a module with its changes, past every cache."""
+
+    def __init__(self, fullname: str, path: str, changes: list[tuple[str, str]]) -> None:
+        super().__init__(fullname, path)
+        self._changes = changes
+
+    def get_code(self, fullname: str) -> CodeType:
+        return compile(changed(self.get_data(self.path).decode(), self._changes), self.path, "exec")
+
+
+def changed(source: str, changes: Sequence[tuple[str, str]]) -> str:
+    """Return the source with its changes.
+
+    Raises:
+        MutantError: A text is not there exactly once.
+    """
+    for old, new in changes:
+        if source.count(old) != 1:
+            raise MutantError(f"this stands {source.count(old)} times in the source, and not once: {old!r}")
+        source = source.replace(old, new)
+    return source

@@ -1,0 +1,123 @@
+"""What readers may be told: the truth at the desk over time, and the answers held against it."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from freescout_audit.rule import Terms
+from proof.histories.cache import Look, Seen
+from simulator import Conversation
+
+NONE = "none"
+
+
+class WrongError(Exception):
+    """A promise was broken; the message says which, for which ticket and when."""
+
+
+@dataclass(slots=True)
+class _Ticket:
+    """What was true of one ticket: since when which answer, in order; and how far the answers given have come."""
+
+    truths: list[tuple[datetime, str]]
+    reached: int = 0
+    dispute: tuple[datetime, Seen] | None = None
+    """When the open dispute was first seen, and how."""
+
+
+@dataclass
+class Oracle:
+    """Knows every truth that ever was at one desk, and holds every look at the cache against it."""
+
+    terms: Terms
+    _tickets: dict[int, _Ticket] = field(default_factory=dict)
+
+    def note(self, conversations: Iterable[Conversation], now: datetime) -> None:
+        """Note what is true from now on."""
+        living = set()
+        for row in conversations:
+            living.add(row.id)
+            self.note_one(row, now)
+        for ticket_id in self._tickets.keys() - living:
+            self._note(ticket_id, NONE, now)
+
+    def note_one(self, row: Conversation, now: datetime) -> None:
+        """Note what is true of one ticket from now on."""
+        self._note(row.id, row.status if row.state == "published" else NONE, now)
+
+    def _note(self, ticket_id: int, answer: str, now: datetime) -> None:
+        ticket = self._tickets.setdefault(ticket_id, _Ticket([(datetime.min.replace(tzinfo=now.tzinfo), NONE)]))
+        if ticket.truths[-1][1] != answer:
+            ticket.truths.append((now, answer))
+
+    def truths_of(self, ticket_id: int) -> str:
+        """Return what was true of a ticket, and since when, for people."""
+        ticket = self._tickets.get(ticket_id)
+        return "never there" if ticket is None else ", ".join(
+            f"{answer} from {since:%H:%M:%S.%f}" for since, answer in ticket.truths[1:]
+        )
+
+    def true_now(self) -> dict[int, str]:
+        """Return what is true of every ticket there ever was."""
+        return {ticket_id: ticket.truths[-1][1] for ticket_id, ticket in self._tickets.items()}
+
+    def judge(self, look: Look, now: datetime) -> None:
+        """Hold what readers get against what was true.
+
+        Raises:
+            WrongError: A promise was broken.
+        """
+        for ticket_id, seen in look.tickets.items():
+            ticket = self._tickets.get(ticket_id)
+            if ticket is None:
+                raise WrongError(f"ticket {ticket_id} never was, and is held")
+            self._is_asked_about_in_time(ticket_id, ticket, seen, now)
+            if seen.answer == NONE:
+                continue
+            self._was_true_since_the_pass(ticket_id, ticket, seen, look.passed)
+            self._is_vouched_for(ticket_id, seen, look.passed, now)
+            self._does_not_go_back(ticket_id, ticket, seen)
+
+    def _was_true_since_the_pass(self, ticket_id: int, ticket: _Ticket, seen: Seen, passed: datetime | None) -> None:
+        """No undisputed answer was already false when the last complete pass began."""
+        if passed is None or seen.disputed:
+            return
+        ends = [since for since, _ in ticket.truths[1:]]
+        for (_, answer), end in zip(ticket.truths, [*ends, None], strict=True):
+            if answer == seen.answer and (end is None or end >= passed):
+                return
+        raise WrongError(
+            f"ticket {ticket_id} reads {seen.answer}, which was false when the last complete pass began ({passed:%H:%M:%S.%f})"
+        )
+
+    def _is_vouched_for(self, ticket_id: int, seen: Seen, passed: datetime | None, now: datetime) -> None:
+        """No answer outlives the pass, the read and the delivery that vouched for it."""
+        vouched = [
+            passed and passed + self.terms.lease,
+            seen.truth_at and seen.truth_at + self.terms.lease,
+            seen.claimed_at and seen.claimed_at + self.terms.ttl,
+        ]
+        if not any(until is not None and until > now for until in vouched):
+            raise WrongError(f"ticket {ticket_id} reads {seen.answer}, and nothing vouches for it any more")
+
+    def _is_asked_about_in_time(self, ticket_id: int, ticket: _Ticket, seen: Seen, now: datetime) -> None:
+        """No disputed answer stands for longer than the grace."""
+        if not seen.disputed:
+            ticket.dispute = None
+            return
+        before = ticket.dispute
+        if before is None or (before[1].truth_at, before[1].updated_at) != (seen.truth_at, seen.updated_at):
+            # It may have been settled and opened again since the last look.
+            ticket.dispute = (now, seen)
+        elif seen.answer != NONE and now - before[0] > self.terms.dispute_grace:
+            raise WrongError(f"ticket {ticket_id} reads {seen.answer}, and has been disputed since {before[0]:%H:%M:%S.%f}")
+
+    def _does_not_go_back(self, ticket_id: int, ticket: _Ticket, seen: Seen) -> None:
+        """Undisputed answers for one ticket come in the order in which they were true."""
+        if seen.disputed:
+            return
+        for place in range(ticket.reached, len(ticket.truths)):
+            if ticket.truths[place][1] == seen.answer:
+                ticket.reached = place
+                return
+        raise WrongError(f"ticket {ticket_id} reads {seen.answer} once more, after what came later had been read")

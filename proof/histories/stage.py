@@ -1,0 +1,165 @@
+"""Who goes on: many tasks on one event loop, of which only one runs at a time, chosen by a seed.
+
+Our own code runs unchanged. Wherever it meets the world (before and after each use of the database, each request and
+each answer) it waits for its turn, and between two turns anything else may happen: time passes, the desk changes, a
+delivery arrives, a process dies. PostgreSQL is real and is waited for, but never by two at once, so that the same seed
+always gives the same history.
+"""
+
+import asyncio
+import random
+import selectors
+from collections.abc import Coroutine, Mapping
+from contextvars import ContextVar, copy_context
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+_CREDITS = (0, 0, 1, 2, 5, 20, 1000)
+"""How many further turns whoever goes on may take without being interrupted."""
+
+
+@dataclass(eq=False)
+class Process:
+    """One of our processes. Once dead it takes no further turn and leaves nothing behind but what it committed."""
+
+    name: str
+    alive: bool = True
+    tasks: "set[asyncio.Task[Any]]" = field(default_factory=set)
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class _Waiting:
+    process: Process
+    place: str
+    turn: "asyncio.Future[None]"
+
+
+_process: ContextVar[Process] = ContextVar("process")
+
+
+class Stage:
+    """Gives turns. ``busy`` counts the uses of the database under way, which are waited for."""
+
+    def __init__(self, rng: random.Random) -> None:
+        self.busy = 0
+        self._rng = rng
+        self._waiting: list[_Waiting] = []
+        self._favourite: Process | None = None
+        self._credit = 0
+        self._quiet: asyncio.Future[None] | None = None
+
+    @property
+    def waiting(self) -> int:
+        """How many wait for their turn."""
+        return len(self._waiting)
+
+    def start(self, process: Process, coroutine: Coroutine[Any, Any, T]) -> "asyncio.Task[T]":
+        """Start a task of a process; it runs to its first turn when the stage is next left to itself."""
+        context = copy_context()
+        context.run(_process.set, process)
+        task = asyncio.get_running_loop().create_task(coroutine, context=context)
+        process.tasks.add(task)
+        task.add_done_callback(process.tasks.discard)
+        return task
+
+    async def turn(self, place: str) -> None:
+        """Wait until it is this task's turn; called by whoever stands in for the world."""
+        process = _process.get()
+        if not process.alive:
+            raise asyncio.CancelledError
+        if self._favourite is process and self._credit > 0:
+            self._credit -= 1
+            return
+        waiting = _Waiting(process, place, asyncio.get_running_loop().create_future())
+        self._waiting.append(waiting)
+        try:
+            await waiting.turn
+        finally:
+            if waiting in self._waiting:
+                self._waiting.remove(waiting)
+
+    def die(self) -> None:
+        """Let the running task's process die here."""
+        _process.get().alive = False
+        raise asyncio.CancelledError
+
+    async def go_on(self) -> str:
+        """Let one of those who wait go on, by chance, until it waits again or has ended; return who, and from where."""
+        waiting = self._waiting.pop(self._rng.randrange(len(self._waiting)))
+        self._favourite, self._credit = waiting.process, self._rng.choice(_CREDITS)
+        waiting.turn.set_result(None)
+        await self.settle()
+        return f"{waiting.process.name} {waiting.place}"
+
+    async def alone(self, process: Process, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Run a task to its end without anybody else having a turn.
+
+        Raises:
+            asyncio.CancelledError: The process died on the way.
+        """
+        before, self._waiting = self._waiting, []
+        task = self.start(process, coroutine)
+        self._favourite, self._credit = process, 1_000_000
+        await self.settle()
+        while not task.done() and self._waiting:
+            await self.go_on()
+        self._waiting = before
+        self._credit = 0
+        if not task.done():
+            raise RuntimeError(f"{process.name} waits for nobody on this stage")
+        return task.result()
+
+    async def kill(self, process: Process) -> None:
+        """End a process where it is."""
+        process.alive = False
+        for task in list(process.tasks):
+            task.cancel()
+        # Tasks that it started itself wait somewhere too.
+        for waiting in [each for each in self._waiting if each.process is process]:
+            waiting.turn.cancel()
+        await self.settle()
+
+    async def settle(self) -> None:
+        """Return when everybody waits for a turn, or for somebody who does."""
+        self._quiet = asyncio.get_running_loop().create_future()
+        await self._quiet
+
+    def nothing_is_ready(self) -> bool:
+        """Tell the stage that the event loop has nothing to do; return whether it has now."""
+        if self.busy > 0 or self._quiet is None or self._quiet.done():
+            return False
+        self._quiet.set_result(None)
+        return True
+
+
+class _TellingSelector(selectors.DefaultSelector):  # type: ignore[misc,valid-type] # whichever is the best here
+    """The event loop's selector, which knows when there is nothing to do: it is asked to wait."""
+
+    stage: Stage | None = None
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        idle = timeout is None or timeout > 0
+        if idle and self.stage is not None and self.stage.nothing_is_ready():
+            timeout = 0
+        return super().select(timeout)
+
+
+class StageLoop(asyncio.SelectorEventLoop):
+    """An event loop that tells a stage when it has nothing to do."""
+
+    def __init__(self) -> None:
+        self._telling = _TellingSelector()
+        super().__init__(self._telling)
+        self.set_exception_handler(_forget_the_dead)
+
+    def play(self, stage: Stage | None) -> None:
+        """Tell this stage from now on."""
+        self._telling.stage = stage
+
+
+def _forget_the_dead(loop: asyncio.AbstractEventLoop, context: Mapping[str, Any]) -> None:
+    """Report what the loop complains of, but for tasks whose process died."""
+    if not isinstance(context.get("exception"), asyncio.CancelledError):
+        loop.default_exception_handler(dict(context))
