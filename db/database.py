@@ -6,8 +6,6 @@ from contextlib import asynccontextmanager
 
 import asyncpg
 from sqlalchemy.engine import URL
-from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
 from freescout_audit.errors import DatabaseUnavailableError
 
@@ -23,7 +21,6 @@ _NOT_MIGRATED = (
 )
 _UNAVAILABLE = (
     OSError,  # TimeoutError is one
-    DBAPIError,
     asyncpg.InterfaceError,
     asyncpg.InternalClientError,  # what a connection says whose server ended it a moment ago
     asyncpg.PostgresConnectionError,
@@ -36,11 +33,11 @@ _UNAVAILABLE = (
 
 
 class Database:
-    """A pool of AUTOCOMMIT connections, handed out first come, first served.
+    """A pool of connections that commit each statement, handed out first come, first served.
 
-    SQLAlchemy's pool wakes any of its waiters, so some wait ten times as long as others; here nobody waits on the
-    pool itself, but on a first-in-first-out limit before it (``bench/reads.py`` measures both). Statements run on
-    the asyncpg connection below, which prepares each of them once.
+    The pool is a stack of idle connections behind a first-in-first-out limit: the engines' own pools cost a read more
+    than the read itself, or wake any of their waiters (``bench/reads.py`` measures them). Statements run on asyncpg,
+    which prepares each of them once a connection.
     """
 
     def __init__(
@@ -52,30 +49,24 @@ class Database:
         patience: float = PATIENCE,
         name: str = "",
     ) -> None:
+        self.url = url
+        self._connect_timeout = connect_timeout
         self._patience = patience
         self._open: set[asyncpg.Connection] = set()
+        self._idle: list[asyncpg.Connection] = []
         self._turns = asyncio.Semaphore(connections)
-        self._engine = create_async_engine(
-            url,
-            isolation_level="AUTOCOMMIT",
-            pool_size=connections,
-            max_overflow=0,
-            pool_reset_on_return=None,
-            connect_args={
-                "timeout": connect_timeout,
-                "server_settings": {
-                    "application_name": f"freescout-audit {name}".strip(),
-                    "timezone": "UTC",
-                    "jit": "off",
-                    # What we give up on, the server has to give up as well: it would wait for a lock for ever, and
-                    # does not notice by itself that the client has gone.
-                    "statement_timeout": f"{patience:g}s",
-                    "client_connection_check_interval": "1s",
-                    # A client that vanished in the middle of a transaction must not keep its rows locked.
-                    "idle_in_transaction_session_timeout": "10s",
-                },
-            },
-        )
+        self._closed = False
+        self._server_settings = {
+            "application_name": f"freescout-audit {name}".strip(),
+            "timezone": "UTC",
+            "jit": "off",
+            # What we give up on, the server has to give up as well: it would wait for a lock for ever, and
+            # does not notice by itself that the client has gone.
+            "statement_timeout": f"{patience:g}s",
+            "client_connection_check_interval": "1s",
+            # A client that vanished in the middle of a transaction must not keep its rows locked.
+            "idle_in_transaction_session_timeout": "10s",
+        }
 
     @asynccontextmanager
     async def connection(self, deadline: float | None = None) -> AsyncIterator[asyncpg.Connection]:
@@ -95,15 +86,13 @@ class Database:
         """Lend a connection as `connection` does, but for as long as it lasts when no deadline is given."""
         try:
             async with asyncio.timeout(deadline), self._turns:
-                holder, connection = await self._check_out()
+                connection = await self._check_out()
                 try:
                     yield connection
                 except BaseException:
                     connection.terminate()
-                    await holder.invalidate()
                     raise
-                finally:
-                    await holder.close()
+                self._check_in(connection)
         except _NOT_MIGRATED as error:
             raise DatabaseUnavailableError("the database lacks our schema: run python -m db.migrate") from error
         except _UNAVAILABLE as error:
@@ -125,21 +114,33 @@ class Database:
 
     async def close(self) -> None:
         """Close every connection, within a second or so even if the server does not answer."""
-        try:
-            async with asyncio.timeout(_FAREWELL):
-                await self._engine.dispose()
-        except TimeoutError:
-            for connection in self._open:
-                connection.terminate()
-            await self._engine.dispose()
+        self._closed = True
+        idle, self._idle = self._idle, []
+        await asyncio.gather(*(connection.close(timeout=_FAREWELL) for connection in idle), return_exceptions=True)
+        for connection in self._open:
+            connection.terminate()
 
-    async def _check_out(self) -> tuple[AsyncConnection, asyncpg.Connection]:
+    async def _check_out(self) -> asyncpg.Connection:
         """Take a connection that has not been closed while it lay in the pool."""
-        while True:
-            holder = await self._engine.connect()
-            connection = (await holder.get_raw_connection()).driver_connection
-            if connection is not None and not connection.is_closed():
-                self._open = {each for each in self._open if not each.is_closed()} | {connection}
-                return holder, connection
-            await holder.invalidate()
-            await holder.close()
+        while self._idle:
+            connection = self._idle.pop()
+            if not connection.is_closed():
+                return connection
+        connection = await asyncpg.connect(
+            host=self.url.host,
+            port=self.url.port,
+            user=self.url.username,
+            password=self.url.password,
+            database=self.url.database,
+            ssl=self.url.query.get("ssl"),
+            timeout=self._connect_timeout,
+            server_settings=self._server_settings,
+        )
+        self._open = {each for each in self._open if not each.is_closed()} | {connection}
+        return connection
+
+    def _check_in(self, connection: asyncpg.Connection) -> None:
+        if self._closed:
+            connection.terminate()
+        else:
+            self._idle.append(connection)

@@ -1,60 +1,50 @@
 """Every statement of the write path and the read path, named and described."""
 
-MAKE_ROOM = """
-INSERT INTO freescout_ticket (ticket_id)
-SELECT id FROM unnest($1::bigint[]) AS id
-WHERE NOT EXISTS (SELECT FROM freescout_ticket t WHERE t.ticket_id = id)
-ORDER BY id
-ON CONFLICT DO NOTHING
-RETURNING ticket_id
-"""
-"""Make an empty row for each ticket we hold nothing about, so that there is something to lock.
+LOCK = "SELECT * FROM freescout_lock($1::bigint[], $2::interval)"
+"""Lock tickets, and return the locked rows with the lease and our clock; one record at least, without a ticket.
 
-A second writer of the same new ticket waits here for the first. Empty rows never outlive the transaction.
+Tickets we hold nothing about get an empty row (``made``), so that there is something to lock, and a second writer of
+the same new ticket waits for the first; it never outlives the transaction. Locks are taken in id order, so that two
+batches never wait for each other in a ring. Rows, lease and ``now`` are read when all locks are held: ``now`` is later
+than any writer's before us, and the lease is at least as new as every truth in the rows. $2 is the patience with each
+lock, NULL for as long as the transaction has.
 """
 
-LOCK_ROWS = """
-SELECT ticket_id, number, mailbox_id, status, state, updated_at, created_at, gone, observed_at, observed_via,
-       expires_at, touched_at, truth_at, disputed_at, grace_until
-FROM freescout_ticket
-WHERE ticket_id = ANY ($1::bigint[])
-ORDER BY ticket_id
-FOR UPDATE
+_INTO_ROWS = """
+INSERT INTO freescout_ticket (
+    ticket_id, status, state, updated_at, number, mailbox_id, created_at, gone, observed_at, observed_via, expires_at,
+    touched_at, truth_at, disputed_at, grace_until)
+SELECT * FROM unnest(
+    $1::bigint[], $2::text[], $3::text[], $4::timestamptz[], $5::bigint[], $6::bigint[], $7::timestamptz[],
+    $8::boolean[], $9::timestamptz[], $10::text[], $11::timestamptz[], $12::timestamptz[], $13::timestamptz[],
+    $14::timestamptz[], $15::timestamptz[])
+ON CONFLICT (ticket_id) DO UPDATE
+SET (status, state, updated_at, number, mailbox_id, created_at, gone, observed_at, observed_via, expires_at,
+     touched_at, truth_at, disputed_at, grace_until)
+  = (excluded.status, excluded.state, excluded.updated_at, excluded.number, excluded.mailbox_id, excluded.created_at,
+     excluded.gone, excluded.observed_at, excluded.observed_via, excluded.expires_at, excluded.touched_at,
+     excluded.truth_at, excluded.disputed_at, excluded.grace_until)
 """
-"""Lock and read rows; always in id order, so that two batches never wait for each other in a ring."""
 
-READ_LEASE = """
-SELECT freescout_now() AS now, seen_through, complete_through, covered_through, lease_until, clock_offset,
-       heartbeat_at
-FROM freescout_lease
-"""
-"""Read our clock and the lease; after LOCK_ROWS, so that ``now`` is later than any writer's before us."""
+WRITE_ROWS = _INTO_ROWS
+"""Write the locked rows back, column by column in the order of `freescout_audit.rule.Row`.
 
-WRITE_ROWS = """
-UPDATE freescout_ticket t
-SET (number, mailbox_id, status, state, updated_at, created_at, gone, observed_at, observed_via,
-     expires_at, touched_at, truth_at, disputed_at, grace_until)
-  = (w.number, w.mailbox_id, w.status, w.state, w.updated_at, w.created_at, w.gone, w.observed_at, w.observed_via,
-     w.expires_at, w.touched_at, w.truth_at, w.disputed_at, w.grace_until)
-FROM unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::text[], $5::text[], $6::timestamptz[], $7::timestamptz[],
-            $8::boolean[], $9::timestamptz[], $10::text[], $11::timestamptz[], $12::timestamptz[],
-            $13::timestamptz[], $14::timestamptz[], $15::timestamptz[])
-  AS w (ticket_id, number, mailbox_id, status, state, updated_at, created_at, gone, observed_at, observed_via,
-        expires_at, touched_at, truth_at, disputed_at, grace_until)
-WHERE t.ticket_id = w.ticket_id
+An upsert although every row is there: it finds rows by the primary key whatever the planner thinks of the table's
+size, and a plan made before a first load would otherwise be kept while it lasts.
 """
-"""Write the locked rows back."""
 
 DROP_EMPTY = "DELETE FROM freescout_ticket WHERE ticket_id = ANY ($1::bigint[])"
 """Take away the empty rows that nothing was written into."""
 
-WRITE_JOURNAL = """
+WRITE_DELIVERIES = f"""
+WITH written AS ({_INTO_ROWS})
 INSERT INTO freescout_delivery (received_at, endpoint, event, ticket_id, outcome, reason, status, state, updated_at,
                                 body_bytes, body_ms, signed_with, request_id)
-SELECT $1, w.* FROM unnest($2::text[], $3::text[], $4::bigint[], $5::text[], $6::text[], $7::text[], $8::text[],
-                           $9::timestamptz[], $10::bigint[], $11::double precision[], $12::text[], $13::text[]) AS w
+SELECT $16, w.* FROM unnest($17::text[], $18::text[], $19::bigint[], $20::text[], $21::text[], $22::text[],
+                            $23::text[], $24::timestamptz[], $25::bigint[], $26::double precision[], $27::text[],
+                            $28::text[]) AS w
 """
-"""Write the journal, one row a verified delivery."""
+"""Write the locked rows back as `WRITE_ROWS` does, and the journal, one row a verified delivery."""
 
 ANNOUNCE_DISPUTE = "SELECT pg_notify('freescout_dispute', '')"
 """Hasten the poller's questions; the disputed rows themselves are the list of what to ask."""

@@ -74,23 +74,32 @@ class TruthsRecorded(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def record_deliveries(
-    database: Database, deliveries: Sequence[Delivery], *, terms: Terms, deadline: float | None = None
+    database: Database,
+    deliveries: Sequence[Delivery],
+    *,
+    terms: Terms,
+    deadline: float | None = None,
+    lock_patience: float | None = None,
 ) -> Recorded:
     """Judge deliveries in their order, write rows and journal, and return after the commit.
+
+    ``lock_patience`` is how many seconds one ticket's lock is waited for, if not for as long as the deadline allows.
 
     Raises:
         DatabaseUnavailableError: Nothing was promised. (If only the answer to the commit was lost, all of it stands;
             sending the deliveries again is harmless either way.)
+        asyncpg.LockNotAvailableError: Somebody held one of the tickets for longer than ``lock_patience``.
     """
     async with database.transaction(deadline) as connection:
         batch = await _Batch.lock(
-            connection, {delivery.claim.sighting.ticket_id for delivery in deliveries if delivery.claim is not None}
+            connection,
+            {delivery.claim.sighting.ticket_id for delivery in deliveries if delivery.claim is not None},
+            lock_patience,
         )
         verdicts = [
             None if delivery.claim is None else batch.apply_claim(delivery.claim, terms) for delivery in deliveries
         ]
-        await batch.write_back()
-        await _write_journal(connection, deliveries, verdicts, batch.now)
+        await batch.write_back(statements.WRITE_DELIVERIES, batch.now, *_journal(deliveries, verdicts))
     return Recorded(verdicts=verdicts, now=batch.now, lease=batch.lease)
 
 
@@ -145,28 +154,27 @@ def lease_of(record: asyncpg.Record) -> Lease:
 class _Batch:
     """The locked rows of one transaction, and what the rule made of them so far."""
 
-    def __init__(
-        self, connection: asyncpg.Connection, rows: dict[int, Row], empty: set[int], clock: asyncpg.Record
-    ) -> None:
+    def __init__(self, connection: asyncpg.Connection, locked: Sequence[asyncpg.Record]) -> None:
         self._connection = connection
-        self._rows = rows
-        self._empty = empty
+        self._rows: dict[int, Row] = {}
+        self._empty: set[int] = set()
         self._changed: set[int] = set()
         self._gaps: list[Gap] = []
-        self.now: datetime = clock["now"]
-        self.lease = lease_of(clock)
+        self.now: datetime = locked[0]["now"]
+        self.lease = lease_of(locked[0])
+        for record in locked:
+            if record["made"]:
+                self._empty.add(record["ticket_id"])
+            elif record["ticket_id"] is not None:
+                self._rows[record["ticket_id"]] = Row(**{name: record[name] for name in Row.__struct_fields__})
 
     @classmethod
-    async def lock(cls, connection: asyncpg.Connection, ticket_ids: Collection[int]) -> Self:
-        """Lock the tickets' rows, also of those we hold nothing about, and then read our clock and the lease."""
-        rows: dict[int, Row] = {}
-        empty: set[int] = set()
-        if ticket_ids:
-            empty = {made["ticket_id"] for made in await connection.fetch(statements.MAKE_ROOM, sorted(ticket_ids))}
-            for record in await connection.fetch(statements.LOCK_ROWS, sorted(ticket_ids)):
-                if record["ticket_id"] not in empty:
-                    rows[record["ticket_id"]] = Row(**record)
-        return cls(connection, rows, empty, await connection.fetchrow(statements.READ_LEASE))
+    async def lock(
+        cls, connection: asyncpg.Connection, ticket_ids: Collection[int], patience: float | None = None
+    ) -> Self:
+        """Lock the tickets' rows, also of those we hold nothing about, and then read them, our clock and the lease."""
+        limit = None if patience is None else timedelta(seconds=patience)
+        return cls(connection, await connection.fetch(statements.LOCK, sorted(ticket_ids), limit))
 
     def apply_claim(self, claim: Claim, terms: Terms) -> Verdict:
         ticket_id = claim.sighting.ticket_id
@@ -198,13 +206,15 @@ class _Batch:
             self._changed.add(ticket_id)
         return verdict
 
-    async def write_back(self) -> None:
-        """Write what changed, take away the rows that stayed empty, and announce open disputes."""
+    async def write_back(self, statement: str = statements.WRITE_ROWS, *journal: object) -> None:
+        """Write what changed, take away the rows that stayed empty, and announce open disputes.
+
+        ``statement`` is one that writes rows, and ``journal`` its further arguments.
+        """
         changed = [self._rows[ticket_id] for ticket_id in sorted(self._changed)]
-        if changed:
-            await self._connection.execute(
-                statements.WRITE_ROWS, *([getattr(row, name) for row in changed] for name in _COLUMNS)
-            )
+        if changed or journal:
+            columns = zip(*map(msgspec.structs.astuple, changed), strict=True) if changed else _NO_ROWS
+            await self._connection.execute(statement, *columns, *journal)
         if still_empty := self._empty - self._changed:
             await self._connection.execute(statements.DROP_EMPTY, sorted(still_empty))
         if any(row.disputed_at is not None for row in changed):
@@ -228,46 +238,28 @@ class _Batch:
         return self._gaps if written else ()
 
 
-_COLUMNS = (
-    "ticket_id",
-    "number",
-    "mailbox_id",
-    "status",
-    "state",
-    "updated_at",
-    "created_at",
-    "gone",
-    "observed_at",
-    "observed_via",
-    "expires_at",
-    "touched_at",
-    "truth_at",
-    "disputed_at",
-    "grace_until",
-)
-"""The row's columns in the order of `statements.WRITE_ROWS`."""
+_NO_ROWS: tuple[tuple[()], ...] = ((),) * len(Row.__struct_fields__)
 
 
-async def _write_journal(
-    connection: asyncpg.Connection,
-    deliveries: Sequence[Delivery],
-    verdicts: Sequence[Verdict | None],
-    now: datetime,
-) -> None:
-    said = [delivery.claim.sighting if delivery.claim is not None else None for delivery in deliveries]
-    await connection.execute(
-        statements.WRITE_JOURNAL,
-        now,
-        *([getattr(delivery, name) for delivery in deliveries] for name in ("endpoint", "event")),
-        [sighting and sighting.ticket_id for sighting in said],
-        [
-            delivery.otherwise if verdict is None else verdict.outcome
-            for delivery, verdict in zip(deliveries, verdicts, strict=True)
-        ],
-        ["" if verdict is None else verdict.reason for verdict in verdicts],
-        *([sighting and getattr(sighting, name) for sighting in said] for name in ("status", "state", "updated_at")),
-        *(
-            [getattr(delivery, name) for delivery in deliveries]
-            for name in ("body_bytes", "body_ms", "signed_with", "request_id")
-        ),
-    )
+def _journal(deliveries: Sequence[Delivery], verdicts: Sequence[Verdict | None]) -> list[list[object]]:
+    """Return the journal's columns after its time, as `statements.WRITE_DELIVERIES` takes them."""
+    entries: list[tuple[object, ...]] = []
+    for delivery, verdict in zip(deliveries, verdicts, strict=True):
+        said = None if delivery.claim is None else delivery.claim.sighting
+        entries.append(
+            (
+                delivery.endpoint,
+                delivery.event,
+                said and said.ticket_id,
+                delivery.otherwise if verdict is None else verdict.outcome,
+                "" if verdict is None else verdict.reason,
+                said and said.status,
+                said and said.state,
+                said and said.updated_at,
+                delivery.body_bytes,
+                delivery.body_ms,
+                delivery.signed_with,
+                delivery.request_id,
+            )
+        )
+    return [list(column) for column in zip(*entries, strict=True)]

@@ -207,7 +207,7 @@ class TestFailingClosed:
     async def test_a_database_that_refuses_us_is_unavailable(self, database: Database, sql: asyncpg.Connection) -> None:
         role = f"nobody_{await sql.fetchval('SELECT current_database()')}"
         await sql.execute(f"CREATE ROLE {role} LOGIN PASSWORD 'x'")
-        refused = Database(database._engine.url.set(username=role, password="x"))  # noqa: SLF001
+        refused = Database(database.url.set(username=role, password="x"))
         try:
             assert await read_from(refused, 7, deadline=5) == Reading(ticket_state="none", reason="unavailable")
         finally:
