@@ -10,7 +10,7 @@ than any writer's before us, and the lease is at least as new as every truth in 
 lock, NULL for as long as the transaction has.
 """
 
-_INTO_ROWS = """
+WRITE_ROWS = """
 INSERT INTO freescout_ticket (
     ticket_id, status, state, updated_at, number, mailbox_id, created_at, gone, observed_at, observed_via, expires_at,
     touched_at, truth_at, disputed_at, grace_until)
@@ -25,8 +25,6 @@ SET (status, state, updated_at, number, mailbox_id, created_at, gone, observed_a
      excluded.gone, excluded.observed_at, excluded.observed_via, excluded.expires_at, excluded.touched_at,
      excluded.truth_at, excluded.disputed_at, excluded.grace_until)
 """
-
-WRITE_ROWS = _INTO_ROWS
 """Write the locked rows back, column by column in the order of `freescout_audit.rule.Row`.
 
 An upsert although every row is there: it finds rows by the primary key whatever the planner thinks of the table's
@@ -37,13 +35,13 @@ DROP_EMPTY = "DELETE FROM freescout_ticket WHERE ticket_id = ANY ($1::bigint[])"
 """Take away the empty rows that nothing was written into."""
 
 WRITE_DELIVERIES = f"""
-WITH written AS ({_INTO_ROWS})
+WITH written AS ({WRITE_ROWS})
 INSERT INTO freescout_delivery (received_at, endpoint, event, ticket_id, outcome, reason, status, state, updated_at,
                                 body_bytes, body_ms, signed_with, request_id)
 SELECT $16, w.* FROM unnest($17::text[], $18::text[], $19::bigint[], $20::text[], $21::text[], $22::text[],
                             $23::text[], $24::timestamptz[], $25::bigint[], $26::double precision[], $27::text[],
                             $28::text[]) AS w
-"""
+"""  # noqa: S608 - of the literal above
 """Write the locked rows back as `WRITE_ROWS` does, and the journal, one row a verified delivery."""
 
 ANNOUNCE_DISPUTE = "SELECT pg_notify('freescout_dispute', '')"

@@ -58,6 +58,7 @@ def create_app(database: Database, environment: Environment, settings: Settings)
             asyncio.create_task(_keep_journal_short(database, settings.journal)),
         ]
         yield
+        await audit.close()
         for task in running:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)

@@ -1,18 +1,27 @@
 """The audit endpoint: a verified delivery is judged by the rule, saved, and answered after the commit."""
 
+from collections.abc import Sequence
+from datetime import datetime
+
 from aiohttp import web
 
 from db.database import Database
+from db.group import GroupCommit
 from db.store import Delivery, record_deliveries
 from freescout_audit import events
 from freescout_audit.conversation import UnusableBodyError
 from freescout_audit.delivery import read_claim
 from freescout_audit.logs import emit
-from freescout_audit.rule import Claim, Terms
+from freescout_audit.rule import Claim, Lease, Terms, Verdict
 from receiver.endpoints import VerifiedDelivery
 from receiver.metrics import Metrics
 
 ENDPOINT = "audit"
+LOCK_PATIENCE = 0.5
+"""Seconds a group waits for one ticket that somebody else has locked, before each of its tickets goes its own way."""
+
+_Recorded = tuple[Verdict | None, datetime, Lease]
+"""A delivery's verdict (None without a claim), our clock and the lease when it was judged."""
 
 _EVENTS = {
     "applied": events.DELIVERY_APPLIED,
@@ -30,6 +39,11 @@ class AuditHandler:
         self._terms = terms
         self._commit_timeout = commit_timeout
         self._metrics = metrics
+        self._group: GroupCommit[Delivery, _Recorded] = GroupCommit(self._record, key=_ticket_of)
+
+    async def close(self) -> None:
+        """Take nothing new, and let what is under way be committed."""
+        await self._group.close()
 
     async def handle(self, delivery: VerifiedDelivery) -> web.Response:
         """Save a delivery and answer what became of it.
@@ -56,15 +70,12 @@ class AuditHandler:
         return web.json_response({"outcome": await self._with_claim(delivery, claim)})
 
     async def _with_claim(self, delivery: VerifiedDelivery, claim: Claim) -> str:
-        recorded = await record_deliveries(
-            self._database, [_entry(delivery, claim)], terms=self._terms, deadline=self._commit_timeout
-        )
-        verdict = recorded.verdicts[0]
+        verdict, now, lease = await self._group.commit(_entry(delivery, claim), deadline=self._commit_timeout)
         assert verdict is not None, "a claim always has a verdict"  # noqa: S101 - the store's promise
         said = claim.sighting
         lag = None
         if said.updated_at is not None:
-            lag = round((recorded.now + recorded.lease.clock_offset - said.updated_at).total_seconds(), 3)
+            lag = round((now + lease.clock_offset - said.updated_at).total_seconds(), 3)
         emit(
             _EVENTS[verdict.outcome] if said.understood else events.DELIVERY_NOT_UNDERSTOOD,
             ticket_id=said.ticket_id,
@@ -81,10 +92,18 @@ class AuditHandler:
         return verdict.outcome
 
     async def _without_claim(self, delivery: VerifiedDelivery, outcome: str) -> None:
-        await record_deliveries(
-            self._database, [_entry(delivery, None, outcome)], terms=self._terms, deadline=self._commit_timeout
-        )
+        await self._group.commit(_entry(delivery, None, outcome), deadline=self._commit_timeout)
         self._metrics.delivery(ENDPOINT, delivery.event, outcome)
+
+    async def _record(self, deliveries: Sequence[Delivery], deadline: float) -> Sequence[_Recorded]:
+        recorded = await record_deliveries(
+            self._database,
+            deliveries,
+            terms=self._terms,
+            deadline=deadline,
+            lock_patience=LOCK_PATIENCE if len(deliveries) > 1 else None,
+        )
+        return [(verdict, recorded.now, recorded.lease) for verdict in recorded.verdicts]
 
 
 def _entry(delivery: VerifiedDelivery, claim: Claim | None, otherwise: str = "") -> Delivery:
@@ -98,3 +117,7 @@ def _entry(delivery: VerifiedDelivery, claim: Claim | None, otherwise: str = "")
         signed_with=delivery.signed_with,
         request_id=delivery.request_id,
     )
+
+
+def _ticket_of(delivery: Delivery) -> int | None:
+    return None if delivery.claim is None else delivery.claim.sighting.ticket_id

@@ -1,0 +1,179 @@
+"""Group commit: what arrives while a commit is under way is committed together by the next one.
+
+There is no timer and no wait: the first to come is committed at once, alone, and whoever comes meanwhile is the next
+group. Each waits for its own answer, and for nobody's longer than its own deadline.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Hashable, Iterable, Sequence
+from typing import Generic, TypeVar
+
+from freescout_audit.errors import DatabaseUnavailableError
+
+_PARTS_AT_ONCE = 4
+"""Parts of groups that were taken apart are few; they leave connections to everybody else."""
+
+Item = TypeVar("Item")
+Answer = TypeVar("Answer")
+
+
+class CrowdedError(DatabaseUnavailableError):
+    """So many wait to be committed already that another would only be late."""
+
+
+class GroupCommit(Generic[Item, Answer]):
+    """Commits items in groups, in the order in which they came.
+
+    Args:
+        commit: Commits items within a deadline in seconds and returns their answers in order, or raises and has
+            committed none. ``DatabaseUnavailableError`` fails the whole group. After any other error the group is
+            taken apart, first by ``key``, then into its members, and each part is tried again beside the groups that
+            follow: what is wrong with one item fails no other, nor holds it up.
+        key: Names what an item is about; items about the same keep their order when a group is taken apart.
+        largest: How many items a group has at the most.
+        waiting: How many items may wait at the most.
+        at_once: How many groups may be under way at once.
+    """
+
+    def __init__(
+        self,
+        commit: Callable[[Sequence[Item], float], Awaitable[Sequence[Answer]]],
+        *,
+        key: Callable[[Item], Hashable],
+        largest: int = 128,
+        waiting: int = 4096,
+        at_once: int = 1,
+    ) -> None:
+        self._commit = commit
+        self._key = key
+        self._largest = largest
+        self._waiting = waiting
+        self._at_once = at_once
+        self._queue: dict[_Member[Item, Answer], None] = {}
+        self._working: set[asyncio.Task[None]] = set()
+        self._apart: set[asyncio.Task[None]] = set()
+        self._apart_turns = asyncio.Semaphore(_PARTS_AT_ONCE)
+        self._closed = False
+
+    async def commit(self, item: Item, *, deadline: float) -> Answer:
+        """Return the item's answer after its group is committed.
+
+        Whoever is cancelled while waiting leaves the queue; what is under way is committed all the same.
+
+        Raises:
+            DatabaseUnavailableError: It was not committed within ``deadline`` seconds, or nobody knows. (`CrowdedError`
+                and a closed group say so at once.)
+            Exception: What ``commit`` raised for this very item.
+        """
+        if self._closed:
+            raise DatabaseUnavailableError("this process is ending: nothing new is committed")
+        if len(self._queue) >= self._waiting:
+            raise CrowdedError(f"{self._waiting} deliveries wait to be committed already")
+        loop = asyncio.get_running_loop()
+        member: _Member[Item, Answer] = _Member(item, loop.create_future(), loop.time() + deadline)
+        self._queue[member] = None
+        if len(self._working) < self._at_once:
+            self._working.add(asyncio.create_task(self._work()))
+        timer = loop.call_at(member.until, member.fail, DatabaseUnavailableError("PostgreSQL gave no answer in time"))
+        try:
+            return await member.answer
+        finally:
+            timer.cancel()
+            self._queue.pop(member, None)
+
+    async def close(self, patience: float = 1.0) -> None:
+        """Take nothing new, let what waits be committed within ``patience`` seconds, and fail the rest."""
+        self._closed = True
+        tasks = self._working | self._apart
+        if tasks:
+            _, late = await asyncio.wait(tasks, timeout=patience)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
+        for member in self._queue:
+            member.fail(_ending())
+
+    async def _work(self) -> None:
+        """Commit group after group until nobody waits."""
+        try:
+            while group := self._next_group():
+                await self._settle(group)
+        finally:
+            # In the same step that found the queue empty: whoever comes next finds that nobody works, and begins.
+            self._working.discard(_this_task())
+
+    def _next_group(self) -> "list[_Member[Item, Answer]]":
+        group: list[_Member[Item, Answer]] = []
+        while self._queue and len(group) < self._largest:
+            member = next(iter(self._queue))
+            del self._queue[member]
+            if not member.answer.done():
+                group.append(member)
+        return group
+
+    async def _settle(self, group: "Sequence[_Member[Item, Answer]]") -> None:
+        """Give each member of the group its answer or its error, or take the group apart."""
+        remaining = max(member.until for member in group) - asyncio.get_running_loop().time()
+        try:
+            answers = await self._commit([member.item for member in group], max(remaining, 0.0))
+        except DatabaseUnavailableError as error:
+            for member in group:
+                member.fail(type(error)(*error.args))
+        except Exception as error:  # noqa: BLE001 - it is one member's, and that one gets it
+            if len(group) == 1:
+                group[0].fail(error)
+            else:
+                self._take_apart(group)
+        except BaseException:
+            for member in group:
+                member.fail(_ending())
+            raise
+        else:
+            for member, answer in zip(group, answers, strict=True):
+                member.give(answer)
+
+    def _take_apart(self, group: "Sequence[_Member[Item, Answer]]") -> None:
+        """Try again by key, side by side; if there is but one key, member by member."""
+        by_key: dict[Hashable, list[_Member[Item, Answer]]] = {}
+        for member in group:
+            by_key.setdefault(self._key(member.item), []).append(member)
+        parts = [[part] for part in by_key.values()] if len(by_key) > 1 else [[[member] for member in group]]
+        for part in parts:
+            task = asyncio.create_task(self._settle_in_turn(part))
+            self._apart.add(task)
+            task.add_done_callback(self._apart.discard)
+
+    async def _settle_in_turn(self, groups: "Iterable[Sequence[_Member[Item, Answer]]]") -> None:
+        for group in groups:
+            async with self._apart_turns:
+                if waiting := [member for member in group if not member.answer.done()]:
+                    await self._settle(waiting)
+
+
+class _Member(Generic[Item, Answer]):
+    """Who waits: its item, where its answer goes, and until when it wants it (the loop's clock)."""
+
+    __slots__ = ("answer", "item", "until")
+
+    def __init__(self, item: Item, answer: "asyncio.Future[Answer]", until: float) -> None:
+        self.item = item
+        self.answer = answer
+        self.until = until
+
+    def give(self, answer: Answer) -> None:
+        if not self.answer.done():
+            self.answer.set_result(answer)
+
+    def fail(self, error: Exception) -> None:
+        if not self.answer.done():
+            self.answer.set_exception(error)
+
+
+def _ending() -> DatabaseUnavailableError:
+    return DatabaseUnavailableError("this process is ending: nobody knows whether it was committed")
+
+
+def _this_task() -> "asyncio.Task[None]":
+    task = asyncio.current_task()
+    assert task is not None  # noqa: S101 - only tasks run this
+    return task
