@@ -60,7 +60,7 @@ class _Fields(msgspec.Struct, rename="camel"):
 _decoder = msgspec.json.Decoder(_Fields)
 
 
-def decode_conversation(body: bytes | memoryview) -> Sighting:
+def decode_conversation(body: bytes | bytearray | memoryview) -> Sighting:
     """Decode one conversation object as FreeScout's deliveries and API answers carry it.
 
     Args:
@@ -84,7 +84,7 @@ def decode_conversation(body: bytes | memoryview) -> Sighting:
     )
 
 
-def carries_a_conversation(body: bytes) -> bool:
+def carries_a_conversation(body: bytes | bytearray) -> bool:
     """Tell whether a JSON body has both ``id`` and ``status``, as every conversation does.
 
     Raises:
@@ -98,14 +98,14 @@ def carries_a_conversation(body: bytes) -> bool:
     return bool(memoryview(fields.id)) and bool(memoryview(fields.status))
 
 
-def _fields(body: bytes | memoryview) -> _Fields:
+def _fields(body: bytes | bytearray | memoryview) -> _Fields:
     try:
         return _decoder.decode(body)
     except (msgspec.MsgspecError, RecursionError) as error:
         raise UnusableBodyError("the body is not a JSON object") from error
 
 
-def _require_json(body: bytes) -> None:
+def _require_json(body: bytes | bytearray) -> None:
     try:
         msgspec.json.decode(body, type=msgspec.Raw)
     except (msgspec.MsgspecError, RecursionError) as error:

@@ -37,7 +37,7 @@ def event_label(event: str) -> str:
     return event if event in KNOWN_EVENTS else "other"
 
 
-def read_claim(event: str, body: bytes) -> Claim | None:
+def read_claim(event: str, body: bytes | bytearray) -> Claim | None:
     """Read what a verified delivery claims about a conversation; None when it carries no conversation.
 
     The event's name decides two things only: ``customer.*`` carries a customer, and ``convo.deleted_forever`` says a

@@ -3,20 +3,26 @@
 Fields are what the caller names, and callers name no body, subject, name, address or secret.
 """
 
+import json
 import logging
 import sys
-from collections.abc import MutableMapping
+from collections.abc import Callable, MutableMapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Literal, TextIO
 
+import msgspec
 import structlog
 
 from freescout_audit.events import LIBRARY_MESSAGE, LogEvent
 
 LOGGER = "freescout_audit"
 
+_LEVELS = ("debug", "info", "warning", "error")
+
 _log: structlog.stdlib.BoundLogger = structlog.get_logger()
+_write_line: Callable[[LogEvent, dict[str, object]], None] | None = None
+"""Writes a JSON line without structlog's chain, which costs a delivery more than its part of a commit."""
 
 
 def emit(event: LogEvent, **fields: object) -> None:
@@ -24,7 +30,10 @@ def emit(event: LogEvent, **fields: object) -> None:
     present = {name: _shown(value) for name, value in fields.items() if value is not None}
     # A full disk or a closed pipe must not take back an answer that stands in the database.
     with suppress(OSError, ValueError):
-        getattr(_log, event.level)(event.name, **present)
+        if _write_line is not None:
+            _write_line(event, present)
+        else:
+            getattr(_log, event.level)(event.name, **present)
 
 
 def _shown(value: object) -> object:
@@ -67,7 +76,34 @@ def set_up_logs(
         logger_factory=structlog.PrintLoggerFactory(stream),
         cache_logger_on_first_use=False,
     )
+    global _write_line  # noqa: PLW0603 - where a process logs to is one for all of it
+    _write_line = None if text else _json_lines(process, level, stream)
     logging.basicConfig(handlers=[_LibraryHandler()], level=logging.WARNING, force=True)
+
+
+def _json_lines(process: str, level: str, stream: TextIO) -> Callable[[LogEvent, dict[str, object]], None]:
+    """Return what writes a line just as structlog's chain above would."""
+    shown = frozenset(_LEVELS[_LEVELS.index(level) :])
+    encoder = msgspec.json.Encoder(enc_hook=repr)
+
+    def write(event: LogEvent, fields: dict[str, object]) -> None:
+        if event.level not in shown:
+            return
+        now = datetime.now(UTC).isoformat().replace("+00:00", "Z")
+        line: dict[str, object] = {
+            "logger": LOGGER,
+            "process": process,
+            "timestamp": now,
+            "level": event.level,
+            "event": event.name,
+        }
+        line |= structlog.contextvars.get_contextvars()
+        line |= fields
+        raw = encoder.encode(line)
+        stream.write((raw.decode() if raw.isascii() else json.dumps(line, default=repr)) + "\n")
+        stream.flush()
+
+    return write
 
 
 def where(error: BaseException) -> str:

@@ -66,8 +66,8 @@ class AuditHandler:
         if claim is None:
             await self._without_claim(delivery, "ignored")
             emit(events.DELIVERY_IGNORED, outcome="ignored", freescout_event=delivery.event, bytes=len(delivery.body))
-            return web.json_response({"outcome": "ignored"})
-        return web.json_response({"outcome": await self._with_claim(delivery, claim)})
+            return _answer("ignored")
+        return _answer(await self._with_claim(delivery, claim))
 
     async def _with_claim(self, delivery: VerifiedDelivery, claim: Claim) -> str:
         verdict, now, lease = await self._group.commit(_entry(delivery, claim), deadline=self._commit_timeout)
@@ -117,6 +117,17 @@ def _entry(delivery: VerifiedDelivery, claim: Claim | None, otherwise: str = "")
         signed_with=delivery.signed_with,
         request_id=delivery.request_id,
     )
+
+
+_ANSWERS = {
+    outcome: f'{{"outcome": "{outcome}"}}'.encode()
+    for outcome in ("applied", "duplicate", "stale", "disputed", "ignored")
+}
+_JSON = {"Content-Type": "application/json; charset=utf-8"}
+
+
+def _answer(outcome: str) -> web.Response:
+    return web.Response(body=_ANSWERS[outcome], headers=_JSON)
 
 
 def _ticket_of(delivery: Delivery) -> int | None:

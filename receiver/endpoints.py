@@ -3,8 +3,8 @@
 An endpoint is one registration: a path, a switch, its keys and a handler for what has been verified.
 """
 
+import os
 import time
-import uuid
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
@@ -22,7 +22,16 @@ from freescout_audit.events import (
 )
 from freescout_audit.logs import emit, where
 from freescout_audit.signature import Signer, matching_signer
-from receiver.body import BodyAbortedError, BodyTooLargeError, BodyTooSlowError, leave_expectation, read_body
+from receiver.body import (
+    BodyAbortedError,
+    BodyTooLargeError,
+    BodyTooSlowError,
+    NoPlaceError,
+    Places,
+    announced,
+    leave_expectation,
+    read_body,
+)
 from receiver.metrics import Metrics
 from settings.environment import Secret
 from settings.table import ReceiverSettings
@@ -39,8 +48,9 @@ class VerifiedDelivery:
     """A complete body that an accepted key has signed, and the event name, which nobody has."""
 
     event: str
-    body: bytes
+    body: bytes | bytearray
     body_ms: float
+    """From its head to its last byte, the wait for a place included."""
     signed_with: str
     """``current`` or ``previous``."""
     request_id: str
@@ -58,9 +68,16 @@ class Endpoint:
     """Answers a verified delivery after it is saved; raises DatabaseUnavailableError when it is not."""
 
 
-def register(app: web.Application, endpoint: Endpoint, *, settings: ReceiverSettings, metrics: Metrics) -> None:
-    """Give the endpoint its route."""
-    gate = _Gate(endpoint, settings, metrics)
+def register(
+    app: web.Application,
+    endpoint: Endpoint,
+    *,
+    settings: ReceiverSettings,
+    metrics: Metrics,
+    places: Places | None = None,
+) -> None:
+    """Give the endpoint its route; endpoints of one process share ``places``."""
+    gate = _Gate(endpoint, settings, metrics, places or Places(settings.max_in_flight))
     app.router.add_route("*", PREFIX + endpoint.name, gate.answer, expect_handler=leave_expectation)
 
 
@@ -75,20 +92,20 @@ class _RefusedError(Exception):
 class _Gate:
     """The checks of one endpoint, in the order of the contract."""
 
-    def __init__(self, endpoint: Endpoint, settings: ReceiverSettings, metrics: Metrics) -> None:
+    def __init__(self, endpoint: Endpoint, settings: ReceiverSettings, metrics: Metrics, places: Places) -> None:
         self._endpoint = endpoint
         self._settings = settings
+        self._places = places
         self._metrics = metrics
         self._come_again = {"Retry-After": str(settings.retry_after)}
 
     async def answer(self, request: web.Request) -> web.Response:
         request_id = _request_id(request)
-        with (
-            structlog.contextvars.bound_contextvars(endpoint=self._endpoint.name, request_id=request_id),
-            self._metrics.request(self._endpoint.name) as measured,
-        ):
+        # Not unbound: the connection's next request binds its own, and until then its lines are ours.
+        structlog.contextvars.bind_contextvars(endpoint=self._endpoint.name, request_id=request_id)
+        with self._metrics.request(self._endpoint.name) as measured:
             try:
-                response = await self._endpoint.handle(await self._admit(request, request_id))
+                response = await self._take(request, request_id)
             except _RefusedError as refused:
                 response = refused.response
             except DatabaseUnavailableError as error:
@@ -100,7 +117,24 @@ class _Gate:
             measured.status = response.status
             return response
 
-    async def _admit(self, request: web.Request, request_id: str) -> VerifiedDelivery:
+    async def _take(self, request: web.Request, request_id: str) -> web.Response:
+        """Check the head, wait for a place, and hold it until the delivery is answered."""
+        secrets = self._check_head(request)
+        began = time.perf_counter()
+        try:
+            size = announced(request, limit=self._settings.max_body)
+            await self._places.take(size, self._settings.body_timeout)
+        except BodyTooLargeError as error:
+            raise self._refused(413, str(error)) from None
+        except NoPlaceError as error:
+            raise self._refused(503, str(error), headers=self._come_again) from None
+        try:
+            return await self._endpoint.handle(await self._admit(request, request_id, secrets, began))
+        finally:
+            self._places.leave(size)
+
+    def _check_head(self, request: web.Request) -> Sequence[Secret]:
+        """Refuse what needs no look at the body, and return the keys that are accepted."""
         if request.method != "POST":
             raise self._refused(405, "only POST is answered here", headers={"Allow": "POST"})
         if not self._endpoint.enabled():
@@ -110,13 +144,16 @@ class _Gate:
             raise self._refused(503, "no key is configured", headers=self._come_again)
         if request.headers.get("Content-Encoding", "identity").strip().lower() not in {"", "identity"}:
             raise self._refused(415, "a body is only taken as it was signed, without Content-Encoding")
+        return secrets
 
+    async def _admit(
+        self, request: web.Request, request_id: str, secrets: Sequence[Secret], began: float
+    ) -> VerifiedDelivery:
+        """Read the body and verify it; ``began`` is when we began to wait for it."""
         signers = [Signer(secret.reveal()) for secret in secrets]
-        began = time.perf_counter()
+        deadline = began + self._settings.body_timeout - time.perf_counter()
         try:
-            body = await read_body(
-                request, signers=signers, limit=self._settings.max_body, deadline=self._settings.body_timeout
-            )
+            body = await read_body(request, signers=signers, limit=self._settings.max_body, deadline=deadline)
         except BodyTooLargeError as error:
             raise self._refused(413, str(error)) from None
         except BodyTooSlowError as error:
@@ -161,4 +198,4 @@ def _request_id(request: web.Request) -> str:
     given = request.headers.get("X-Request-ID", "")
     if given and given.isascii() and given.isprintable() and len(given) <= _LONGEST_REQUEST_ID:
         return given
-    return uuid.uuid4().hex
+    return os.urandom(16).hex()

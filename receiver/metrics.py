@@ -1,21 +1,37 @@
 """What the receiver counts, in Prometheus' form. docs/metrics.md lists every metric."""
 
+import functools
 import math
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from typing import Self
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from freescout_audit.delivery import event_label
 
 
-@dataclass(slots=True)
 class MeasuredRequest:
-    """A request being measured; its answer's status is set before it ends."""
+    """A request being measured, from ``with`` to the end of its block; its answer's status is set before that."""
 
-    status: int = 0
+    __slots__ = ("_began", "_in_flight", "_seconds", "_statuses", "status")
+
+    def __init__(self, in_flight: Gauge, seconds: Histogram, statuses: Callable[[int], Counter]) -> None:
+        self.status = 0
+        self._began = 0.0
+        self._in_flight = in_flight
+        self._seconds = seconds
+        self._statuses = statuses
+
+    def __enter__(self) -> Self:
+        self._in_flight.inc()
+        self._began = time.perf_counter()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._in_flight.dec()
+        self._seconds.observe(time.perf_counter() - self._began)
+        self._statuses(self.status).inc()
 
 
 class Metrics:
@@ -45,6 +61,8 @@ class Metrics:
             ["endpoint", "event", "outcome"],
             registry=self.registry,
         )
+        self._deliveries_of = functools.cache(self._deliveries.labels)
+        self._of_endpoint: dict[str, tuple[Gauge, Histogram, Callable[[int], Counter]]] = {}
         self._lag = Histogram(
             "freescout_audit_delivery_lag_seconds",
             "From the change at the desk (updatedAt) to the cache, for deliveries that were news.",
@@ -92,19 +110,17 @@ class Metrics:
         for verdict in ("waiting", "raced", "late", "lost"):
             self._gaps.labels(verdict).set(by_verdict.get(verdict, 0))
 
-    @contextmanager
-    def request(self, endpoint: str) -> Iterator[MeasuredRequest]:
+    def request(self, endpoint: str) -> MeasuredRequest:
         """Measure a request while it is answered."""
-        measured = MeasuredRequest()
-        began = time.perf_counter()
-        with self._in_flight.labels(endpoint).track_inprogress():
-            yield measured
-        self._seconds.labels(endpoint).observe(time.perf_counter() - began)
-        self._requests.labels(endpoint, str(measured.status)).inc()
+        if endpoint not in self._of_endpoint:
+            # Looking a label up costs as much as counting, and a request counts five times.
+            statuses = functools.cache(lambda status: self._requests.labels(endpoint, str(status)))
+            self._of_endpoint[endpoint] = (self._in_flight.labels(endpoint), self._seconds.labels(endpoint), statuses)
+        return MeasuredRequest(*self._of_endpoint[endpoint])
 
     def delivery(self, endpoint: str, event: str, outcome: str, *, lag: float | None = None) -> None:
         """Count a verified delivery; ``lag`` in seconds when it was news."""
-        self._deliveries.labels(endpoint, event_label(event), outcome).inc()
+        self._deliveries_of(endpoint, event_label(event), outcome).inc()
         if lag is not None:
             self._lag.observe(max(lag, 0))
 

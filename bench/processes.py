@@ -1,0 +1,125 @@
+"""Servers as processes of their own, and what they use: CPU seconds and resident memory, from /proc."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import msgspec
+
+from bench.load import KEY, Result
+
+ROOT = Path(__file__).resolve().parent.parent
+_TICKS = os.sysconf("SC_CLK_TCK")
+_PAGE = os.sysconf("SC_PAGE_SIZE")
+_PATIENCE = 30.0
+
+
+class Server:
+    """A process that serves, and its children."""
+
+    def __init__(self, process: "subprocess.Popen[bytes]", port: int) -> None:
+        self.process = process
+        self.port = port
+
+    def cpu(self) -> float:
+        """Return the CPU seconds that it and its children have used."""
+        return sum(_cpu(pid) for pid in self._pids())
+
+    def resident(self) -> int:
+        """Return its resident memory now, in bytes."""
+        return sum(
+            int(Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1]) * _PAGE for pid in self._pids()
+        )
+
+    def peak(self) -> int:
+        """Return the most resident memory it has had, in bytes."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text(encoding="ascii")
+        return int(status.partition("VmHWM:")[2].split()[0]) * 1024
+
+    def _pids(self) -> list[int]:
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text(encoding="ascii")
+        return [self.process.pid, *map(int, children.split())]
+
+
+def _cpu(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / _TICKS
+
+
+def free_port() -> int:
+    """Return a port of 127.0.0.1 that nobody listens on."""
+    with closing(socket.create_server(("127.0.0.1", 0))) as listening:
+        port: int = listening.getsockname()[1]
+        return port
+
+
+@contextmanager
+def server(arguments: Sequence[str], port: int, **variables: str) -> Iterator[Server]:
+    """Run ``python`` with these arguments until the block ends; yields when it listens on the port."""
+    process = subprocess.Popen(  # noqa: S603 - our own modules
+        [sys.executable, *arguments], cwd=ROOT, env=os.environ | variables, stdout=subprocess.DEVNULL
+    )
+    try:
+        deadline = time.monotonic() + _PATIENCE
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", port), timeout=1).close()
+                break
+            except OSError:
+                if process.poll() is not None or time.monotonic() > deadline:
+                    raise RuntimeError(f"python {' '.join(arguments)} does not listen on {port}") from None
+                time.sleep(0.05)
+        yield Server(process, port)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(15)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+@contextmanager
+def receiver(database_url: str, **variables: str) -> Iterator[Server]:
+    """Run our receiver."""
+    port = free_port()
+    with server(
+        ["-m", "receiver"],
+        port,
+        DATABASE_URL=database_url,
+        PORT=str(port),
+        RECEIVER_HOST="127.0.0.1",
+        FLAG_FREESCOUT_WEBHOOK_RECEIVE="1",
+        FREESCOUT_AUDIT_WEBHOOK_SECRET=KEY,
+        LOG_FORMAT="json",
+        **variables,
+    ) as started:
+        yield started
+
+
+@contextmanager
+def limit(name: str) -> Iterator[Server]:
+    """Run a server of `bench.servers`."""
+    port = free_port()
+    with server(["-m", "bench.servers", name, str(port)], port) as started:
+        yield started
+
+
+def load(port: int, **options: object) -> Result:
+    """Run the load generator against a port and return what it measured; options as ``bench.load`` has them."""
+    arguments = [f"--{name}={value}" for name, value in options.items() if value is not None]
+    ran = subprocess.run(  # noqa: S603 - our own module
+        [sys.executable, "-m", "bench.load", str(port), *arguments],
+        cwd=ROOT,
+        check=True,
+        stdout=subprocess.PIPE,
+        timeout=300,
+    )
+    return msgspec.convert(json.loads(ran.stdout), Result)

@@ -1,0 +1,62 @@
+"""What to compare with: servers that do less than ours, and nothing that ours may leave out.
+
+``verify``: reads the body, verifies its signature and decodes it. ``read``: reads the body and computes its HMAC.
+``empty``: answers at once. ``python -m bench.servers verify 8090`` serves one on 127.0.0.1 until it is ended.
+"""
+
+import asyncio
+import hashlib
+import hmac
+import signal
+
+import msgspec
+import typer
+import uvloop
+from aiohttp import web
+
+from bench.load import KEY
+from freescout_audit import verify_freescout_hmac
+from freescout_audit.delivery import read_claim
+
+
+async def verify(request: web.Request) -> web.Response:
+    """Verify and decode, as ours does before it commits."""
+    body = await request.read()
+    if not verify_freescout_hmac(body, request.headers.get("X-FreeScout-Signature"), secrets=[KEY]):
+        return web.json_response({"error": "unauthorized"}, status=401)
+    claim = read_claim(request.headers.get("X-FreeScout-Event", ""), body)
+    return web.json_response({"outcome": "applied" if claim is not None else "ignored"})
+
+
+async def read(request: web.Request) -> web.Response:
+    """Read and compute the HMAC, and look at neither."""
+    hmac.new(KEY.encode(), await request.read(), hashlib.sha1).digest()
+    return web.Response(body=msgspec.json.encode({"outcome": "applied"}), content_type="application/json")
+
+
+async def empty(_request: web.Request) -> web.Response:
+    """Answer."""
+    return web.Response()
+
+
+async def serve(name: str, port: int) -> None:
+    """Serve until SIGTERM."""
+    app = web.Application(client_max_size=2**30)
+    app.router.add_post("/{path:.*}", {"verify": verify, "read": read, "empty": empty}[name])
+    runner = web.AppRunner(app, access_log=None, auto_decompress=False)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", port, reuse_address=True).start()
+    stop = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    await stop.wait()
+    await runner.cleanup()
+
+
+def main(name: str, port: int) -> None:
+    """Serve ``name`` on a port of 127.0.0.1."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(serve(name, port))
+
+
+if __name__ == "__main__":
+    typer.run(main)
