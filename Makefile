@@ -4,7 +4,7 @@ VENV := .venv
 PYTHON_IN_VENV := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 # The folders with Python in them, for the type checker.
-PACKAGES := $(patsubst %/,%,$(sort $(dir $(wildcard $(addsuffix /*.py,freescout_audit settings db receiver poller ops simulator tests bench)))))
+PACKAGES := $(patsubst %/,%,$(sort $(dir $(wildcard $(addsuffix /*.py,freescout_audit settings db receiver poller ops simulator proof tests bench)))))
 BENCHES := $(patsubst bench/%.py,%,$(filter-out bench/_%,$(wildcard bench/*.py)))
 PIN := uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --upgrade --quiet \
 	--no-config --system-certs --no-emit-index-url --no-emit-find-links --no-header --no-annotate
@@ -14,7 +14,7 @@ ifneq ($(shell $(PYTHON_IN_VENV) -c 'print(1)' 2>/dev/null),1)
 $(shell rm -f $(STAMP))
 endif
 
-.PHONY: help run sql delivery test lint format bench clean requirements
+.PHONY: help run sql delivery test prove mutants lint format bench clean requirements
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
@@ -31,6 +31,13 @@ delivery: $(STAMP) ## print a curl command that sends one signed delivery to mak
 
 test: $(STAMP) ## run the tests, on a real PostgreSQL
 	@exec $(PYTHON_IN_VENV) -m pytest -n auto --dist worksteal $(ARGS)
+
+prove: $(STAMP) ## play HISTORIES=1000 disorderly histories; SEED=… tells one, STEPS=… makes them longer
+	@exec $(PYTHON_IN_VENV) -m proof.histories $(if $(SEED),--seed $(SEED)) $(if $(STEPS),--steps $(STEPS)) \
+		$(if $(HISTORIES),--histories $(HISTORIES)) $(ARGS)
+
+mutants: $(STAMP) ## break the code on purpose, one way after another, and see that the histories notice
+	@exec $(PYTHON_IN_VENV) -m proof.histories --mutants $(ARGS)
 
 lint: $(STAMP) ## check style, format and types
 	@$(PYTHON_IN_VENV) -m ruff check .

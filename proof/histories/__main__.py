@@ -1,4 +1,4 @@
-"""``python -m proof.histories`` (``make prove``, ``make mutants``): many histories on every core, and a closing table."""
+"""``python -m proof.histories`` (``make prove``, ``make mutants``): many histories on every core, and one table."""
 
 import asyncio
 import json
@@ -6,11 +6,11 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 import asyncpg
 import typer
@@ -68,7 +68,7 @@ class Ground:
         )
         self._made = 0
 
-    def __enter__(self) -> "Ground":
+    def __enter__(self) -> Self:
         self._server.start()
         return self
 
@@ -97,7 +97,7 @@ class Ground:
 
 async def play(
     database: str, first: int, last: int, *, steps: int | None, mutant: str | None = None, tell: bool = False
-) -> AsyncIterator[dict[str, Any]]:
+) -> AsyncGenerator[dict[str, Any]]:
     """Play the histories of some seeds in a process of their own, and yield what became of each.
 
     Raises:
@@ -146,7 +146,9 @@ async def prove(
     return total
 
 
-async def hunt(ground: Ground, *, steps: int | None, workers: int, names: Sequence[str], show: Progress) -> dict[str, tuple[int, str | None]]:
+async def hunt(
+    ground: Ground, *, steps: int | None, workers: int, names: Sequence[str], show: Progress
+) -> dict[str, tuple[int, str | None]]:
     """Play histories on each mutant until one is caught; return how many that took, and what was wrong."""
     caught: dict[str, tuple[int, str | None]] = {}
     bar, waiting = show.add_task("mutants", total=len(names)), list(names)

@@ -84,8 +84,8 @@ class StagedCache(Database):
         self.faults = CacheFaults()
         self.uses = 0
         """How often our processes have used it."""
-        self._stage = Stage(random.Random())  # noqa: S311 - replaced by `reset`
-        self._rng = random.Random()  # noqa: S311 - the same
+        self._stage = Stage(random.Random())
+        self._rng = random.Random()
         self._clock = ManualClock()
         self._told: WeakKeyDictionary[asyncpg.Connection, datetime] = WeakKeyDictionary()
 
@@ -108,14 +108,14 @@ class StagedCache(Database):
 
     @asynccontextmanager
     async def session(self, deadline: float | None = None) -> AsyncIterator[asyncpg.Connection]:
-        """Lend a connection whose clock is the history's."""
+        """Lend a connection whose clock is the history's; ``deadline`` is in real seconds, and no history has those."""
+        del deadline
         await self._stage.turn("turns to the cache")
         if self._happens(self.faults.away):
             raise DatabaseUnavailableError("PostgreSQL is away, in this history")
         self.uses += 1
         self._stage.busy += 1
         try:
-            # The seed decides who waits for how long, so no deadline of real time may.
             async with super().session() as connection:
                 await self._tell_the_time(connection)
                 yield connection

@@ -2,9 +2,14 @@
 
 import random
 from collections.abc import Callable
+from typing import Any
 
+from proof.histories.oracle import Oracle
 from simulator import Conversation, Desk
+from simulator.conversation import Person
 
+FEWEST = 3
+"""A desk with fewer tickets gets a new one first."""
 STATUSES = ("active", "pending", "closed", "spam")
 
 Act = Callable[[Desk, Conversation, random.Random], object]
@@ -96,6 +101,28 @@ DRAFT: tuple[tuple[float, Act], ...] = (
 BY_STATE = {"published": PUBLISHED, "deleted": DELETED, "draft": DRAFT}
 
 
+class WitnessedDesk(Desk):
+    """A desk whose every event is witnessed: what it tells of was true then, for a moment at least."""
+
+    def __init__(self, oracle: Oracle, **options: Any) -> None:
+        self._oracle = oracle
+        super().__init__(**options)
+
+    def fire(self, event: str, subject: Conversation | Person, *rest: Any, **options: Any) -> None:
+        """Fire an event; a delayed one tells of the past."""
+        self._witness(subject)
+        super().fire(event, subject, *rest, **options)
+
+    def fire_later(self, event: str, row: Conversation) -> None:
+        """Fire an event that will be delayed."""
+        self._witness(row)
+        super().fire_later(event, row)
+
+    def _witness(self, subject: Conversation | Person) -> None:
+        if isinstance(subject, Conversation) and self.conversations.get(subject.id) is subject:
+            self._oracle.note_one(subject, self.clock.now())
+
+
 def happen(desk: Desk, rng: random.Random) -> str:
     """Let one thing happen to some conversation, and say to which; the desk never loses its last ones."""
     rows = list(desk.truth())
@@ -119,6 +146,3 @@ def lose_a_mailbox(desk: Desk, rng: random.Random) -> str:
     if len(desk.mailboxes) == 1 or len(desk.conversations) - in_it[box] < FEWEST:
         return "nothing"
     return f"mailbox {box} is deleted, and tickets {desk.delete_mailbox(box)} with it"
-
-
-FEWEST = 3

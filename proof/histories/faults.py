@@ -5,10 +5,11 @@ import io
 _MUST_NOT_BE = ('"event": "receiver.fault"', '"event": "poller.fault"')
 
 
-class FaultLog(io.TextIOBase):
+class FaultLog(io.StringIO):
     """A stream that keeps the lines of unexpected errors, and forgets the rest."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.lines: list[str] = []
 
     def write(self, text: str) -> int:

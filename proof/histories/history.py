@@ -5,11 +5,10 @@ Everything is our own code and the simulated desk, on a real PostgreSQL, in one 
 
 import asyncio
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from itertools import count
-from typing import Any
 from zoneinfo import ZoneInfo
 
 from aiohttp import web
@@ -21,11 +20,12 @@ from poller.freescout import Answer, DeskError, FreeScout
 from poller.passes import Passes
 from poller.questions import Questions
 from proof.histories.cache import CacheFaults, Look, StagedCache
-from proof.histories.desk_life import happen, lose_a_mailbox
+from proof.histories.desk_life import WitnessedDesk, happen, lose_a_mailbox
 from proof.histories.faults import FaultLog
 from proof.histories.http import request_of
+from proof.histories.mix import Mix
 from proof.histories.oracle import Oracle, WrongError
-from proof.histories.stage import Process, Stage
+from proof.histories.stage import Process, Stage, play_on
 from receiver.audit import ENDPOINT, AuditHandler
 from receiver.endpoints import PREFIX, Endpoint, register
 from receiver.metrics import Metrics
@@ -34,14 +34,11 @@ from simulator import (
     Api,
     ApiFault,
     ApiRequest,
-    Conversation,
     Delivery,
     DeliveryError,
-    Desk,
     ManualClock,
     Worker,
 )
-from simulator.conversation import Person
 
 STEPS = 60
 LONG = timedelta(seconds=30)
@@ -54,89 +51,13 @@ LATEST = 90 * 60
 """Seconds that the network may keep a delivery."""
 PATIENCE = timedelta(seconds=60)
 """How long a poller waits for an answer."""
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 PASS_EVERY = timedelta(seconds=120)
+LONG_AGO = datetime.min.replace(tzinfo=UTC)
 BEAT_EVERY = timedelta(seconds=120)
 """Rarer than in life, and often enough: a poller counts as alive for `cache.lease`."""
 
 _APP_KEYS = tuple(f"base64:cHJvb2Yga2V5IG51bWJlciAlZCBvZiAzMiBieXRlcw{letter}=" for letter in "abcdefgh")
-
-
-@dataclass
-class Mix:
-    """Which faults a history has, and how often; a seed draws most of them as zero."""
-
-    lost: float
-    """A delivery is never sent."""
-    late: float
-    """A delivery reaches us up to 90 minutes later, after FreeScout has given it up for this time."""
-    twice: float
-    """A delivery comes once more, later."""
-    unanswered: float
-    """A delivery is taken, and FreeScout never hears of it."""
-    reordered: float
-    api: float
-    """A request to the API fails."""
-    slow: float
-    """An answer of the API takes long."""
-    cache: CacheFaults
-    crash: float
-    """A process of ours is killed."""
-    away: float
-    """The poller is away for up to an hour."""
-    clock: float
-    """The desk's clock jumps."""
-    keys: float
-    """The desk's APP_KEY changes."""
-    mailbox: float
-    """A mailbox is deleted."""
-    burst: float
-    """Several things happen within one second."""
-
-    @classmethod
-    def draw(cls, rng: random.Random) -> "Mix":
-        """Draw a mix."""
-
-        def some(most: float, share: float = 0.5) -> float:
-            return rng.uniform(0, most) if rng.random() < share else 0.0
-
-        return cls(
-            lost=some(0.5),
-            late=some(0.3),
-            twice=some(0.3),
-            unanswered=some(0.2),
-            reordered=some(0.5),
-            api=some(0.1),
-            slow=some(0.3),
-            cache=CacheFaults(away=some(0.02, 0.3), error=some(0.02, 0.3), death=some(0.01, 0.3)),
-            crash=some(0.04, 0.4),
-            away=some(0.03, 0.4),
-            clock=some(0.05, 0.3),
-            keys=some(0.03, 0.3),
-            mailbox=some(0.02, 0.3),
-            burst=some(0.8),
-        )
-
-
-class _WatchedDesk(Desk):
-    """A desk whose every event is witnessed: what it tells of was true then, for a moment at least."""
-
-    def __init__(self, oracle: Oracle, **options: Any) -> None:
-        self._oracle = oracle
-        super().__init__(**options)
-
-    def fire(self, event: str, subject: Conversation | Person, *rest: Any, **options: Any) -> None:
-        """Fire an event; a delayed one tells of the past."""
-        self._witness(subject)
-        super().fire(event, subject, *rest, **options)
-
-    def fire_later(self, event: str, row: Conversation) -> None:
-        """Fire an event that will be delayed."""
-        self._witness(row)
-        super().fire_later(event, row)
-
-    def _witness(self, subject: Conversation | Person) -> None:
-        if isinstance(subject, Conversation) and self.conversations.get(subject.id) is subject:
-            self._oracle.note_one(subject, self.clock.now())
 
 
 @dataclass(eq=False)
@@ -147,9 +68,9 @@ class _Poller:
     passes: Passes
     questions: Questions
     task: "asyncio.Task[None] | None" = None
-    next_pass: datetime = datetime.min.replace(tzinfo=UTC)
-    next_look: datetime = datetime.min.replace(tzinfo=UTC)
-    next_beat: datetime = datetime.min.replace(tzinfo=UTC)
+    next_pass: datetime = LONG_AGO
+    next_look: datetime = LONG_AGO
+    next_beat: datetime = LONG_AGO
 
 
 @dataclass
@@ -170,23 +91,21 @@ class Outcome:
 class History:
     """Plays one history. Construct it with an installed cache and a seed, and `play` it."""
 
-    def __init__(
-        self, cache: StagedCache, seed: int, log: FaultLog, *, steps: int = STEPS, tell: bool = False
-    ) -> None:
+    def __init__(self, cache: StagedCache, seed: int, log: FaultLog, *, steps: int = STEPS, tell: bool = False) -> None:
         self._cache = cache
         self._log = log
         self._steps = steps
         self._tell = tell
-        self._rng = random.Random(seed)  # noqa: S311 - chance that can be repeated is the point
+        self._rng = random.Random(seed)
         self.outcome = Outcome(seed)
         rng = self._rng
-        berlin = rng.random() < 0.3  # noqa: PLR2004 - a share
+        berlin = rng.random() < 0.3
         # Berlin's clocks go back on 2026-10-25 at 01:00 UTC.
         start = datetime(2026, 10, 25, 0, tzinfo=UTC) + timedelta(minutes=rng.uniform(-30, 90))
         self._clock = ManualClock(start)
         self._mix = Mix.draw(rng)
         self._oracle = Oracle(TERMS)
-        self._desk = _WatchedDesk(
+        self._desk = WitnessedDesk(
             self._oracle,
             clock=self._clock,
             seed=rng.getrandbits(32),
@@ -194,7 +113,7 @@ class History:
             timezone=ZoneInfo("Europe/Berlin") if berlin else UTC,
             mailboxes=("Support", "Sales", "Abuse")[: rng.randint(1, 3)],
             random_ties=True,
-            reuse_numbers=rng.random() < 0.2,  # noqa: PLR2004 - a share
+            reuse_numbers=rng.random() < 0.2,
         )
         self._desk.populate(rng.randint(2, 7), days=rng.choice((0.01, 1, 30)))
         self._desk.register_webhook("http://receiver.test" + PREFIX + ENDPOINT)
@@ -216,20 +135,18 @@ class History:
         self._looked_at = (-1, start)
         self._disputed = False
         self._receiver, self._gate = self._start_receiver()
-        self._pollers = [self._start_poller(n) for n in range(1, 1 + (rng.random() < 0.3) + 1)]  # noqa: PLR2004
+        self._pollers = [self._start_poller(n) for n in range(1, 1 + (rng.random() < 0.3) + 1)]
         self._back_at: dict[int, datetime] = {}
 
     async def play(self) -> Outcome:
         """Play it to its end, and say what was wrong."""
-        loop = asyncio.get_running_loop()
-        assert hasattr(loop, "play")
-        loop.play(self._stage)
+        play_on(self._stage)
         random.seed(self.outcome.seed)  # what our own code draws: waits with jitter
         await self._cache.reset(self._stage, self._rng, self._clock)
         try:
             self._oracle.note(self._desk.truth(), self._clock.now())
-            if self._rng.random() < 0.7:  # noqa: PLR2004 - a share
-                await self._alone(self._pollers[0].process, self._pass(self._pollers[0]))
+            if self._rng.random() < 0.7:
+                await self._stage.alone(self._pollers[0].process, self._pass(self._pollers[0]))
             self._set_faults(on=True)
             for _ in range(self._steps):
                 await self._step()
@@ -371,12 +288,10 @@ class History:
 
     # Our processes.
 
-    def _start_receiver(self) -> tuple[Process, Callable[[web.Request], object]]:
+    def _start_receiver(self) -> tuple[Process, Handler]:
         metrics, app = Metrics(), web.Application()
         handler = AuditHandler(self._cache, terms=TERMS, commit_timeout=3600, metrics=metrics)
-        endpoint = Endpoint(
-            name=ENDPOINT, enabled=lambda: True, secrets=lambda: self._keys, handle=handler.handle
-        )
+        endpoint = Endpoint(name=ENDPOINT, enabled=lambda: True, secrets=lambda: self._keys, handle=handler.handle)
         register(app, endpoint, settings=load_settings({}).receiver, metrics=metrics)
         (route,) = app.router.routes()
         return Process("receiver"), route.handler
@@ -476,7 +391,7 @@ class History:
             return None
         status, outcome = handling.result()
         self._say(f"{delivery.event} of {delivery.conversation_id} is answered {status} {outcome}")
-        if status == 200:  # noqa: PLR2004 - HTTP's own number
+        if status == 200:
             self.outcome.answered += 1
             self._promised.add(request_id)
             self._received.append(delivery)
@@ -485,7 +400,7 @@ class History:
     async def _handle(self, delivery: Delivery, request_id: str) -> tuple[int, str]:
         await self._stage.turn(f"takes {delivery.event} of {delivery.conversation_id}")
         response = await self._gate(request_of(delivery, request_id))
-        return response.status, response.text or ""
+        return response.status, (response.text if isinstance(response, web.Response) else None) or ""
 
     async def _replay(self) -> None:
         """Send a delivery once more that was taken before: it must not prolong anything."""
@@ -493,15 +408,18 @@ class History:
         if delivery.conversation_id is None:
             return
         ticket_id = delivery.conversation_id
+        await self._stage.finish(self._receiver)
+        await self._restart_the_dead()
         before = (await self._cache.look()).tickets.get(ticket_id)
         faults, self._cache.faults = self._cache.faults, CacheFaults()
         handled = self._handle(delivery, f"replay-{next(self._request_ids)}")
-        status, outcome = await self._alone(self._receiver, handled)
+        status, outcome = await self._stage.alone(self._receiver, handled)
         self._cache.faults = faults
         after = (await self._cache.look()).tickets.get(ticket_id)
         self._say(f"a replay of {delivery.event} of {ticket_id} is answered {status} {outcome}")
-        longer = after is not None and after.expires is not None
-        if longer and before is not None and before.expires is not None and after.expires > before.expires:
+        if before is None or after is None or before.expires is None or after.expires is None:
+            return
+        if after.expires > before.expires:
             raise WrongError(f"a replay prolonged ticket {ticket_id} from {before.expires} to {after.expires}")
 
     # Watching, and the end.
@@ -521,9 +439,6 @@ class History:
         if self._cache.uses != uses or self._clock.now() - at > LONG:
             await self._look()
 
-    async def _alone[T](self, process: Process, coroutine: "asyncio.Coroutine[object, object, T]") -> T:
-        return await self._stage.alone(process, coroutine)
-
     def _set_faults(self, *, on: bool) -> None:
         self._faulty = on
         self._cache.faults = self._mix.cache if on else CacheFaults()
@@ -539,35 +454,39 @@ class History:
         self._operator_acts.clear()
         self._back_at.clear()
         await self._restart_the_dead()
-        while self._stage.waiting:
-            await self._stage.go_on()
-            await self._look_if_something_changed()
+        await self._let_all_finish()
         self._clock.advance(1)
         await self._settle_everything()
         # What is still in the air, or will be tried again, arrives in the end, and changes nothing for long.
         end = self._clock.now() + timedelta(seconds=LATEST)
         while self._clock.now() < end:
             self._clock.advance(LATEST / 3)
-            await self._alone(self._pollers[0].process, self._beat())
-            for arrival in self._in_the_air:
-                await self._alone(self._world, self._receive(arrival[1]))
+            await self._stage.alone(self._pollers[0].process, self._beat())
+            for _, delivery in self._in_the_air:
+                self._stage.start(self._world, self._receive(delivery))
             self._in_the_air.clear()
-            await self._alone(self._world, self._worker.run_due(self._carry))
-            await self._look_if_something_changed()
+            self._stage.start(self._world, self._worker.run_due(self._carry))
+            await self._let_all_finish()
         await self._settle_everything()
         journal = {row["request_id"] for row in await self._cache.outside("SELECT request_id FROM freescout_delivery")}
         if missing := self._promised - journal:
             raise WrongError(f"answered 200 and not in the journal: {sorted(missing)}")
+
+    async def _let_all_finish(self) -> None:
+        await self._stage.settle()
+        while self._stage.waiting:
+            await self._stage.go_on()
+            await self._look_if_something_changed()
 
     async def _settle_everything(self) -> None:
         # A poller that has just started, so that it waits for nothing that failed before.
         poller = self._start_poller(9)
         asked_at = self._clock.now()
         passes = self.outcome.passes
-        await self._alone(poller.process, self._pass(poller))
+        await self._stage.alone(poller.process, self._pass(poller))
         if self.outcome.passes == passes:
             raise WrongError("a pass without faults is not complete")
-        while await self._alone(poller.process, poller.questions.ask()):
+        while await self._stage.alone(poller.process, poller.questions.ask()):
             pass
         look, true = await self._look(), self._oracle.true_now()
         wrong = {

@@ -53,8 +53,10 @@ class Oracle:
     def truths_of(self, ticket_id: int) -> str:
         """Return what was true of a ticket, and since when, for people."""
         ticket = self._tickets.get(ticket_id)
-        return "never there" if ticket is None else ", ".join(
-            f"{answer} from {since:%H:%M:%S.%f}" for since, answer in ticket.truths[1:]
+        return (
+            "never there"
+            if ticket is None
+            else ", ".join(f"{answer} from {since:%H:%M:%S.%f}" for since, answer in ticket.truths[1:])
         )
 
     def true_now(self) -> dict[int, str]:
@@ -87,7 +89,8 @@ class Oracle:
             if answer == seen.answer and (end is None or end >= passed):
                 return
         raise WrongError(
-            f"ticket {ticket_id} reads {seen.answer}, which was false when the last complete pass began ({passed:%H:%M:%S.%f})"
+            f"ticket {ticket_id} reads {seen.answer},"
+            f" which was false when the last complete pass began ({passed:%H:%M:%S.%f})"
         )
 
     def _is_vouched_for(self, ticket_id: int, seen: Seen, passed: datetime | None, now: datetime) -> None:
@@ -110,7 +113,9 @@ class Oracle:
             # It may have been settled and opened again since the last look.
             ticket.dispute = (now, seen)
         elif seen.answer != NONE and now - before[0] > self.terms.dispute_grace:
-            raise WrongError(f"ticket {ticket_id} reads {seen.answer}, and has been disputed since {before[0]:%H:%M:%S.%f}")
+            raise WrongError(
+                f"ticket {ticket_id} reads {seen.answer}, and has been disputed since {before[0]:%H:%M:%S.%f}"
+            )
 
     def _does_not_go_back(self, ticket_id: int, ticket: _Ticket, seen: Seen) -> None:
         """Undisputed answers for one ticket come in the order in which they were true."""

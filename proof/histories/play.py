@@ -5,7 +5,6 @@
 
 import asyncio
 import json
-import sys
 from dataclasses import asdict
 from typing import Annotated
 
@@ -13,8 +12,10 @@ import typer
 
 from proof.histories.mutants import install
 
+_VACUUM_EVERY = 200
 
-async def _play(socket: str, first: int, last: int, *, steps: int | None, tell: bool, until_wrong: bool) -> None:
+
+async def _play(database_url: str, first: int, last: int, *, steps: int | None, tell: bool, until_wrong: bool) -> None:
     # Imported here: a mutant changes what these import.
     from sqlalchemy.engine import make_url  # noqa: PLC0415
 
@@ -26,8 +27,10 @@ async def _play(socket: str, first: int, last: int, *, steps: int | None, tell: 
 
     log = FaultLog()
     set_up_logs(process="proof", style="json", level="error", stream=log)
-    url = make_url(socket)
+    url = make_url(database_url).set(drivername="postgresql+asyncpg")
     await migrate(url)
+    if socket := url.query.get("host"):
+        url = url.set(host=str(socket), port=int(str(url.query["port"])), query={})
     cache = StagedCache(url)
     await cache.install()
     try:
@@ -61,7 +64,7 @@ def main(
         runner.run(_play(database_url, first, last, steps=steps, tell=tell, until_wrong=mutant is not None))
 
 
-_VACUUM_EVERY = 200
-
 if __name__ == "__main__":
-    sys.exit(typer.run(main))
+    app = typer.Typer(pretty_exceptions_enable=False)
+    app.command()(main)
+    app()

@@ -94,22 +94,27 @@ class Stage:
         return f"{waiting.process.name} {waiting.place}"
 
     async def alone(self, process: Process, coroutine: Coroutine[Any, Any, T]) -> T:
-        """Run a task to its end without anybody else having a turn.
+        """Run a task to its end without any other process having a turn.
 
         Raises:
             asyncio.CancelledError: The process died on the way.
         """
-        before, self._waiting = self._waiting, []
         task = self.start(process, coroutine)
+        await self.finish(process)
+        if not task.done():
+            raise RuntimeError(f"{process.name} waits for somebody who has no turn")
+        return task.result()
+
+    async def finish(self, process: Process) -> None:
+        """Let a process go on, and nobody else, until nothing of it waits for a turn."""
+        others = [each for each in self._waiting if each.process is not process]
+        self._waiting = [each for each in self._waiting if each.process is process]
         self._favourite, self._credit = process, 1_000_000
         await self.settle()
-        while not task.done() and self._waiting:
+        while self._waiting:
             await self.go_on()
-        self._waiting = before
+        self._waiting = others
         self._credit = 0
-        if not task.done():
-            raise RuntimeError(f"{process.name} waits for nobody on this stage")
-        return task.result()
 
     async def kill(self, process: Process) -> None:
         """End a process where it is."""
@@ -134,7 +139,7 @@ class Stage:
         return True
 
 
-class _TellingSelector(selectors.DefaultSelector):  # type: ignore[misc,valid-type] # whichever is the best here
+class _TellingSelector(selectors.DefaultSelector):
     """The event loop's selector, which knows when there is nothing to do: it is asked to wait."""
 
     stage: Stage | None = None
@@ -154,9 +159,17 @@ class StageLoop(asyncio.SelectorEventLoop):
         super().__init__(self._telling)
         self.set_exception_handler(_forget_the_dead)
 
-    def play(self, stage: Stage | None) -> None:
+    def tell(self, stage: Stage) -> None:
         """Tell this stage from now on."""
         self._telling.stage = stage
+
+
+def play_on(stage: Stage) -> None:
+    """Give the running loop, a `StageLoop`, this stage."""
+    loop = asyncio.get_running_loop()
+    if not isinstance(loop, StageLoop):
+        raise TypeError("a history is played on a StageLoop")
+    loop.tell(stage)
 
 
 def _forget_the_dead(loop: asyncio.AbstractEventLoop, context: Mapping[str, Any]) -> None:

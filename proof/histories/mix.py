@@ -1,0 +1,63 @@
+"""Which faults a history has."""
+
+import random
+from dataclasses import dataclass
+from typing import Self
+
+from proof.histories.cache import CacheFaults
+
+
+@dataclass
+class Mix:
+    """Which faults a history has, and how often; a seed draws most of them as zero."""
+
+    lost: float
+    """A delivery is never sent."""
+    late: float
+    """A delivery reaches us up to 90 minutes later, after FreeScout has given it up for this time."""
+    twice: float
+    """A delivery comes once more, later."""
+    unanswered: float
+    """A delivery is taken, and FreeScout never hears of it."""
+    reordered: float
+    api: float
+    """A request to the API fails."""
+    slow: float
+    """An answer of the API takes long."""
+    cache: CacheFaults
+    crash: float
+    """A process of ours is killed."""
+    away: float
+    """The poller is away for up to an hour."""
+    clock: float
+    """The desk's clock jumps."""
+    keys: float
+    """The desk's APP_KEY changes."""
+    mailbox: float
+    """A mailbox is deleted."""
+    burst: float
+    """Several things happen within one second."""
+
+    @classmethod
+    def draw(cls, rng: random.Random) -> Self:
+        """Draw a mix."""
+
+        def some(most: float, share: float = 0.5) -> float:
+            return rng.uniform(0, most) if rng.random() < share else 0.0
+
+        return cls(
+            lost=some(0.5),
+            late=some(0.3),
+            twice=some(0.3),
+            unanswered=some(0.2),
+            reordered=some(0.5),
+            api=some(0.1),
+            slow=some(0.3),
+            cache=CacheFaults(away=some(0.02, 0.3), error=some(0.02, 0.3), death=some(0.01, 0.3)),
+            crash=some(0.04, 0.4),
+            away=some(0.03, 0.4),
+            clock=some(0.05, 0.3),
+            keys=some(0.03, 0.3),
+            mailbox=some(0.02, 0.3),
+            burst=some(0.8),
+        )
