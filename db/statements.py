@@ -37,10 +37,10 @@ DROP_EMPTY = "DELETE FROM freescout_ticket WHERE ticket_id = ANY ($1::bigint[])"
 WRITE_DELIVERIES = f"""
 WITH written AS ({WRITE_ROWS})
 INSERT INTO freescout_delivery (received_at, endpoint, event, ticket_id, outcome, reason, status, state, updated_at,
-                                body_bytes, body_ms, signed_with, request_id)
+                                body_bytes, body_ms, signed_with, request_id, key_fingerprint)
 SELECT $16, w.* FROM unnest($17::text[], $18::text[], $19::bigint[], $20::text[], $21::text[], $22::text[],
                             $23::text[], $24::timestamptz[], $25::bigint[], $26::double precision[], $27::text[],
-                            $28::text[]) AS w
+                            $28::text[], $29::text[]) AS w
 """  # noqa: S608 - of the literal above
 """Write the locked rows back as `WRITE_ROWS` does, and the journal, one row a verified delivery."""
 

@@ -38,6 +38,8 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True):
     signed_with: str
     """Which accepted key signed it: ``current`` or ``previous``."""
     request_id: str | None = None
+    key_fingerprint: str | None = None
+    """`freescout_audit.signature.fingerprint` of that key."""
 
 
 class Recorded(msgspec.Struct, frozen=True, kw_only=True):
@@ -260,6 +262,7 @@ def _journal(deliveries: Sequence[Delivery], verdicts: Sequence[Verdict | None])
                 delivery.body_ms,
                 delivery.signed_with,
                 delivery.request_id,
+                delivery.key_fingerprint,
             )
         )
     return [list(column) for column in zip(*entries, strict=True)]

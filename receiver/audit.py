@@ -115,6 +115,7 @@ def _entry(delivery: VerifiedDelivery, claim: Claim | None, otherwise: str = "")
         body_bytes=len(delivery.body),
         body_ms=delivery.body_ms,
         signed_with=delivery.signed_with,
+        key_fingerprint=delivery.key_fingerprint,
         request_id=delivery.request_id,
     )
 

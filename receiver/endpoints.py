@@ -21,7 +21,7 @@ from freescout_audit.events import (
     RECEIVER_FAULT,
 )
 from freescout_audit.logs import emit, where
-from freescout_audit.signature import Signer, matching_signer
+from freescout_audit.signature import Signer, fingerprint, matching_signer
 from receiver.body import (
     BodyAbortedError,
     BodyTooLargeError,
@@ -52,7 +52,9 @@ class VerifiedDelivery:
     body_ms: float
     """From its head to its last byte, the wait for a place included."""
     signed_with: str
-    """``current`` or ``previous``."""
+    """``current`` or ``previous``, as the keys were configured at that moment."""
+    key_fingerprint: str
+    """The key itself, by a name that says nothing else of it: after a rotation the words above mean other keys."""
     request_id: str
 
 
@@ -63,7 +65,7 @@ class Endpoint:
     name: str
     enabled: Callable[[], bool]
     secrets: Callable[[], Sequence[Secret]]
-    """The keys accepted now, the current one first."""
+    """The keys accepted now, the current one first; asked for each delivery."""
     handle: Callable[[VerifiedDelivery], Awaitable[web.Response]]
     """Answers a verified delivery after it is saved; raises DatabaseUnavailableError when it is not."""
 
@@ -178,6 +180,7 @@ class _Gate:
             body=body,
             body_ms=(time.perf_counter() - began) * 1000,
             signed_with="current" if matching == 0 else "previous",
+            key_fingerprint=fingerprint(secrets[matching].reveal()),
             request_id=request_id,
         )
 

@@ -15,6 +15,7 @@ import pytest
 
 from conftest import ENVIRONMENT, Log, Receive, Receiver
 from examples import KEY, body, signed
+from freescout_audit.signature import fingerprint
 from settings import Secret, load_settings
 
 PATH = "/api/internal/freescout-webhook/audit"
@@ -218,8 +219,11 @@ class TestSignatures:
                 {"outcome": "duplicate"},
             )
 
-        keys = await sql.fetch("SELECT signed_with FROM freescout_delivery ORDER BY delivery_id")
-        assert [key["signed_with"] for key in keys] == ["previous", "current"]
+        keys = await sql.fetch("SELECT signed_with, key_fingerprint FROM freescout_delivery ORDER BY delivery_id")
+        assert [tuple(key) for key in keys] == [
+            ("previous", fingerprint(KEY)),
+            ("current", fingerprint("the new key")),
+        ]
 
     async def test_a_key_that_is_no_longer_accepted_is_refused(self, receive: Receive) -> None:
         async with receive(replace(ENVIRONMENT, webhook_secrets=(Secret("the new key"),))) as receiver:
@@ -369,5 +373,6 @@ class TestLog:
             "state": "published",
             "body_bytes": len(raw),
             "signed_with": "current",
+            "key_fingerprint": fingerprint(KEY),
             "request_id": "heroku-1",
         }
