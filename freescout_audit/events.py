@@ -109,6 +109,20 @@ DESK_SILENT = LogEvent(
     " APP_KEY changed?",
 )
 DESK_HEARD = LogEvent("desk.heard", "info", "One of the two silent paths is heard again.")
+VAULT_READ = LogEvent(
+    "vault.read", "info", "The vault gave keys that are new or changed; `names` says which, never a value."
+)
+VAULT_FAILED = LogEvent(
+    "vault.failed",
+    "error",
+    "The vault cannot be read or lacks a key: the last known values stay in use; `reason` names the next step.",
+)
+VAULT_RESTORED = LogEvent("vault.restored", "info", "The vault is read again, and holds what it should.")
+VAULT_VARIABLE_IGNORED = LogEvent(
+    "vault.variable_ignored",
+    "warning",
+    "The vault wins over an environment variable that says otherwise: unset `variable`.",
+)
 SETTINGS_UNWISE = LogEvent("settings.unwise", "warning", "A setting is allowed but will probably disappoint.")
 PROCESS_FAILED = LogEvent("process.failed", "error", "The process cannot run; the message names the next step.")
 LIBRARY_MESSAGE = LogEvent("library.message", "warning", "A library we use complained; its arguments are left out.")

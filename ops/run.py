@@ -59,6 +59,7 @@ async def main(environment: Environment, settings: Settings, stop: asyncio.Event
                 webhook_secrets=(Secret(desk.webhook_key), *environment.webhook_secrets),
                 freescout_url=await stack.enter_async_context(serve_desk(desk)),
                 freescout_api_key=Secret(desk.api_key),
+                vault=None,
             )
         app = create_app(database, environment, settings)
         port = await stack.enter_async_context(serve(app, host=host, port=environment.port))
@@ -69,7 +70,7 @@ async def main(environment: Environment, settings: Settings, stop: asyncio.Event
             story = Story(desk, database, console)
             await stack.enter_async_context(live(desk, story, receiver_url=url + PATH))
         polling = None
-        if environment.freescout_url is not None and environment.freescout_api_key is not None:
+        if environment.freescout_url is not None and (environment.freescout_api_key or environment.vault) is not None:
             tied_to = MADE_UP if desk is not None else environment.freescout_url
             polling = asyncio.create_task(poll(database, environment, settings, stop, tied_to=tied_to))
             polling.add_done_callback(lambda _: stop.set())

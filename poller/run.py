@@ -17,6 +17,7 @@ from poller.passes import Passes, Progress
 from poller.questions import Questions
 from poller.transport import http_transport
 from settings.environment import Environment
+from settings.live import LiveSecrets
 from settings.table import Settings
 
 PROGRESS_EVERY = 5.0
@@ -45,31 +46,47 @@ async def poll(
     *,
     progress: Progress | None = None,
     tied_to: str | None = None,
+    secrets: LiveSecrets | None = None,
 ) -> None:
     """Poll whenever no other process does, until ``stop`` is set.
 
-    ``tied_to`` is the desk's name in the database, when it is not its URL.
+    ``tied_to`` is the desk's name in the database, when it is not its URL. ``secrets`` are the keys in use, if
+    somebody else needs them too; they are kept fresh here.
 
     Raises:
         SettingsError: No desk is named, or no key for it.
         OtherDeskError: The database holds another desk's tickets.
     """
-    url, api_key = environment.freescout_url, environment.freescout_api_key
-    if url is None or api_key is None:
+    secrets = secrets or LiveSecrets(environment, settings.vault)
+    refreshing = asyncio.create_task(secrets.keep_fresh())
+    leading = asyncio.create_task(
+        _lead_with_keys(database, environment.freescout_url, secrets, settings, progress or LogProgress(), tied_to)
+    )
+    stopping = asyncio.create_task(stop.wait())
+    await asyncio.wait((leading, stopping), return_when=asyncio.FIRST_COMPLETED)
+    for task in (leading, stopping, refreshing):
+        task.cancel()
+    (outcome, *_) = await asyncio.gather(leading, stopping, refreshing, return_exceptions=True)
+    if isinstance(outcome, Exception):
+        raise outcome
+
+
+async def _lead_with_keys(
+    database: Database,
+    url: str | None,
+    secrets: LiveSecrets,
+    settings: Settings,
+    progress: Progress,
+    tied_to: str | None,
+) -> None:
+    """Wait until the keys are known, and then lead again and again."""
+    if url is not None:
+        await secrets.known()
+    if url is None or secrets.api_key() is None:
         raise SettingsError("the poller needs FREESCOUT_URL and FREESCOUT_API_KEY: set both, or scale it to 0")
-    async with http_transport(url, api_key, patience=settings.poller.timeout) as transport:
+    async with http_transport(url, secrets.api_key, patience=settings.poller.timeout) as transport:
         desk = FreeScout(transport, concurrency=settings.poller.concurrency)
-        leading = asyncio.create_task(
-            _lead_again_and_again(database, desk, tied_to or url, settings, progress or LogProgress())
-        )
-        stopping = asyncio.create_task(stop.wait())
-        await asyncio.wait((leading, stopping), return_when=asyncio.FIRST_COMPLETED)
-        stopping.cancel()
-        if not leading.done():
-            leading.cancel()
-        (outcome, _) = await asyncio.gather(leading, stopping, return_exceptions=True)
-        if isinstance(outcome, Exception):
-            raise outcome
+        await _lead_again_and_again(database, desk, tied_to or url, settings, progress)
 
 
 async def _lead_again_and_again(

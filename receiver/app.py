@@ -17,6 +17,7 @@ from receiver.endpoints import Endpoint, register
 from receiver.health import Health, add_pages
 from receiver.metrics import Metrics
 from settings.environment import Environment
+from settings.live import LiveSecrets
 from settings.table import JournalSettings, Settings
 
 SHUTDOWN_TIMEOUT = 6.0
@@ -29,13 +30,19 @@ class ListenError(FreescoutAuditError):
     """The address or the port cannot be listened on."""
 
 
-def create_app(database: Database, environment: Environment, settings: Settings) -> web.Application:
-    """Put the receiver together; the database stays the caller's to close."""
+def create_app(
+    database: Database, environment: Environment, settings: Settings, *, secrets: LiveSecrets | None = None
+) -> web.Application:
+    """Put the receiver together; the database stays the caller's to close.
+
+    ``secrets`` are the keys in use, if somebody else needs them too; the application keeps them fresh.
+    """
+    secrets = secrets or LiveSecrets(environment, settings.vault)
     terms = Terms.of_seconds(
         lease=settings.cache.lease, ttl=settings.cache.ttl, dispute_grace=settings.cache.dispute_grace
     )
     metrics = Metrics()
-    health = Health(database, environment, terms=terms, metrics=metrics)
+    health = Health(database, environment, terms=terms, metrics=metrics, secrets=secrets)
     audit = AuditHandler(database, terms=terms, commit_timeout=settings.receiver.commit_timeout, metrics=metrics)
 
     app = web.Application()
@@ -44,16 +51,20 @@ def create_app(database: Database, environment: Environment, settings: Settings)
         Endpoint(
             name=ENDPOINT,
             enabled=lambda: environment.receive,
-            secrets=lambda: environment.webhook_secrets,
+            secrets=secrets.webhook,
             handle=audit.handle,
         ),
         settings=settings.receiver,
         metrics=metrics,
     )
-    add_pages(app, health, metrics, environment)
+    add_pages(app, health, metrics, secrets)
 
     async def tasks(_app: web.Application) -> AsyncIterator[None]:
+        refreshing = asyncio.create_task(secrets.keep_fresh())
+        # A delivery that comes before the first key would be answered 503, and come again a minute later.
+        await secrets.tried()
         running = [
+            refreshing,
             asyncio.create_task(health.watch()),
             asyncio.create_task(_keep_journal_short(database, settings.journal)),
         ]

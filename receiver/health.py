@@ -23,6 +23,8 @@ from freescout_audit.logs import emit
 from freescout_audit.rule import Terms, poller_is_alive
 from receiver.metrics import Metrics
 from settings.environment import Environment, Secret
+from settings.live import LiveSecrets
+from settings.table import VaultSettings
 
 State = Literal["ok", "off", "failed"]
 
@@ -43,9 +45,18 @@ class Component(msgspec.Struct, frozen=True, kw_only=True):
 class Health:
     """What is well and what is not, kept up to date by `check`."""
 
-    def __init__(self, database: Database, environment: Environment, *, terms: Terms, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        database: Database,
+        environment: Environment,
+        *,
+        terms: Terms,
+        metrics: Metrics,
+        secrets: LiveSecrets | None = None,
+    ) -> None:
         self._database = database
         self._environment = environment
+        self._secrets = secrets or LiveSecrets(environment, VaultSettings())
         self._terms = terms
         self._metrics = metrics
         self._checking = asyncio.Lock()
@@ -64,6 +75,7 @@ class Health:
         async with self._checking:
             if self._checked_at is None or now() - self._checked_at >= _FRESH:
                 self._look_at_the_key()
+                self._look_at_the_vault()
                 await self._look_at_the_database()
                 self._checked_at = now()
 
@@ -79,12 +91,17 @@ class Health:
     def _look_at_the_key(self) -> None:
         if not self._environment.receive:
             self._note("receive", "off", "FLAG_FREESCOUT_WEBHOOK_RECEIVE is not 1: deliveries are answered 503")
-        elif not self._environment.webhook_secrets:
+        elif self._secrets.webhook():
+            self._note("receive", "ok", f"deliveries are taken, keys accepted: {len(self._secrets.webhook())}")
+        elif self._secrets.vault is None:
             self._note("receive", "failed", "FREESCOUT_AUDIT_WEBHOOK_SECRET is not set: deliveries are answered 503")
         else:
-            self._note(
-                "receive", "ok", f"deliveries are taken, keys accepted: {len(self._environment.webhook_secrets)}"
-            )
+            self._note("receive", "failed", "the vault has given no webhook key yet: deliveries are answered 503")
+
+    def _look_at_the_vault(self) -> None:
+        vault = self._secrets.vault
+        if vault is not None:
+            self._note("vault", vault.state, vault.detail, vault.since)
 
     async def _look_at_the_database(self) -> None:
         try:
@@ -167,7 +184,7 @@ class Health:
             emit(RECEIVER_STATE, component=name, state=state, detail=detail)
 
 
-def add_pages(app: web.Application, health: Health, metrics: Metrics, environment: Environment) -> None:
+def add_pages(app: web.Application, health: Health, metrics: Metrics, secrets: LiveSecrets) -> None:
     """Give ``/healthz``, ``/readyz`` and ``/metrics`` their routes."""
 
     async def healthz(_request: web.Request) -> web.Response:
@@ -176,13 +193,13 @@ def add_pages(app: web.Application, health: Health, metrics: Metrics, environmen
     async def readyz(request: web.Request) -> web.Response:
         await health.check()
         status = 200 if health.ready else 503
-        if not _may_see(request, environment.ops_token):
+        if not _may_see(request, secrets.ops_token()):
             return web.Response(status=status, text="ready\n" if health.ready else "not ready\n")
         body = msgspec.json.encode({"ready": health.ready, "components": health.components})
         return web.Response(status=status, body=body, content_type="application/json")
 
     async def show_metrics(request: web.Request) -> web.Response:
-        if not _may_see(request, environment.ops_token):
+        if not _may_see(request, secrets.ops_token()):
             return web.Response(
                 status=401, headers={"WWW-Authenticate": "Bearer"}, text="needs the bearer token OPS_TOKEN\n"
             )

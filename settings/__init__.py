@@ -1,7 +1,8 @@
 """What a process is told: ``config.toml`` and the environment."""
 
 from settings.environment import Environment, Secret, load_environment
+from settings.live import LiveSecrets
 from settings.load import load_settings, unwise
 from settings.table import Settings, table
 
-__all__ = ["Environment", "Secret", "Settings", "load_environment", "load_settings", "table", "unwise"]
+__all__ = ["Environment", "LiveSecrets", "Secret", "Settings", "load_environment", "load_settings", "table", "unwise"]

@@ -1,9 +1,19 @@
 """What the environment tells a process: where things are, which keys are accepted, which switches are on."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from freescout_audit.errors import SettingsError
+
+WEBHOOK_SECRET = "FREESCOUT_AUDIT_WEBHOOK_SECRET"  # noqa: S105 - names of variables, here and below
+WEBHOOK_SECRET_PREVIOUS = "FREESCOUT_AUDIT_WEBHOOK_SECRET_PREVIOUS"  # noqa: S105
+API_KEY = "FREESCOUT_API_KEY"
+OPS_TOKEN = "OPS_TOKEN"  # noqa: S105
+KEYS = (WEBHOOK_SECRET, WEBHOOK_SECRET_PREVIOUS, API_KEY, OPS_TOKEN)
+"""The variables that a vault can hold instead."""
+
+VAULT_PATH = "/MooseQuest/freescout/"
+_VAULT_NEEDS = ("URL", "CLIENT_ID", "CLIENT_SECRET", "PROJECT_ID", "ENVIRONMENT")
 
 
 class Secret:
@@ -29,6 +39,22 @@ class Secret:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class VaultAccess:
+    """An Infisical vault, and how we get into it: the source of truth for the keys it holds."""
+
+    url: str
+    """Without a path, ``https://vault.example.org``."""
+    client_id: str
+    client_secret: Secret
+    project_id: str
+    environment: str
+    """The environment's slug, such as ``prod``."""
+    path: str
+    variables: Mapping[str, Secret]
+    """What the environment itself says of the keys, by the variable's name."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Environment:
     """The contract's environment variables, read once."""
 
@@ -42,6 +68,8 @@ class Environment:
     freescout_url: str | None
     freescout_api_key: Secret | None
     ops_token: Secret | None
+    vault: VaultAccess | None
+    """None: the keys above are the ones in use; otherwise `settings.live` says which are."""
 
 
 def load_environment(variables: Mapping[str, str]) -> Environment:
@@ -58,15 +86,39 @@ def load_environment(variables: Mapping[str, str]) -> Environment:
         value = text(name)
         return None if value is None else Secret(value)
 
-    keys = (secret("FREESCOUT_AUDIT_WEBHOOK_SECRET"), secret("FREESCOUT_AUDIT_WEBHOOK_SECRET_PREVIOUS"))
+    keys = (secret(WEBHOOK_SECRET), secret(WEBHOOK_SECRET_PREVIOUS))
     return Environment(
         database_url=secret("DATABASE_URL"),
         port=_port(text("PORT") or "8080"),
         receive=_flag("FLAG_FREESCOUT_WEBHOOK_RECEIVE", text("FLAG_FREESCOUT_WEBHOOK_RECEIVE")),
         webhook_secrets=tuple(dict.fromkeys(key for key in keys if key is not None)),
         freescout_url=_url("FREESCOUT_URL", text("FREESCOUT_URL")),
-        freescout_api_key=secret("FREESCOUT_API_KEY"),
-        ops_token=secret("OPS_TOKEN"),
+        freescout_api_key=secret(API_KEY),
+        ops_token=secret(OPS_TOKEN),
+        vault=_vault(text),
+    )
+
+
+def _vault(text: Callable[[str], str | None]) -> VaultAccess | None:
+    """Read how to get into the vault; all of it or none."""
+    needed = {name: text(f"INFISICAL_{name}") for name in _VAULT_NEEDS}
+    path = text("INFISICAL_PATH")
+    if path is None and not any(needed.values()):
+        return None
+    if missing := [f"INFISICAL_{name}" for name, value in needed.items() if value is None]:
+        raise SettingsError(f"the vault needs {', '.join(missing)} as well: set it, or unset every INFISICAL_ variable")
+    given = {name: value for name, value in needed.items() if value is not None}
+    path = path or VAULT_PATH
+    if not path.startswith("/"):
+        raise SettingsError(f"INFISICAL_PATH must begin with /, like {VAULT_PATH}, not {path!r}")
+    return VaultAccess(
+        url=(_url("INFISICAL_URL", given["URL"], "https://vault.example.org") or "").removesuffix("/api"),
+        client_id=given["CLIENT_ID"],
+        client_secret=Secret(given["CLIENT_SECRET"]),
+        project_id=given["PROJECT_ID"],
+        environment=given["ENVIRONMENT"],
+        path=path,
+        variables={name: Secret(value) for name in KEYS if (value := text(name)) is not None},
     )
 
 
@@ -84,7 +136,7 @@ def _flag(name: str, value: str | None) -> bool:
     raise SettingsError(f"{name} must be 1 (on) or 0 (off), not {value!r}")
 
 
-def _url(name: str, value: str | None) -> str | None:
+def _url(name: str, value: str | None, example: str = "https://desk.example.org") -> str | None:
     if value is None or value.startswith(("http://", "https://")):
         return value and value.rstrip("/")
-    raise SettingsError(f"{name} must begin with https:// (or http://), like https://desk.example.org")
+    raise SettingsError(f"{name} must begin with https:// (or http://), like {example}")

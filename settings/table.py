@@ -9,6 +9,8 @@ from typing import Annotated, Literal, NamedTuple, get_args, get_origin, get_typ
 
 from msgspec import Meta, Struct, field
 
+from settings.environment import API_KEY, OPS_TOKEN, WEBHOOK_SECRET, WEBHOOK_SECRET_PREVIOUS
+
 
 class CacheSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How long an answer is vouched for."""
@@ -71,6 +73,31 @@ class JournalSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     keep: Annotated[float, Meta(ge=3600, le=31536000, description="how long a delivery stays in the journal")] = 604800
 
 
+class VaultSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How the Infisical vault is read, where one is configured."""
+
+    interval: Annotated[float, Meta(ge=1, le=3600, description="from one reading of the vault to the next")] = 60
+    timeout: Annotated[float, Meta(ge=0.1, le=60, description="how long one answer of the vault may take")] = 10
+    webhook_secret_name: Annotated[str, Meta(description="the key in the vault that holds FreeScout's webhook key")] = (
+        WEBHOOK_SECRET
+    )
+    webhook_secret_previous_name: Annotated[
+        str, Meta(description="the key that holds the webhook key before it, while a rotation lasts")
+    ] = WEBHOOK_SECRET_PREVIOUS
+    api_key_name: Annotated[str, Meta(description="the key that holds FreeScout's API key")] = API_KEY
+    ops_token_name: Annotated[str, Meta(description="the key that holds the operators' token")] = OPS_TOKEN
+
+    @property
+    def names(self) -> dict[str, str]:
+        """The key in the vault for each variable that a vault can hold instead."""
+        return {
+            WEBHOOK_SECRET: self.webhook_secret_name,
+            WEBHOOK_SECRET_PREVIOUS: self.webhook_secret_previous_name,
+            API_KEY: self.api_key_name,
+            OPS_TOKEN: self.ops_token_name,
+        }
+
+
 class LogSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What the log looks like."""
 
@@ -91,6 +118,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     receiver: ReceiverSettings = field(default_factory=ReceiverSettings)
     database: DatabaseSettings = field(default_factory=DatabaseSettings)
     journal: JournalSettings = field(default_factory=JournalSettings)
+    vault: VaultSettings = field(default_factory=VaultSettings)
     log: LogSettings = field(default_factory=LogSettings)
 
 

@@ -170,7 +170,7 @@ async def test_over_http_the_key_is_in_the_header_and_json_is_asked_for() -> Non
     desk = Desk(clock=ManualClock())
     desk.populate(3)
     api = Api(desk)
-    async with serve(desk, api=api) as url, http_transport(url, Secret(desk.api_key), patience=5) as transport:
+    async with serve(desk, api=api) as url, http_transport(url, lambda: Secret(desk.api_key), patience=5) as transport:
         assert (await FreeScout(transport).page(size=10)).total == 3
         assert await FreeScout(transport).mailboxes() == {1, 2}
 
@@ -183,7 +183,7 @@ async def test_over_http_an_answer_that_does_not_come_whole_may_pass(fault: ApiF
     desk = Desk(clock=ManualClock())
     desk.populate(3)
     desk.faults.api = fault
-    async with serve(desk) as url, http_transport(url, Secret(desk.api_key), patience=0.2) as transport:
+    async with serve(desk) as url, http_transport(url, lambda: Secret(desk.api_key), patience=0.2) as transport:
         with pytest.raises(DeskUnavailableError, match="does not answer"):
             await FreeScout(transport, sleep=Patience()).page(size=1)
 

@@ -1,0 +1,243 @@
+"""Infisical's REST API as we use it: what is asked, and what an answer means. Without I/O.
+
+Two requests: a machine identity logs in (Universal Auth), and lists the secrets of one folder. See
+https://infisical.com/docs/api-reference/endpoints/universal-auth/login and
+https://infisical.com/docs/api-reference/endpoints/secrets/list; what they leave out (lock-outs, hidden values, the
+forms of errors) is from Infisical's server code. No message quotes an answer: answers hold secrets.
+"""
+
+from collections.abc import Collection, Mapping
+from typing import Literal
+
+import msgspec
+
+from freescout_audit.errors import FreescoutAuditError
+from settings.environment import Secret, VaultAccess
+
+Version = Literal["v4", "v3"]
+"""Of the route that lists secrets. v3 is deprecated; servers from before the end of 2025 have nothing newer."""
+
+_LOCKED = "temporarily locked"
+_NO_SUCH_ROUTE = "Route "
+
+
+class VaultError(FreescoutAuditError):
+    """The vault gave no secrets; the message names the next step."""
+
+
+class VaultUnavailableError(VaultError):
+    """It may pass: no answer in time, 429, 5xx, a connection that broke."""
+
+    def __init__(self, message: str, *, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class VaultRefusedError(VaultError):
+    """It will not pass by itself: credentials, permissions, a path or a URL that is not right."""
+
+
+class TokenRefusedError(VaultRefusedError):
+    """The access token is not accepted; with one that is not new, a fresh one may be."""
+
+
+class OldServerError(VaultRefusedError):
+    """The server does not know this version of the route."""
+
+
+class Request(msgspec.Struct, frozen=True, kw_only=True):
+    """A request to send; its repr shows neither token nor body."""
+
+    method: Literal["GET", "POST"]
+    path: str
+    query: Mapping[str, str] = {}
+    body: bytes = b""
+    token: Secret | None = None
+
+    def __repr__(self) -> str:
+        return f"Request({self.method} {self.path})"
+
+
+class Answer(msgspec.Struct, frozen=True, kw_only=True):
+    """An HTTP answer; header names in lower case. Its repr shows the status alone."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    def __repr__(self) -> str:
+        return f"Answer({self.status})"
+
+
+class Token(msgspec.Struct, frozen=True, kw_only=True):
+    """An access token, and for how many seconds it is good; None: until it is revoked."""
+
+    value: Secret
+    lifetime: float | None
+
+
+class _Login(msgspec.Struct, rename="camel"):
+    access_token: str
+    expires_in: float
+
+
+class _Secret(msgspec.Struct, rename="camel"):
+    secret_key: str
+    secret_value: str = ""
+    secret_value_hidden: bool = False
+
+
+class _Secrets(msgspec.Struct):
+    secrets: list[_Secret]
+
+
+class _Problem(msgspec.Struct):
+    message: object = ""
+
+
+_login = msgspec.json.Decoder(_Login, strict=False)
+_secrets = msgspec.json.Decoder(_Secrets)
+_problem = msgspec.json.Decoder(_Problem)
+
+
+def login_request(access: VaultAccess) -> Request:
+    """Return the request that logs our machine identity in."""
+    credentials = {"clientId": access.client_id, "clientSecret": access.client_secret.reveal()}
+    return Request(method="POST", path="/api/v1/auth/universal-auth/login", body=msgspec.json.encode(credentials))
+
+
+def read_login(answer: Answer) -> Token:
+    """Return the token of an answer to `login_request`.
+
+    Raises:
+        VaultError: There is none.
+    """
+    _judge(answer)
+    if answer.status != 200:  # noqa: PLR2004 - HTTP's own numbers, here and below
+        raise VaultRefusedError(_why_no_login(answer))
+    try:
+        login = _login.decode(answer.body)
+    except msgspec.MsgspecError:
+        raise _not_infisical() from None
+    return Token(value=Secret(login.access_token), lifetime=login.expires_in or None)
+
+
+def secrets_request(access: VaultAccess, token: Token, version: Version) -> Request:
+    """Return the request that lists the secrets of our folder; those it imports from others are not asked for."""
+    query = {
+        "environment": access.environment,
+        "secretPath": access.path,
+        "viewSecretValue": "true",
+        "expandSecretReferences": "true",
+        "recursive": "false",
+    }
+    if version == "v4":
+        path = "/api/v4/secrets"
+        query |= {"projectId": access.project_id, "includeImports": "false", "include_imports": "false"}
+    else:
+        path = "/api/v3/secrets/raw"
+        query |= {"workspaceId": access.project_id, "include_imports": "false"}
+    return Request(method="GET", path=path, query=query, token=token.value)
+
+
+def read_secrets(answer: Answer, access: VaultAccess, names: Collection[str]) -> Mapping[str, Secret]:
+    """Return those of the named secrets that an answer to `secrets_request` holds; never none of them.
+
+    Raises:
+        TokenRefusedError: The token is not accepted, or may not read here.
+        OldServerError: The server does not know this version of the route.
+        VaultError: No answer that counts.
+    """
+    _judge(answer)
+    if answer.status in {400, 401, 403}:
+        raise TokenRefusedError(
+            f"Infisical answers {answer.status}: the machine identity may not read {_where(access)}. Add it to the"
+            " project with a role that may read there (INFISICAL_PROJECT_ID, INFISICAL_ENVIRONMENT, INFISICAL_PATH)"
+        )
+    if answer.status == 404:  # noqa: PLR2004
+        message = _message(answer)
+        if message.startswith(_NO_SUCH_ROUTE):
+            raise OldServerError("this Infisical is too old: it cannot list secrets by /api/v3/secrets/raw")
+        raise VaultRefusedError(f"Infisical does not find {_where(access)}: check {_suspects(message)}")
+    if answer.status != 200:  # noqa: PLR2004
+        raise VaultRefusedError(f"Infisical answers {answer.status}: check the INFISICAL_ variables")
+    try:
+        listed = _secrets.decode(answer.body).secrets
+    except msgspec.MsgspecError:
+        raise _not_infisical() from None
+    if not listed:
+        # It says so too of a path that does not exist, and to an identity that may not see what is there.
+        raise VaultRefusedError(
+            f"the vault shows no secrets at {_where(access)}: check INFISICAL_PATH and INFISICAL_ENVIRONMENT, and that"
+            " the machine identity may describe and read secrets there"
+        )
+    wanted = [secret for secret in listed if secret.secret_key in names]
+    if hidden := [secret.secret_key for secret in wanted if secret.secret_value_hidden]:
+        raise VaultRefusedError(
+            f"the machine identity may see that {', '.join(hidden)} exists, but not read it: allow its role to read"
+            " values"
+        )
+    held = {secret.secret_key: value for secret in wanted if (value := secret.secret_value.strip())}
+    if not held:
+        raise VaultRefusedError(
+            f"none of the secrets at {_where(access)} is one of ours ({', '.join(names)}): check INFISICAL_PATH and"
+            " the names in the settings, vault.webhook_secret_name and the others"
+        )
+    return {name: Secret(value) for name, value in held.items()}
+
+
+def _judge(answer: Answer) -> None:
+    """Raise what an answer means that is no answer of Infisical's, or comes at a bad time."""
+    if answer.status == 429 or answer.status >= 500:  # noqa: PLR2004
+        after = answer.headers.get("retry-after", "")
+        raise VaultUnavailableError(
+            f"Infisical answers {answer.status}; it is asked again",
+            retry_after=float(after) if after.isascii() and after.isdecimal() else None,
+        )
+    if 300 <= answer.status < 400:  # noqa: PLR2004
+        raise VaultRefusedError(f"Infisical answers {answer.status}, a redirect: set INFISICAL_URL to where it leads")
+    if answer.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
+        raise _not_infisical()
+
+
+def _why_no_login(answer: Answer) -> str:
+    if _LOCKED in _message(answer):
+        return (
+            "Infisical has locked the machine identity for some minutes, after logins that failed: put"
+            " INFISICAL_CLIENT_SECRET right, and wait"
+        )
+    if answer.status == 403:  # noqa: PLR2004
+        return "Infisical answers 403 to the login: is our address among the client secret's trusted IPs?"
+    if answer.status == 404:  # noqa: PLR2004
+        return "Infisical answers 404 to the login: is INFISICAL_URL right, and the server not too old?"
+    return (
+        f"Infisical answers {answer.status} to the login: INFISICAL_CLIENT_ID and INFISICAL_CLIENT_SECRET are not"
+        " accepted. Make a new client secret for the machine identity (Universal Auth)"
+    )
+
+
+def _not_infisical() -> VaultRefusedError:
+    return VaultRefusedError(
+        "what answers at INFISICAL_URL is no Infisical: set it to the address of the server, without a path"
+    )
+
+
+def _where(access: VaultAccess) -> str:
+    return f"{access.path} ({access.environment})"
+
+
+def _suspects(message: str) -> str:
+    """Return the variables to look at, by what the answer says it did not find."""
+    for word, variable in (("Project", "INFISICAL_PROJECT_ID"), ("Environment", "INFISICAL_ENVIRONMENT")):
+        if message.startswith(word):
+            return variable
+    return "INFISICAL_PATH, INFISICAL_ENVIRONMENT and INFISICAL_PROJECT_ID"
+
+
+def _message(answer: Answer) -> str:
+    """Return what an error says, to compare it and never to show it; empty when it says nothing we can read."""
+    try:
+        message = _problem.decode(answer.body).message
+    except msgspec.MsgspecError:
+        return ""
+    return message if isinstance(message, str) else ""

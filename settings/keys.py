@@ -1,0 +1,106 @@
+"""Which keys are in use: the environment's or, where a vault is configured, the vault's. Pure.
+
+The vault is the source of truth. What it holds, or has held in this process, wins over the environment, and the
+webhook key comes from nowhere else; FREESCOUT_API_KEY and OPS_TOKEN come from the environment while the vault never
+held them. A key that disappears from the vault stays in use, since nobody rotates a key by deleting it; only the
+previous webhook key goes when it is gone, for that is how a rotation ends.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from secrets import token_urlsafe
+
+from freescout_audit.signature import fingerprint
+from settings.environment import API_KEY, KEYS, OPS_TOKEN, WEBHOOK_SECRET, WEBHOOK_SECRET_PREVIOUS, Environment, Secret
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Keys:
+    """The keys in use at a moment."""
+
+    webhook: tuple[Secret, ...]
+    """Those that may sign deliveries, the current one first."""
+    api_key: Secret | None
+    ops_token: Secret | None
+    from_vault: frozenset[str] = frozenset()
+    """The variables whose value comes from the vault."""
+    lacking: tuple[str, ...] = ()
+    """The variables that the vault should hold and does not: they stand as they last were, or not at all."""
+
+    def values(self) -> dict[str, Secret]:
+        """Return the keys by the variable that would hold them."""
+        current, previous, *_ = (*self.webhook, None, None)
+        held = {
+            WEBHOOK_SECRET: current,
+            WEBHOOK_SECRET_PREVIOUS: previous,
+            API_KEY: self.api_key,
+            OPS_TOKEN: self.ops_token,
+        }
+        return {name: value for name, value in held.items() if value is not None}
+
+    def fingerprints(self) -> tuple[str, ...]:
+        """Return what the journal calls the keys that may sign deliveries, the current one first."""
+        return tuple(fingerprint(secret.reveal()) for secret in self.webhook)
+
+
+def keys_of(environment: Environment) -> Keys:
+    """Return the keys before any vault has been read: the environment's, or none where there is a vault."""
+    if environment.vault is None:
+        return Keys(
+            webhook=environment.webhook_secrets,
+            api_key=environment.freescout_api_key,
+            ops_token=environment.ops_token,
+        )
+    # Until we know the token, nobody has it: with none at all the pages would be open on loopback.
+    return Keys(webhook=(), api_key=None, ops_token=Secret(token_urlsafe()))
+
+
+def keys_from_vault(
+    held: Mapping[str, Secret], *, names: Mapping[str, str], variables: Mapping[str, Secret], before: Keys
+) -> Keys:
+    """Return the keys in use after the vault has been read.
+
+    Args:
+        held: What it holds, by the key in the vault.
+        names: The key in the vault, by variable.
+        variables: What the environment says, by variable.
+        before: The keys in use until now.
+    """
+    given = {variable: held[name] for variable, name in names.items() if name in held}
+    lacking = [variable for variable in (API_KEY, OPS_TOKEN) if variable in before.from_vault - given.keys()]
+    from_vault = before.from_vault | given.keys()
+    if WEBHOOK_SECRET in given:
+        pair = (given[WEBHOOK_SECRET], given.get(WEBHOOK_SECRET_PREVIOUS))
+        webhook = tuple(dict.fromkeys(key for key in pair if key is not None))
+        from_vault -= {WEBHOOK_SECRET_PREVIOUS} - given.keys()
+    else:
+        webhook = before.webhook
+        lacking.insert(0, WEBHOOK_SECRET)
+
+    def single(variable: str, last: Secret | None) -> Secret | None:
+        if variable in given:
+            return given[variable]
+        return last if variable in before.from_vault else variables.get(variable)
+
+    return Keys(
+        webhook=webhook,
+        api_key=single(API_KEY, before.api_key),
+        ops_token=single(OPS_TOKEN, before.ops_token),
+        from_vault=from_vault,
+        lacking=tuple(lacking),
+    )
+
+
+def ignored_variables(variables: Mapping[str, Secret], keys: Keys) -> tuple[str, ...]:
+    """Return the environment variables that a vault overrules and that say otherwise than the keys in use."""
+    in_use = keys.values()
+    overruled = keys.from_vault | {WEBHOOK_SECRET, WEBHOOK_SECRET_PREVIOUS}
+    return tuple(
+        name for name in KEYS if name in overruled and name in variables and variables[name] != in_use.get(name)
+    )
+
+
+def changed_keys(before: Keys, after: Keys) -> tuple[str, ...]:
+    """Return the variables whose value is another one, or none any more."""
+    old, new = before.values(), after.values()
+    return tuple(name for name in KEYS if old.get(name) != new.get(name))

@@ -1,0 +1,191 @@
+"""The keys in use now. Receiver and poller hold one `LiveSecrets` each and look the keys up for every request."""
+
+import asyncio
+import random
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Literal
+
+from freescout_audit.events import VAULT_FAILED, VAULT_READ, VAULT_RESTORED, VAULT_VARIABLE_IGNORED
+from freescout_audit.logs import emit, where
+from settings.environment import API_KEY, KEYS, OPS_TOKEN, Environment, Secret
+from settings.infisical import VaultError, VaultUnavailableError
+from settings.keys import changed_keys, ignored_variables, keys_from_vault, keys_of
+from settings.table import VaultSettings
+from settings.vault import Vault, http_send
+
+FIRST_WAIT = 1.0
+"""Seconds before the vault is asked again after a failure that may pass; doubled each time, up to the interval."""
+LONGEST_WAIT = 3600.0
+"""Seconds that a Retry-After may make us wait at the most."""
+LOCKOUT = 60.0
+"""Seconds before it is asked again after a refusal, at the least: Infisical locks an identity out for minutes whose
+third wrong login comes within 30 s of the one before."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VaultStanding:
+    """How the vault is, since when (UTC), and what to do about it."""
+
+    state: Literal["ok", "failed"]
+    detail: str
+    since: datetime
+
+
+class LiveSecrets:
+    """The keys in use now, kept fresh by `keep_fresh`; without a vault they are the environment's and never change.
+
+    Args:
+        environment: What the environment says; its ``vault`` tells where the vault is.
+        settings: How the vault is read.
+        sleep: Waits some seconds; a test passes one that it controls.
+        now: Our clock, for what we show.
+        clock: Seconds that only grow.
+    """
+
+    def __init__(
+        self,
+        environment: Environment,
+        settings: VaultSettings,
+        *,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._access = environment.vault
+        self._settings = settings
+        self._sleep = sleep
+        self._now = now
+        self._clock = clock
+        self._failures = 0
+        self._failure_told = False
+        self._reported: tuple[str, ...] = ()
+        self._tried, self._known = asyncio.Event(), asyncio.Event()
+        self.keys = keys_of(environment)
+        """The keys in use now; look them up anew for each use."""
+        self.vault: VaultStanding | None = None
+        """How the vault is; None without one."""
+        if self._access is None:
+            self._tried.set()
+            self._known.set()
+        else:
+            self.vault = VaultStanding(state="failed", detail="it has not been read yet", since=now())
+
+    def webhook(self) -> tuple[Secret, ...]:
+        """Return the keys that may sign deliveries now, the current one first."""
+        return self.keys.webhook
+
+    def api_key(self) -> Secret | None:
+        """Return FreeScout's API key as it is now."""
+        return self.keys.api_key
+
+    def ops_token(self) -> Secret | None:
+        """Return the operators' token as it is now."""
+        return self.keys.ops_token
+
+    @property
+    def ignored(self) -> tuple[str, ...]:
+        """The environment variables that the vault overrules and that say otherwise."""
+        known = self._access is not None and self._known.is_set()
+        return ignored_variables(self._access.variables, self.keys) if self._access is not None and known else ()
+
+    async def tried(self) -> None:
+        """Wait until the vault has been asked once, whatever came of it; without a vault, do not wait."""
+        await self._tried.wait()
+
+    async def known(self) -> None:
+        """Wait until the vault has been read once; without a vault, do not wait."""
+        await self._known.wait()
+
+    async def keep_fresh(self) -> None:
+        """Read the vault now and every ``vault.interval``, for ever; without a vault, end at once."""
+        if self._access is None:
+            return
+        async with http_send(self._access.url, patience=self._settings.timeout) as send:
+            vault = Vault(self._access, names=tuple(self._settings.names.values()), send=send, clock=self._clock)
+            while True:
+                await self._sleep(await self._refresh(vault))
+
+    async def read_once(self) -> None:
+        """Read the vault once, for a command that ends; without a vault, do nothing.
+
+        Raises:
+            VaultError: It gave nothing; the message names the next step.
+        """
+        if self._access is None:
+            return
+        async with http_send(self._access.url, patience=self._settings.timeout) as send:
+            self._take(await Vault(self._access, names=tuple(self._settings.names.values()), send=send).read())
+
+    async def _refresh(self, vault: Vault) -> float:
+        """Read the vault once and return the seconds until it is to be read again."""
+        try:
+            self._take(await vault.read())
+        except VaultError as error:
+            return self._failed(error)
+        except Exception as error:  # noqa: BLE001 - the next reading comes, whatever this one met
+            return self._failed(VaultUnavailableError(f"the answer broke us: {type(error).__name__} at {where(error)}"))
+        finally:
+            self._tried.set()
+        self._failures = 0
+        return self._settings.interval
+
+    def _take(self, held: Mapping[str, Secret]) -> None:
+        """Use what the vault holds from now on."""
+        assert self._access is not None, "only a vault gives keys"  # noqa: S101 - the callers' promise
+        before = self.keys
+        self.keys = keys_from_vault(held, names=self._settings.names, variables=self._access.variables, before=before)
+        self._known.set()
+        if changed := changed_keys(before, self.keys) if before.from_vault else tuple(sorted(self.keys.from_vault)):
+            emit(VAULT_READ, names=list(changed))
+        for variable in self.ignored:
+            if variable not in self._reported:
+                emit(VAULT_VARIABLE_IGNORED, variable=variable)
+        self._reported = self.ignored
+        if self.keys.lacking:
+            self._note("failed", self._what_is_lacking())
+        else:
+            self._note("ok", self._what_comes_from_where())
+
+    def _failed(self, error: VaultError) -> float:
+        """Note a failure and return the seconds until the vault is to be asked again."""
+        self._failures += 1
+        known = "the last known keys stay in use" if self._known.is_set() else "no key is known yet"
+        self._note("failed", f"{known}: {error}")
+        if not isinstance(error, VaultUnavailableError):
+            return max(self._settings.interval, LOCKOUT)
+        if error.retry_after is not None:
+            return min(max(error.retry_after, FIRST_WAIT), LONGEST_WAIT)
+        wait = min(self._settings.interval, FIRST_WAIT * 2.0 ** min(self._failures - 1, 12))
+        # Processes that failed together do not come back together.
+        return wait * random.uniform(0.5, 1)  # noqa: S311 - no secret
+
+    def _note(self, state: Literal["ok", "failed"], detail: str) -> None:
+        before = self.vault
+        assert before is not None, "there is a vault"  # noqa: S101 - the callers' promise
+        self.vault = VaultStanding(
+            state=state, detail=detail, since=before.since if before.state == state else self._now()
+        )
+        if state == "failed" and detail != before.detail:
+            emit(VAULT_FAILED, reason=detail)
+            self._failure_told = True
+        elif state == "ok" and self._failure_told:
+            emit(VAULT_RESTORED)
+            self._failure_told = False
+
+    def _what_is_lacking(self) -> str:
+        names = [f"{self._settings.names[variable]}" for variable in self.keys.lacking]
+        lost = all(variable in self.keys.values() for variable in self.keys.lacking)
+        then = "the last known stays in use until a restart" if lost else "deliveries are answered 503"
+        return f"the vault does not hold {', '.join(names)}: put it back; {then}"
+
+    def _what_comes_from_where(self) -> str:
+        detail = f"read; it holds {', '.join(name for name in KEYS if name in self.keys.from_vault)}"
+        others = self.keys.values().keys() - self.keys.from_vault
+        if elsewhere := [name for name in (API_KEY, OPS_TOKEN) if name in others]:
+            detail += f"; the environment holds {', '.join(elsewhere)}"
+        if self.ignored:
+            detail += f"; ignored, since they say otherwise: {', '.join(self.ignored)}"
+        return detail
