@@ -1,0 +1,480 @@
+"""The vault: what is asked of Infisical, what its answers mean, and which keys are in use, over real sockets."""
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+
+import pytest
+
+from conftest import Log
+from freescout_audit.errors import SettingsError
+from settings import Environment, LiveSecrets, Secret, load_environment, load_settings
+from settings.environment import VaultAccess
+from settings.infisical import VaultError
+from settings.keys import Keys, ignored_variables, keys_from_vault
+from settings.vault import Vault, http_send
+from simulator.vault import Infisical, VaultFault, serve_vault
+
+SETTINGS = load_settings({}).vault
+NAMES = tuple(SETTINGS.names.values())
+PATH = "/MooseQuest/freescout/"
+NEW, OLD, API, OPS = ("new-webhook-key", "old-webhook-key", "the-api-key", "the-ops-token")
+FULL = {"FREESCOUT_AUDIT_WEBHOOK_SECRET": NEW, "FREESCOUT_API_KEY": API, "OPS_TOKEN": OPS}
+
+
+class Seconds:
+    """A clock that only the test moves."""
+
+    def __init__(self) -> None:
+        self.at = 1000.0
+
+    def __call__(self) -> float:
+        return self.at
+
+
+def variables(vault: Infisical, url: str, **more: str) -> dict[str, str]:
+    """The environment of a process that uses the vault."""
+    return {
+        "INFISICAL_URL": url,
+        "INFISICAL_CLIENT_ID": vault.client_id,
+        "INFISICAL_CLIENT_SECRET": vault.client_secret,
+        "INFISICAL_PROJECT_ID": vault.project_id,
+        "INFISICAL_ENVIRONMENT": "prod",
+        **more,
+    }
+
+
+def access(vault: Infisical, url: str, **more: str) -> VaultAccess:
+    found = load_environment(variables(vault, url, **more)).vault
+    assert found is not None
+    return found
+
+
+@pytest.fixture
+def seconds() -> Seconds:
+    return Seconds()
+
+
+@pytest.fixture
+def vault(seconds: Seconds) -> Infisical:
+    """A vault with every key in its place."""
+    vault = Infisical(clock=seconds)
+    vault.put("prod", PATH, **FULL, UNRELATED="somebody else's")
+    return vault
+
+
+@pytest.fixture
+async def url(vault: Infisical) -> AsyncIterator[str]:
+    async with serve_vault(vault) as url:
+        yield url
+
+
+@asynccontextmanager
+async def reading(
+    vault: Infisical, url: str, *, clock: Callable[[], float] | None = None, patience: float = 5, **more: str
+) -> AsyncIterator[Vault]:
+    found = access(vault, url, **more)
+    async with http_send(found.url, patience=patience) as send:
+        yield Vault(found, names=NAMES, send=send, clock=clock or Seconds())
+
+
+def revealed(held: Mapping[str, Secret]) -> dict[str, str]:
+    return {name: value.reveal() for name, value in held.items()}
+
+
+class TestReading:
+    async def test_our_keys_are_read_and_nothing_else(self, vault: Infisical, url: str) -> None:
+        async with reading(vault, url) as reader:
+            assert revealed(await reader.read()) == FULL
+
+    async def test_one_login_serves_until_the_token_grows_old(
+        self, vault: Infisical, url: str, seconds: Seconds
+    ) -> None:
+        vault.token_lifetime = 600
+        async with reading(vault, url, clock=seconds) as reader:
+            for _ in range(3):
+                await reader.read()
+            assert vault.requests["/api/v1/auth/universal-auth/login"] == 1
+
+            seconds.at += 541
+            assert revealed(await reader.read()) == FULL
+            assert vault.requests["/api/v1/auth/universal-auth/login"] == 2
+
+    async def test_a_token_that_ends_before_its_time_is_replaced_at_once(self, vault: Infisical, url: str) -> None:
+        async with reading(vault, url) as reader:
+            await reader.read()
+            vault.revoke_tokens()
+
+            assert revealed(await reader.read()) == FULL
+
+    async def test_a_server_that_does_not_know_the_newer_route_is_asked_by_the_older(
+        self, vault: Infisical, url: str
+    ) -> None:
+        vault.old = True
+        async with reading(vault, url) as reader:
+            assert revealed(await reader.read()) == FULL
+            await reader.read()
+
+        assert vault.requests["/api/v4/secrets"] == 1
+        assert vault.requests["/api/v3/secrets/raw"] == 2
+
+    async def test_values_come_without_the_blanks_around_them_and_empty_ones_not_at_all(
+        self, vault: Infisical, url: str
+    ) -> None:
+        vault.put("prod", PATH, FREESCOUT_AUDIT_WEBHOOK_SECRET=f" {NEW}\n", OPS_TOKEN=" ")
+        async with reading(vault, url) as reader:
+            assert revealed(await reader.read()) == {"FREESCOUT_AUDIT_WEBHOOK_SECRET": NEW}
+
+
+def wrong_client_secret(vault: Infisical) -> None:
+    vault.client_secret += "x"
+
+
+def no_member(vault: Infisical) -> None:
+    vault.member = False
+
+
+def hidden(vault: Infisical) -> None:
+    vault.describe_only = {"OPS_TOKEN"}
+
+
+def path_away(vault: Infisical) -> None:
+    vault.folders = {("prod", "/"): {"X": "y"}}
+
+
+def path_away_404(vault: Infisical) -> None:
+    path_away(vault)
+    vault.missing_folder_is_404 = True
+
+
+def environment_away(vault: Infisical) -> None:
+    vault.folders = {("dev", "/"): {"X": "y"}}
+    vault.missing_folder_is_404 = True
+
+
+def project_away(vault: Infisical) -> None:
+    vault.project_id = "another"
+
+
+def other_names(vault: Infisical) -> None:
+    vault.put("prod", PATH, WEBHOOK_KEY=NEW)
+
+
+def fault(fault: VaultFault) -> Callable[[Infisical], None]:
+    def make(vault: Infisical) -> None:
+        vault.fault = fault
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("make", "next_step"),
+    [
+        (wrong_client_secret, "Make a new client secret for the machine identity"),
+        (no_member, "Add it to the project with a role that may read there"),
+        (hidden, "may see that OPS_TOKEN exists, but not read it: allow its role to read values"),
+        (path_away, f"shows no secrets at {PATH} (prod): check INFISICAL_PATH"),
+        (path_away_404, f"does not find {PATH} (prod): check INFISICAL_PATH"),
+        (environment_away, "check INFISICAL_ENVIRONMENT"),
+        (project_away, "check INFISICAL_PROJECT_ID"),
+        (other_names, "vault.webhook_secret_name"),
+        (fault(VaultFault.DROP), "Infisical does not answer (ConnectionError): is INFISICAL_URL right"),
+        (fault(VaultFault.HANG), "Infisical does not answer (TimeoutError)"),
+        (fault(VaultFault.SERVER_ERROR), "Infisical answers 500; it is asked again"),
+        (fault(VaultFault.BAD_GATEWAY), "Infisical answers 502; it is asked again"),
+        (fault(VaultFault.TOO_MANY_REQUESTS), "Infisical answers 429; it is asked again"),
+        (fault(VaultFault.NOT_INFISICAL), "is no Infisical: set it to the address of the server"),
+        (fault(VaultFault.REDIRECT), "a redirect: set INFISICAL_URL to where it leads"),
+        (fault(VaultFault.EMPTY), "shows no secrets at"),
+    ],
+)
+async def test_whatever_is_wrong_the_error_names_the_next_step_and_no_secret(
+    vault: Infisical, url: str, make: Callable[[Infisical], None], next_step: str
+) -> None:
+    async with reading(vault, url, patience=0.3) as reader:
+        make(vault)
+        with pytest.raises(VaultError, match=re.escape(next_step)) as raised:
+            await reader.read()
+
+    assert not any(secret in repr(raised.value) for secret in (NEW, API, OPS, vault.client_secret))
+    assert raised.value.__cause__ is None
+
+
+async def test_an_identity_that_is_locked_out_is_told_to_wait(vault: Infisical, url: str) -> None:
+    async with reading(vault, url, INFISICAL_CLIENT_SECRET="wrong") as reader:
+        for _ in range(3):
+            with pytest.raises(VaultError, match="Make a new client secret"):
+                await reader.read()
+
+        with pytest.raises(VaultError, match="locked the machine identity for some minutes"):
+            await reader.read()
+
+
+async def test_a_site_that_is_no_infisical_at_any_route_is_recognised(vault: Infisical, url: str) -> None:
+    async with reading(vault, url, INFISICAL_URL=url + "/vault") as reader:
+        with pytest.raises(VaultError, match="INFISICAL_URL"):
+            await reader.read()
+
+
+class TestEnvironment:
+    def test_all_of_it_or_none(self) -> None:
+        assert load_environment({}).vault is None
+        with pytest.raises(SettingsError, match="the vault needs INFISICAL_CLIENT_ID, INFISICAL_PROJECT_ID as well"):
+            load_environment(
+                {"INFISICAL_URL": "https://v", "INFISICAL_CLIENT_SECRET": "hidden", "INFISICAL_ENVIRONMENT": "prod"}
+            )
+        with pytest.raises(SettingsError, match="INFISICAL_URL"):
+            load_environment({"INFISICAL_PATH": "/elsewhere"})
+
+    def test_the_address_may_end_as_infisical_shows_it(self, vault: Infisical) -> None:
+        assert access(vault, "https://vault.example.org/api/").url == "https://vault.example.org"
+        assert access(vault, "https://vault.example.org").path == PATH
+
+    @pytest.mark.parametrize(
+        ("name", "value", "message"),
+        [
+            ("INFISICAL_URL", "vault.example.org", "INFISICAL_URL must begin with https://"),
+            ("INFISICAL_PATH", "MooseQuest", "INFISICAL_PATH must begin with /"),
+        ],
+    )
+    def test_what_cannot_be_right_is_refused(self, vault: Infisical, name: str, value: str, message: str) -> None:
+        with pytest.raises(SettingsError, match=re.escape(message)):
+            load_environment(variables(vault, "https://v") | {name: value})
+
+    def test_no_secret_is_shown(self, vault: Infisical) -> None:
+        environment = load_environment(variables(vault, "https://v", OPS_TOKEN=OPS))
+
+        assert vault.client_secret not in repr(environment)
+        assert OPS not in repr(environment)
+
+
+NOTHING = Keys(webhook=(), api_key=None, ops_token=None)
+
+
+def choose(held: Mapping[str, str], before: Keys = NOTHING, **variables: str) -> Keys:
+    return keys_from_vault(
+        {name: Secret(value) for name, value in held.items()},
+        names=SETTINGS.names,
+        variables={name: Secret(value) for name, value in variables.items()},
+        before=before,
+    )
+
+
+class TestChoice:
+    def test_the_vault_wins_over_the_environment(self) -> None:
+        keys = choose(FULL, FREESCOUT_AUDIT_WEBHOOK_SECRET_PREVIOUS=OLD, FREESCOUT_API_KEY="theirs", OPS_TOKEN=OPS)
+
+        assert revealed(keys.values()) == FULL
+        assert keys.lacking == ()
+
+    def test_what_it_never_held_comes_from_the_environment_but_never_a_webhook_key(self) -> None:
+        keys = choose({"OPS_TOKEN": OPS}, FREESCOUT_AUDIT_WEBHOOK_SECRET=OLD, FREESCOUT_API_KEY=API)
+
+        assert revealed(keys.values()) == {"FREESCOUT_API_KEY": API, "OPS_TOKEN": OPS}
+        assert keys.lacking == ("FREESCOUT_AUDIT_WEBHOOK_SECRET",)
+
+    def test_both_keys_of_a_rotation_are_accepted_and_the_old_one_goes_when_it_is_gone(self) -> None:
+        both = choose(FULL | {"FREESCOUT_AUDIT_WEBHOOK_SECRET_PREVIOUS": OLD})
+        after = choose(FULL, before=both)
+
+        assert [key.reveal() for key in both.webhook] == [NEW, OLD]
+        assert [key.reveal() for key in after.webhook] == [NEW]
+        assert "FREESCOUT_AUDIT_WEBHOOK_SECRET_PREVIOUS" not in after.from_vault
+
+    def test_a_key_that_disappears_stays_in_use_and_is_missed(self) -> None:
+        both = choose(FULL | {"FREESCOUT_AUDIT_WEBHOOK_SECRET_PREVIOUS": OLD})
+
+        after = choose({"UNRELATED": "x"}, before=both, FREESCOUT_API_KEY="an older one")
+
+        assert after.values() == both.values()
+        assert after.lacking == ("FREESCOUT_AUDIT_WEBHOOK_SECRET", "FREESCOUT_API_KEY", "OPS_TOKEN")
+
+    def test_the_ignored_variables_are_those_that_say_otherwise(self) -> None:
+        def ignored(keys: Keys, **variables: str) -> tuple[str, ...]:
+            return ignored_variables({name: Secret(value) for name, value in variables.items()}, keys)
+
+        assert ignored(choose(FULL), **FULL) == ()
+        assert ignored(choose(FULL), FREESCOUT_API_KEY="other", OPS_TOKEN=OPS) == ("FREESCOUT_API_KEY",)
+        assert ignored(choose({"OPS_TOKEN": OPS}), FREESCOUT_API_KEY=API) == ()
+        assert ignored(choose(FULL), FREESCOUT_AUDIT_WEBHOOK_SECRET_PREVIOUS=OLD) == (
+            "FREESCOUT_AUDIT_WEBHOOK_SECRET_PREVIOUS",
+        )
+
+
+@dataclass
+class Waits:
+    """A sleep that lasts until the test says so, and what it was asked for."""
+
+    asked: list[float] = field(default_factory=list)
+    _turn: asyncio.Condition = field(default_factory=asyncio.Condition)
+    _allowed: int = 0
+
+    async def __call__(self, seconds: float) -> None:
+        async with self._turn:
+            self.asked.append(seconds)
+            mine = len(self.asked)
+            self._turn.notify_all()
+            await self._turn.wait_for(lambda: self._allowed >= mine)
+
+    async def read_again(self) -> float:
+        """Let the wait end, and return the next one, which begins when the vault has been read."""
+        async with self._turn:
+            self._allowed += 1
+            self._turn.notify_all()
+            await self._turn.wait_for(lambda: len(self.asked) > self._allowed)
+            return self.asked[-1]
+
+    async def first(self) -> float:
+        async with self._turn:
+            await self._turn.wait_for(lambda: bool(self.asked))
+            return self.asked[0]
+
+
+@asynccontextmanager
+async def live(environment: Environment, waits: Waits, seconds: Seconds) -> AsyncIterator[LiveSecrets]:
+    settings = load_settings({"VAULT_TIMEOUT": "0.3"}).vault
+    secrets = LiveSecrets(environment, settings, sleep=waits, clock=seconds)
+    refreshing = asyncio.create_task(secrets.keep_fresh())
+    try:
+        await waits.first()
+        yield secrets
+    finally:
+        refreshing.cancel()
+        with suppress(asyncio.CancelledError):
+            await refreshing
+
+
+class TestLive:
+    async def test_a_rotated_value_is_picked_up_at_the_next_reading(
+        self, vault: Infisical, url: str, seconds: Seconds, log: Log
+    ) -> None:
+        waits = Waits()
+        async with live(load_environment(variables(vault, url)), waits, seconds) as secrets:
+            assert waits.asked == [60]
+            vault.put("prod", PATH, **FULL | {"FREESCOUT_AUDIT_WEBHOOK_SECRET": "newer-webhook-key"})
+            assert [key.reveal() for key in secrets.webhook()] == [NEW]
+
+            assert await waits.read_again() == 60
+
+            assert [key.reveal() for key in secrets.webhook()] == ["newer-webhook-key"]
+        assert [line["names"] for line in log.lines("vault.read")] == [
+            ["FREESCOUT_API_KEY", "FREESCOUT_AUDIT_WEBHOOK_SECRET", "OPS_TOKEN"],
+            ["FREESCOUT_AUDIT_WEBHOOK_SECRET"],
+        ]
+
+    async def test_when_it_is_away_the_last_known_stay_and_it_says_since_when(
+        self, vault: Infisical, url: str, seconds: Seconds, log: Log
+    ) -> None:
+        waits = Waits()
+        async with live(load_environment(variables(vault, url)), waits, seconds) as secrets:
+            vault.fault = VaultFault.SERVER_ERROR
+            pauses = [await waits.read_again() for _ in range(8)]
+            assert secrets.vault is not None
+            assert secrets.vault.state == "failed"
+            assert secrets.vault.detail.startswith("the last known keys stay in use: Infisical answers 500")
+            failed_since = secrets.vault.since
+            assert [key.reveal() for key in secrets.webhook()] == [NEW]
+
+            vault.fault = None
+            assert await waits.read_again() == 60
+            assert (secrets.vault.state, secrets.vault.since > failed_since) == ("ok", True)
+
+        assert all(min(2**n, 60) / 2 <= pause <= min(2**n, 60) for n, pause in enumerate(pauses))
+        assert [line["event"] for line in log.lines() if line["event"] != "vault.read"] == [
+            "vault.failed",
+            "vault.restored",
+        ]
+
+    async def test_an_answer_that_asks_for_a_pause_gets_it(self, vault: Infisical, url: str, seconds: Seconds) -> None:
+        waits = Waits()
+        async with live(load_environment(variables(vault, url)), waits, seconds):
+            vault.fault = VaultFault.TOO_MANY_REQUESTS
+
+            assert await waits.read_again() == 7
+
+    async def test_wrong_credentials_are_never_tried_so_fast_that_the_identity_is_locked_out(
+        self, vault: Infisical, url: str, seconds: Seconds
+    ) -> None:
+        waits = Waits()
+        wrong = load_environment(variables(vault, url) | {"INFISICAL_CLIENT_SECRET": "wrong"})
+        async with live(wrong, waits, seconds) as secrets:
+            for _ in range(5):
+                seconds.at += await waits.read_again()
+
+            assert secrets.vault is not None
+            assert "Make a new client secret" in secrets.vault.detail
+
+    async def test_until_it_is_read_the_environment_gives_no_key(
+        self, vault: Infisical, url: str, seconds: Seconds, log: Log
+    ) -> None:
+        vault.fault = VaultFault.BAD_GATEWAY
+        waits = Waits()
+        stale = {"FREESCOUT_AUDIT_WEBHOOK_SECRET": OLD, "FREESCOUT_API_KEY": "stale-api", "OPS_TOKEN": "stale-token"}
+        async with live(load_environment(variables(vault, url, **stale)), waits, seconds) as secrets:
+            assert (secrets.webhook(), secrets.api_key()) == ((), None)
+            token = secrets.ops_token()
+            assert token is not None
+            assert token.reveal() != "stale-token"
+            assert secrets.ignored == ()
+
+            vault.fault = None
+            await waits.read_again()
+
+            assert revealed(secrets.keys.values()) == FULL
+            assert secrets.ignored == tuple(stale)
+            await waits.read_again()
+        assert [line["variable"] for line in log.lines("vault.variable_ignored")] == list(stale)
+
+    async def test_a_folder_emptied_by_mistake_takes_no_key_away(
+        self, vault: Infisical, url: str, seconds: Seconds, log: Log
+    ) -> None:
+        waits = Waits()
+        async with live(load_environment(variables(vault, url)), waits, seconds) as secrets:
+            vault.put("prod", PATH)
+            await waits.read_again()
+            assert revealed(secrets.keys.values()) == FULL
+            assert secrets.vault is not None
+            assert secrets.vault.state == "failed"
+
+            vault.put("prod", PATH, OPS_TOKEN=OPS)
+            await waits.read_again()
+            assert revealed(secrets.keys.values()) == FULL
+            assert secrets.vault.detail == (
+                "the vault does not hold FREESCOUT_AUDIT_WEBHOOK_SECRET, FREESCOUT_API_KEY: put it back; the last"
+                " known stays in use until a restart"
+            )
+        assert len(log.lines("vault.failed")) == 2
+
+    async def test_without_a_vault_the_environment_holds_and_nothing_is_read(self) -> None:
+        secrets = LiveSecrets(load_environment({"FREESCOUT_AUDIT_WEBHOOK_SECRET": NEW}), SETTINGS)
+
+        await asyncio.gather(secrets.keep_fresh(), secrets.tried(), secrets.known(), secrets.read_once())
+
+        assert [key.reveal() for key in secrets.webhook()] == [NEW]
+        assert secrets.vault is None
+        assert secrets.ops_token() is None
+
+    async def test_nothing_secret_is_ever_logged_or_shown(
+        self, vault: Infisical, url: str, seconds: Seconds, log: Log
+    ) -> None:
+        waits = Waits()
+        environment = load_environment(variables(vault, url, FREESCOUT_API_KEY="stale-api"))
+        shown = [repr(environment)]
+        async with live(environment, waits, seconds) as secrets:
+            for failure in (*VaultFault, None):
+                vault.fault = failure
+                await waits.read_again()
+                shown += [repr(secrets.keys), repr(secrets.vault), repr(vars(secrets))]
+            for make in (hidden, no_member, other_names, wrong_client_secret):
+                make(vault)
+                vault.revoke_tokens()
+                await waits.read_again()
+                shown.append(repr(secrets.vault))
+
+        everything = log.text + "".join(shown)
+        told = [NEW, API, OPS, "stale-api", environment.vault.client_secret.reveal()] if environment.vault else []
+        assert len(log.lines("vault.failed")) >= 8
+        assert [secret for secret in told if secret in everything] == []
+        assert "<hidden-by-infisical>" not in everything
