@@ -34,6 +34,23 @@ def sign(raw_body: bytes, secret: str) -> str:
     return signer.signature()
 
 
+def webhook_key(app_key: str) -> str:
+    """Return the key that a FreeScout signs with; ``app_key`` as it stands in ``.env``, its ``base64:`` included."""
+    return _derived(app_key, "webhook_key")
+
+
+def api_key(app_key: str) -> str:
+    """Return the key of a FreeScout's API.
+
+    That it follows from APP_KEY is known; that it does so in this way is assumed, by likeness with the webhook key.
+    """
+    return _derived(app_key, "api_key")
+
+
+def _derived(app_key: str, name: str) -> str:
+    return hashlib.md5((app_key + name).encode()).hexdigest()  # noqa: S324 - FreeScout's derivation, not ours
+
+
 def fingerprint(secret: str) -> str:
     """Return 8 hex characters that tell one key from another, and say nothing else of it: the journal's name for it."""
     return hmac.new(secret.encode(), b"freescout-audit key fingerprint", hashlib.sha256).hexdigest()[:8]

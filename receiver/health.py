@@ -70,12 +70,12 @@ class Health:
         return all(component.state != "failed" for component in self.components.values())
 
     async def check(self) -> None:
-        """Look at everything once, unless somebody did within the last second."""
+        """Look at everything once; at the database only if nobody did within the last second."""
         now = asyncio.get_running_loop().time
         async with self._checking:
+            self._look_at_the_key()
+            self._look_at_the_vault()
             if self._checked_at is None or now() - self._checked_at >= _FRESH:
-                self._look_at_the_key()
-                self._look_at_the_vault()
                 await self._look_at_the_database()
                 self._checked_at = now()
 

@@ -34,6 +34,17 @@ class VaultStanding:
     since: datetime
 
 
+async def read_secrets_once(environment: Environment, settings: VaultSettings) -> "LiveSecrets":
+    """Return the keys in use now, for a command that ends.
+
+    Raises:
+        VaultError: There is a vault and it gave nothing; the message names the next step.
+    """
+    secrets = LiveSecrets(environment, settings)
+    await secrets.read_once()
+    return secrets
+
+
 class LiveSecrets:
     """The keys in use now, kept fresh by `keep_fresh`; without a vault they are the environment's and never change.
 

@@ -1,0 +1,233 @@
+"""What every command of the console has in common: it answers once, as a picture or as JSON, and ends with a code."""
+
+import asyncio
+import os
+import signal
+import sys
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from enum import IntEnum
+from typing import Annotated, NoReturn
+
+import asyncpg
+import msgspec
+import typer
+from rich.console import Console, Group, RenderableType
+from rich.markup import escape
+from rich.table import Table
+
+from db.database import Database
+from db.opening import open_database
+from freescout_audit.errors import DatabaseUnavailableError, FreescoutAuditError, SettingsError
+from freescout_audit.logs import set_up_logs
+from settings import Environment, Settings, load_environment, load_settings
+from settings.infisical import VaultError
+
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON document instead of a picture.")]
+
+WIDEST = 110
+"""Columns a picture takes at the most: longer lines are hard to read."""
+_SIGTERM_CODE = 143
+
+
+class Exit(IntEnum):
+    """How a command ends; docs/console.md says the same."""
+
+    GOOD = 0
+    WRONG = 1
+    USAGE = 2
+    UNAVAILABLE = 3
+
+
+class CommandError(FreescoutAuditError):
+    """A command cannot do what it was told; the message says what would help."""
+
+    def __init__(self, message: str, code: Exit = Exit.WRONG) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a command found: for programs, for people, and whether that is good."""
+
+    document: msgspec.Struct
+    picture: RenderableType
+    code: Exit = Exit.GOOD
+
+
+class _Failure(msgspec.Struct, frozen=True):
+    error: str
+    exit: int
+
+
+@dataclass(frozen=True, slots=True)
+class Workplace:
+    """What a command works with: what it was told, the cache, the desk, and the terminal."""
+
+    environment: Environment
+    settings: Settings
+    as_json: bool = False
+    screen: Console = field(default_factory=lambda: Console(stderr=True))
+    """For bars and remarks; the answer itself goes to stdout."""
+
+    @asynccontextmanager
+    async def database(self) -> AsyncIterator[Database]:
+        """Open the cache.
+
+        Raises:
+            SettingsError: The URL is none.
+            CommandError: There is no URL, and no embedded PostgreSQL here either.
+        """
+        url = self.environment.database_url
+        async with AsyncExitStack() as stack:
+            try:
+                database = await stack.enter_async_context(
+                    open_database(
+                        None if url is None else url.reveal(),
+                        process="console",
+                        connections=self.settings.database.connections,
+                        connect_timeout=self.settings.database.connect_timeout,
+                        progress=self.remark,
+                    )
+                )
+            except FreescoutAuditError as error:
+                if url is not None:
+                    raise
+                raise CommandError(str(error), Exit.UNAVAILABLE) from error
+            yield database
+
+    def remark(self, line: str) -> None:
+        """Tell people something on the way; programs are not told."""
+        if not self.as_json:
+            self.screen.print(f"[dim]{escape(line)}[/dim]", highlight=False)
+
+    def warn(self, line: str) -> None:
+        """Tell everybody something that must not be missed, on stderr."""
+        self.screen.print(f"[yellow]![/yellow] {escape(line)}", highlight=False, soft_wrap=True)
+
+
+Work = Callable[[Workplace], Awaitable[Answer]]
+
+
+def answer(work: Work, *, as_json: bool) -> None:
+    """Do a command's work, show what it found, and end with its code.
+
+    Raises:
+        typer.Exit: Always, when the code is not 0.
+    """
+    set_up_logs(process="console", style="auto", level="warning", stream=sys.stderr)
+    try:
+        workplace = Workplace(*read_settings(), as_json=as_json)
+        found = asyncio.run(_until_told_to_stop(work(workplace)))
+    except FreescoutAuditError as error:
+        fail(_line(error), _code(error), as_json=as_json)
+    except asyncpg.PostgresError as error:
+        line = str(error).partition("\n")[0]
+        fail(f"PostgreSQL refuses what we ask it: {line}", Exit.UNAVAILABLE, as_json=as_json)
+    except asyncio.CancelledError:
+        raise typer.Exit(_SIGTERM_CODE) from None
+    show(found, as_json=as_json)
+    if found.code is not Exit.GOOD:
+        raise typer.Exit(found.code)
+
+
+def read_settings() -> tuple[Environment, Settings]:
+    """Return what this process is told: the one place where the console learns its settings and secrets."""
+    return load_environment(os.environ), load_settings(os.environ)
+
+
+def show(found: Answer, *, as_json: bool) -> None:
+    """Write an answer to stdout; no colour unless that is a terminal."""
+    if as_json:
+        sys.stdout.write(msgspec.json.encode(found.document, enc_hook=str).decode() + "\n")
+        sys.stdout.flush()
+        return
+    console = Console(highlight=False)
+    console.print(found.picture, width=min(console.width, WIDEST))
+
+
+def fail(message: str, code: Exit, *, as_json: bool) -> NoReturn:
+    """Say in one line what went wrong and what to do, and end.
+
+    Raises:
+        typer.Exit: Always.
+    """
+    if as_json:
+        sys.stdout.write(msgspec.json.encode(_Failure(message, code)).decode() + "\n")
+    else:
+        Console(stderr=True, highlight=False).print(f"[red]✗[/red] {escape(message)}", soft_wrap=True)
+    raise typer.Exit(code)
+
+
+def facts(*rows: tuple[str, RenderableType]) -> Table:
+    """Return facts one below the other: a name, and what is to be said of it."""
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, said in rows:
+        table.add_row(name, said)
+    return table
+
+
+def titled(title: str, *parts: RenderableType) -> Group:
+    """Return parts under a title."""
+    return Group(f"[bold]{title}[/bold]", *parts)
+
+
+def moment(at: datetime | None, *, day: bool = True) -> str:
+    """Return a time as the console writes all of them, in UTC."""
+    if at is None:
+        return "never"
+    return at.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S" if day else "%H:%M:%S")
+
+
+def span(seconds: float) -> str:
+    """Return a duration for people: ``0.4 s``, ``3 min``, ``2 h 5 min``, ``4 d``."""
+    seconds = abs(seconds)
+    for unit, size, next_size in (("d", 86400, 3600), ("h", 3600, 60), ("min", 60, 1)):
+        if seconds >= size:
+            whole, rest = divmod(int(seconds), size)
+            smaller = {"d": "h", "h": "min", "min": "s"}[unit]
+            part = rest // next_size
+            return f"{whole} {unit}" + (f" {part} {smaller}" if part and whole < 10 else "")  # noqa: PLR2004 - two figures are enough
+    return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"  # noqa: PLR2004 - the same
+
+
+def ago(at: datetime | None, now: datetime) -> str:
+    """Return how long ago something was, or how far it lies ahead."""
+    if at is None:
+        return "never"
+    seconds = (now - at).total_seconds()
+    return f"{span(seconds)} ago" if seconds >= 0 else f"in {span(seconds)}"
+
+
+def _line(error: FreescoutAuditError) -> str:
+    """Return an error's one line, with the next step where it names none itself."""
+    line = str(error)
+    if isinstance(error, DatabaseUnavailableError) and line.startswith("PostgreSQL is not available"):
+        return f"{line}; is DATABASE_URL right, and does PostgreSQL run?"
+    return line
+
+
+def _code(error: FreescoutAuditError) -> Exit:
+    if isinstance(error, CommandError):
+        return error.code
+    if isinstance(error, SettingsError):
+        return Exit.USAGE
+    if isinstance(error, (DatabaseUnavailableError, VaultError)):
+        return Exit.UNAVAILABLE
+    return Exit.WRONG
+
+
+async def _until_told_to_stop(work: Awaitable[Answer]) -> Answer:
+    """Do the work; SIGTERM ends it as Ctrl-C does, so that what has to be put back is put back."""
+    task = asyncio.current_task()
+    # Signals are the main thread's; Windows has no handlers.
+    if task is not None and threading.current_thread() is threading.main_thread():
+        with suppress(NotImplementedError):
+            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    return await work

@@ -1,0 +1,1 @@
+"""One group of the console's commands a file."""

@@ -1,0 +1,58 @@
+"""``rotate``: follows a rotation of FreeScout's webhook key to its end."""
+
+from datetime import timedelta
+
+import typer
+from rich.console import Group
+from rich.markup import escape
+from rich.table import Table
+
+from db.rotation import read_key_uses
+from ops.answer import Answer, AsJson, Exit, Workplace, ago, answer, moment
+from ops.rotation import Rotation, judge_rotation
+from receiver.audit import ENDPOINT
+from settings.live import read_secrets_once
+
+app = typer.Typer(no_args_is_help=True, help="Follow a rotation of FreeScout's webhook key to its end.")
+
+
+@app.callback()
+def rotate() -> None:
+    """Follow a rotation of FreeScout's webhook key to its end."""
+
+
+@app.command()
+def status(*, as_json: AsJson = False) -> None:
+    """Which key signed the last deliveries, and whether the old one may go (0: yes, or there is none; 1: not yet).
+
+    FreeScout's key follows from its APP_KEY, so the rotation is: both keys into the vault, then the new APP_KEY, and
+    80 minutes later the old key may go.
+    """
+    answer(look, as_json=as_json)
+
+
+async def look(workplace: Workplace) -> Answer:
+    """Read and show how far a rotation has come."""
+    secrets = await read_secrets_once(workplace.environment, workplace.settings.vault)
+    async with workplace.database() as database:
+        now, uses = await read_key_uses(database, ENDPOINT)
+    keep = timedelta(seconds=workplace.settings.journal.keep)
+    found = judge_rotation(uses, secrets.keys.fingerprints(), now=now, keep=keep)
+    return Answer(found, picture(found), Exit.GOOD if found.at_rest else Exit.WRONG)
+
+
+def picture(found: Rotation) -> Group:
+    """Return what people see of it."""
+    table = Table(
+        "key", "accepted as", "deliveries", "first", "last", box=None, header_style="dim", padding=(0, 2, 0, 0)
+    )
+    for key in found.keys:
+        table.add_row(
+            key.fingerprint or "not named",
+            {"unnamed": "not known", "not accepted": "[yellow]nothing[/yellow]"}.get(key.role, key.role),
+            str(key.deliveries),
+            moment(key.first_at),
+            ago(key.last_at, found.now),
+        )
+    mark = "[green]✓[/green]" if found.at_rest else "[yellow]…[/yellow]"
+    return Group(f"{mark} {escape(found.message)}", "", table)

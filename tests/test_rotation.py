@@ -1,0 +1,258 @@
+"""A rotation of FreeScout's webhook key: no delivery is lost, and `rotate status` tells the truth at each step."""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+import aiohttp
+import asyncpg
+import pytest
+
+from conftest import Log
+from db.database import Database
+from db.rotation import KeyUse
+from examples import NOON
+from freescout_audit.signature import api_key, webhook_key
+from ops.answer import Exit, Workplace
+from ops.commands.rotate import look
+from ops.rotation import Rotation, State, judge_rotation
+from poller.freescout import DeskRefusedError, FreeScout
+from poller.transport import http_transport
+from receiver.app import create_app, serve
+from settings import LiveSecrets, load_environment, load_settings
+from simulator import Desk, Fate, HttpTransport, ManualClock, Report, Worker
+from simulator import serve as serve_desk
+from simulator.vault import Infisical, VaultFault, serve_vault
+from vaults import PATH, Seconds, Waits, variables
+from world import CLOCK, START, WEBHOOK, no_sleep
+
+OLD_APP_KEY, NEW_APP_KEY = "base64:b2xk", "base64:bmV3"
+SETTINGS = load_settings({})
+
+
+@dataclass
+class Rotating:
+    """A desk, a vault and a receiver, in the middle of a rotation."""
+
+    desk: Desk
+    clock: ManualClock
+    worker: Worker
+    transport: HttpTransport
+    vault: Infisical
+    waits: Waits
+    secrets: LiveSecrets
+    freescout: FreeScout
+    receiver_port: int
+    workplace: Workplace
+    sql: asyncpg.Connection
+    reports: list[Report] = field(default_factory=list)
+
+    async def advance(self, **span: float) -> None:
+        """Let time pass; the desk's worker sends what comes due."""
+        end = self.clock.now() + timedelta(**span)
+        while (due := self.worker.next_due()) is not None and due <= end:
+            await self._move(due)
+            self.reports += await self.worker.run_due(self.transport)
+        await self._move(end)
+
+    async def _move(self, moment: datetime) -> None:
+        self.clock.advance_to(moment)
+        await self.sql.execute("UPDATE test_clock SET at = $1", self.clock.now())
+
+    async def change_something(self) -> None:
+        self.desk.set_status(1, "closed" if self.desk.get(1).status != "closed" else "active")
+        await self.advance(seconds=10)
+
+    async def put(self, **values: str) -> None:
+        """Change what the vault holds, and let it be read once more."""
+        self.vault.put("prod", PATH, **values)
+        await self.waits.read_again()
+
+    async def status(self) -> tuple[str, Exit]:
+        found = await look(self.workplace)
+        assert isinstance(found.document, Rotation)
+        return found.document.state, found.code
+
+
+@asynccontextmanager
+async def rotating(
+    database: Database, database_url: str, sql: asyncpg.Connection, *, fault: VaultFault | None = None
+) -> AsyncIterator[Rotating]:
+    for statement in CLOCK:
+        await sql.execute(statement)
+    await sql.execute("INSERT INTO test_clock VALUES ($1)", START)
+    clock, waits, vault = ManualClock(START), Waits(), Infisical(clock=Seconds())
+    vault.put("prod", PATH, **keys(OLD_APP_KEY))
+    vault.fault = fault
+    desk = Desk(clock=clock, seed=1, app_key=OLD_APP_KEY)
+    desk.populate(3, days=30)
+    async with AsyncExitStack() as stack:
+        vault_url = await stack.enter_async_context(serve_vault(vault))
+        environment = load_environment(
+            variables(vault, vault_url, DATABASE_URL=database_url, FLAG_FREESCOUT_WEBHOOK_RECEIVE="1")
+        )
+        secrets = LiveSecrets(environment, SETTINGS.vault, sleep=waits, clock=Seconds())
+        app = create_app(database, environment, SETTINGS, secrets=secrets)
+        port = await stack.enter_async_context(serve(app, host="127.0.0.1", port=0))
+        desk.register_webhook(f"http://127.0.0.1:{port}{WEBHOOK}")
+        desk_url = await stack.enter_async_context(serve_desk(desk))
+        http = await stack.enter_async_context(http_transport(desk_url, secrets.api_key, patience=5))
+        yield Rotating(
+            desk=desk,
+            clock=clock,
+            worker=Worker(desk),
+            transport=await stack.enter_async_context(HttpTransport()),
+            vault=vault,
+            waits=waits,
+            secrets=secrets,
+            freescout=FreeScout(http, sleep=no_sleep),
+            receiver_port=port,
+            workplace=Workplace(environment, SETTINGS, as_json=True),
+            sql=sql,
+        )
+
+
+def keys(app_key: str) -> dict[str, str]:
+    return {
+        "FREESCOUT_AUDIT_WEBHOOK_SECRET": webhook_key(app_key),
+        "FREESCOUT_API_KEY": api_key(app_key),
+        "OPS_TOKEN": "the-ops-token",
+    }
+
+
+async def test_the_app_key_changes_while_deliveries_flow_and_none_is_refused(
+    database: Database, database_url: str, sql: asyncpg.Connection, log: Log
+) -> None:
+    async with rotating(database, database_url, sql) as world:
+        await world.change_something()
+        assert await world.status() == ("single", Exit.GOOD)
+
+        both = keys(OLD_APP_KEY) | {
+            "FREESCOUT_AUDIT_WEBHOOK_SECRET": webhook_key(NEW_APP_KEY),
+            "FREESCOUT_AUDIT_WEBHOOK_SECRET_PREVIOUS": webhook_key(OLD_APP_KEY),
+        }
+        await world.put(**both)
+        await world.change_something()
+        assert await world.status() == ("not_begun", Exit.WRONG)
+
+        world.desk.set_status(2, "spam")
+        world.desk.change_app_key(NEW_APP_KEY)
+        await world.advance(seconds=10)
+        await world.change_something()
+        assert await world.status() == ("running", Exit.WRONG)
+        with pytest.raises(DeskRefusedError):
+            await world.freescout.count()
+        await world.put(**both | {"FREESCOUT_API_KEY": api_key(NEW_APP_KEY)})
+        assert await world.freescout.count() == 3
+
+        await world.advance(minutes=79)
+        assert await world.status() == ("running", Exit.WRONG)
+        await world.advance(minutes=2)
+        assert await world.status() == ("over", Exit.GOOD)
+
+        await world.put(**keys(NEW_APP_KEY))
+        await world.change_something()
+        assert await world.status() == ("single", Exit.GOOD)
+
+        assert [report.fate for report in world.reports] == [Fate.SENT] * len(world.reports)
+        assert len(world.reports) >= 5
+        assert log.lines("delivery.unverified") == []
+        signed_with = await sql.fetch("SELECT DISTINCT signed_with, key_fingerprint FROM freescout_delivery")
+        assert len(signed_with) == 3
+        assert not any(key in log.text for key in (*keys(OLD_APP_KEY).values(), *keys(NEW_APP_KEY).values()))
+
+
+async def test_a_vault_that_is_away_fails_no_delivery_and_readiness_says_so(
+    database: Database, database_url: str, sql: asyncpg.Connection
+) -> None:
+    async with rotating(database, database_url, sql) as world:
+        world.vault.fault = VaultFault.DROP
+        await world.waits.read_again()
+        await world.change_something()
+        status, components = await readiness(world)
+
+        assert [report.fate for report in world.reports] == [Fate.SENT]
+        assert status == 503
+        assert components["receive"]["state"] == "ok"
+        assert components["vault"]["state"] == "failed"
+        assert components["vault"]["detail"].startswith("the last known keys stay in use: Infisical does not answer")
+        assert world.secrets.vault is not None
+        assert datetime.fromisoformat(components["vault"]["since"]) == world.secrets.vault.since
+
+
+async def test_a_vault_that_is_away_at_the_start_is_answered_503_until_it_is_back(
+    database: Database, database_url: str, sql: asyncpg.Connection, log: Log
+) -> None:
+    async with rotating(database, database_url, sql, fault=VaultFault.BAD_GATEWAY) as world:
+        await world.change_something()
+        assert [report.fate for report in world.reports] == [Fate.FAILED]
+        status, _ = await readiness(world)
+        assert status == 503
+
+        world.vault.fault = None
+        await world.waits.read_again()
+        await world.advance(minutes=2)
+
+        assert [report.fate for report in world.reports] == [Fate.FAILED, Fate.SENT]
+        assert (await readiness(world))[0] == 200
+    details = {line["component"]: line["detail"] for line in log.lines("receiver.state")}
+    assert details["receive"] == "deliveries are taken, keys accepted: 1"
+
+
+async def readiness(world: Rotating) -> tuple[int, dict[str, Any]]:
+    """The answer of /readyz and, where we may see them, the components."""
+    headers = {"Authorization": "Bearer the-ops-token"}
+    url = f"http://127.0.0.1:{world.receiver_port}/readyz"
+    async with aiohttp.ClientSession() as client, client.get(url, headers=headers) as response:
+        if response.content_type != "application/json":
+            return response.status, {}
+        return response.status, (await response.json())["components"]
+
+
+def use(name: str | None, first: float, last: float) -> KeyUse:
+    """A key that signed deliveries between two times, in minutes before noon."""
+    return KeyUse(
+        fingerprint=name,
+        deliveries=2,
+        first_at=NOON - timedelta(minutes=first),
+        last_at=NOON - timedelta(minutes=last),
+    )
+
+
+@pytest.mark.parametrize(
+    ("uses", "accepted", "state"),
+    [
+        ([], [], "no_key"),
+        ([], ["new"], "single"),
+        ([use("new", 90, 1), use("old", 900, 81)], ["new"], "single"),
+        ([use("new", 90, 1), use("old", 900, 79)], ["new"], "removed_early"),
+        ([use(None, 900, 1)], ["new"], "single"),
+        ([use("old", 900, 1)], ["new", "old"], "not_begun"),
+        ([use("old", 900, 300)], ["new", "old"], "not_begun"),
+        ([], ["new", "old"], "not_begun"),
+        ([use("old", 900, 1), use("new", 200, 100)], ["new", "old"], "running"),
+        ([use("new", 90, 1), use("old", 900, 79)], ["new", "old"], "running"),
+        ([use("new", 79, 1), use("old", 900, 140)], ["new", "old"], "running"),
+        ([use("new", 90, 1), use(None, 900, 79)], ["new", "old"], "running"),
+        ([use("new", 90, 1), use("old", 900, 81)], ["new", "old"], "over"),
+        ([use("new", 81, 1)], ["new", "old"], "over"),
+    ],
+)
+def test_the_old_key_may_go_when_none_of_its_deliveries_can_come_any_more(
+    uses: Sequence[KeyUse], accepted: Sequence[str], state: State
+) -> None:
+    found = judge_rotation(uses, accepted, now=NOON, keep=timedelta(days=7))
+
+    assert found.state == state
+    assert found.at_rest == (state in {"single", "over"})
+    assert {key.fingerprint for key in found.keys} == {name.fingerprint for name in uses} | set(accepted)
+
+
+def test_a_journal_that_forgets_too_fast_cannot_tell() -> None:
+    uses = [use("new", 81, 1)]
+
+    found = judge_rotation(uses, ["new", "old"], now=NOON, keep=timedelta(minutes=60))
+
+    assert (found.state, found.message) == ("running", "journal.keep is under 80 minutes, too short to tell: raise it")
