@@ -1,6 +1,7 @@
 """A rotation of FreeScout's webhook key: no delivery is lost, and `rotate status` tells the truth at each step."""
 
-from collections.abc import AsyncIterator, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -14,15 +15,17 @@ from conftest import Log
 from db.database import Database
 from db.rotation import KeyUse
 from examples import NOON
+from freescout_audit.errors import SettingsError
 from freescout_audit.signature import api_key, webhook_key
 from ops.answer import Exit, Workplace
 from ops.commands.rotate import look
 from ops.rotation import Rotation, State, judge_rotation
 from poller.freescout import DeskRefusedError, FreeScout
+from poller.run import poll
 from poller.transport import http_transport
 from receiver.app import create_app, serve
 from settings import LiveSecrets, load_environment, load_settings
-from simulator import Desk, Fate, HttpTransport, ManualClock, Report, Worker
+from simulator import Desk, Fate, HttpTransport, ManualClock, Report, SystemClock, Worker
 from simulator import serve as serve_desk
 from simulator.vault import Infisical, VaultFault, serve_vault
 from vaults import PATH, Seconds, Waits, variables
@@ -199,6 +202,70 @@ async def test_a_vault_that_is_away_at_the_start_is_answered_503_until_it_is_bac
         assert (await readiness(world))[0] == 200
     details = {line["component"]: line["detail"] for line in log.lines("receiver.state")}
     assert details["receive"] == "deliveries are taken, keys accepted: 1"
+
+
+async def test_a_poller_waits_for_its_key_and_goes_on_with_the_next_one_without_a_restart(
+    database: Database, sql: asyncpg.Connection, log: Log
+) -> None:
+    desk, vault, waits, stop = Desk(clock=SystemClock(), app_key=OLD_APP_KEY), Infisical(), Waits(), asyncio.Event()
+    desk.populate(3, days=30)
+    vault.fault = VaultFault.DROP
+    vault.put("prod", PATH, **keys(OLD_APP_KEY))
+    async with serve_vault(vault) as vault_url, serve_desk(desk) as desk_url:
+        environment = load_environment(variables(vault, vault_url, FREESCOUT_URL=desk_url, FREESCOUT_API_KEY="stale"))
+        settings = load_settings({"POLLER_INTERVAL": "1"})
+        secrets = LiveSecrets(environment, settings.vault, sleep=waits)
+        polling = asyncio.create_task(poll(database, environment, settings, stop, secrets=secrets))
+        await waits.first()
+        assert log.lines("poller.leads") == []
+
+        vault.fault = None
+        await waits.read_again()
+        await until(lambda: len(log.lines("pass.completed")) == 1)
+
+        desk.change_app_key(NEW_APP_KEY)
+        await until(lambda: bool(log.lines("pass.failed")))
+        vault.put("prod", PATH, **keys(NEW_APP_KEY))
+        await waits.read_again()
+        await until(lambda: len(log.lines("pass.completed")) > 1)
+        stop.set()
+        await polling
+
+    assert "stale" not in log.text
+    assert [line["variable"] for line in log.lines("vault.variable_ignored")] == ["FREESCOUT_API_KEY"]
+
+
+async def test_a_poller_that_waits_for_its_key_ends_when_it_is_told_to(
+    database: Database, unused_tcp_port: int
+) -> None:
+    vault, waits, stop = Infisical(), Waits(), asyncio.Event()
+    environment = load_environment(
+        variables(vault, f"http://127.0.0.1:{unused_tcp_port}", FREESCOUT_URL="http://127.0.0.1:1")
+    )
+    secrets = LiveSecrets(environment, SETTINGS.vault, sleep=waits)
+    polling = asyncio.create_task(poll(database, environment, SETTINGS, stop, secrets=secrets))
+    await waits.first()
+
+    stop.set()
+    await asyncio.wait_for(polling, 5)
+
+
+async def test_a_poller_whose_vault_holds_no_api_key_says_what_it_needs(database: Database) -> None:
+    vault = Infisical()
+    vault.put("prod", PATH, FREESCOUT_AUDIT_WEBHOOK_SECRET="k")
+    async with serve_vault(vault) as url:
+        environment = load_environment(variables(vault, url, FREESCOUT_URL="http://127.0.0.1:1"))
+
+        with pytest.raises(SettingsError, match="the poller needs FREESCOUT_URL and FREESCOUT_API_KEY"):
+            await poll(database, environment, SETTINGS, asyncio.Event())
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(30):
+        while True:
+            if condition():
+                return
+            await asyncio.sleep(0.01)
 
 
 async def readiness(world: Rotating) -> tuple[int, dict[str, Any]]:
