@@ -97,7 +97,7 @@ def _introduce(
     console.print("  the cache    make sql")
     if made_up:
         console.print(f"  the desk     {environment.freescout_url}/api (made up: FREESCOUT_URL is not set)")
-    if environment.webhook_secrets:
+    if environment.webhook_secrets and environment.vault is None:
         key = environment.webhook_secrets[0].reveal()
         at = datetime.now(UTC) + timedelta(seconds=AHEAD)
         command = curl_command(url, key, ticket_id=ticket_id, status=status, at=at)
