@@ -48,6 +48,7 @@ class Rotating:
     secrets: LiveSecrets
     freescout: FreeScout
     receiver_port: int
+    keys_when_it_listened: int
     workplace: Workplace
     sql: asyncpg.Connection
     reports: list[Report] = field(default_factory=list)
@@ -99,6 +100,7 @@ async def rotating(
         secrets = LiveSecrets(environment, SETTINGS.vault, sleep=waits, clock=Seconds())
         app = create_app(database, environment, SETTINGS, secrets=secrets)
         port = await stack.enter_async_context(serve(app, host="127.0.0.1", port=0))
+        keys_when_it_listened = len(secrets.webhook())
         desk.register_webhook(f"http://127.0.0.1:{port}{WEBHOOK}")
         desk_url = await stack.enter_async_context(serve_desk(desk))
         http = await stack.enter_async_context(http_transport(desk_url, secrets.api_key, patience=5))
@@ -112,6 +114,7 @@ async def rotating(
             secrets=secrets,
             freescout=FreeScout(http, sleep=no_sleep),
             receiver_port=port,
+            keys_when_it_listened=keys_when_it_listened,
             workplace=Workplace(environment, SETTINGS, as_json=True),
             sql=sql,
         )
@@ -165,6 +168,13 @@ async def test_the_app_key_changes_while_deliveries_flow_and_none_is_refused(
         signed_with = await sql.fetch("SELECT DISTINCT signed_with, key_fingerprint FROM freescout_delivery")
         assert len(signed_with) == 3
         assert not any(key in log.text for key in (*keys(OLD_APP_KEY).values(), *keys(NEW_APP_KEY).values()))
+
+
+async def test_a_receiver_has_asked_for_its_keys_before_it_listens(
+    database: Database, database_url: str, sql: asyncpg.Connection
+) -> None:
+    async with rotating(database, database_url, sql) as world:
+        assert world.keys_when_it_listened == 1
 
 
 async def test_a_vault_that_is_away_fails_no_delivery_and_readiness_says_so(

@@ -2,8 +2,8 @@
 
 from datetime import datetime, timedelta
 
-import pytest
 import msgspec
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 

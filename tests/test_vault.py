@@ -281,8 +281,8 @@ class TestChoice:
 
 
 @asynccontextmanager
-async def live(environment: Environment, waits: Waits, seconds: Seconds) -> AsyncIterator[LiveSecrets]:
-    settings = load_settings({"VAULT_TIMEOUT": "0.3"}).vault
+async def live(environment: Environment, waits: Waits, seconds: Seconds, **more: str) -> AsyncIterator[LiveSecrets]:
+    settings = load_settings({"VAULT_TIMEOUT": "0.3", **more}).vault
     secrets = LiveSecrets(environment, settings, sleep=waits, clock=seconds)
     refreshing = asyncio.create_task(secrets.keep_fresh())
     try:
@@ -347,7 +347,7 @@ class TestLive:
     ) -> None:
         waits = Waits()
         wrong = load_environment(variables(vault, url) | {"INFISICAL_CLIENT_SECRET": "wrong"})
-        async with live(wrong, waits, seconds) as secrets:
+        async with live(wrong, waits, seconds, VAULT_INTERVAL="1") as secrets:
             for _ in range(5):
                 seconds.at += await waits.read_again()
 

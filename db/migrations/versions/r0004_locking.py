@@ -38,8 +38,8 @@ DO $do$ BEGIN EXECUTE format($create$
         )
         SELECT array_agg(ticket_id) INTO new_ones FROM made;
         RETURN QUERY
-        SELECT freescout_now(), l.seen_through, l.complete_through, l.covered_through, l.lease_until, l.clock_offset, l.heartbeat_at,
-               coalesce(t.ticket_id = ANY (new_ones), false),
+        SELECT freescout_now(), l.seen_through, l.complete_through, l.covered_through, l.lease_until, l.clock_offset,
+               l.heartbeat_at, coalesce(t.ticket_id = ANY (new_ones), false),
                t.ticket_id, t.number, t.mailbox_id, t.status, t.state, t.updated_at, t.created_at, t.gone,
                t.observed_at, t.observed_via, t.expires_at, t.touched_at, t.truth_at, t.disputed_at, t.grace_until
         FROM freescout_lease l LEFT JOIN freescout_ticket t ON t.ticket_id = ANY (tickets);
