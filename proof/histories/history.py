@@ -141,6 +141,7 @@ class History:
     async def play(self) -> Outcome:
         """Play it to its end, and say what was wrong."""
         play_on(self._stage)
+        self._log.lines.clear()
         random.seed(self.outcome.seed)  # what our own code draws: waits with jitter
         await self._cache.reset(self._stage, self._rng, self._clock)
         try:
@@ -154,12 +155,11 @@ class History:
             await self._end_well()
         except WrongError as wrong:
             self.outcome.wrong = str(wrong)
-            self._say(f"WRONG: {wrong}")
-            for row in await self._cache.outside("SELECT * FROM freescout_ticket ORDER BY ticket_id"):
-                self._say(f"  {dict(row)}")
-                self._say(f"  {self._oracle.truths_of(row['ticket_id'])}")
-            self._say(str(dict((await self._cache.outside("SELECT * FROM freescout_lease"))[0])))
+        except Exception as error:  # noqa: BLE001 - whatever it is, it has a seed
+            self.outcome.wrong = f"an unexpected error: {error!r}"
         finally:
+            if self.outcome.wrong is not None and self._tell:
+                await self._tell_what_is_held()
             self._set_faults(on=False)
             for process in (self._receiver, self._world, *(poller.process for poller in self._pollers)):
                 await self._stage.kill(process)
@@ -427,8 +427,8 @@ class History:
     async def _look(self) -> Look:
         """Look at what readers get, and hold it against the truth."""
         self._looked_at = (self._cache.uses, self._clock.now())
-        if self._log.lines:
-            raise WrongError(f"an unexpected error: {self._log.lines.pop()}")
+        if self._log.lines or self._stage.failures:
+            raise WrongError(f"an unexpected error: {[*self._log.lines, *map(repr, self._stage.failures)][0]}")
         look = await self._cache.look()
         self._disputed = any(seen.disputed for seen in look.tickets.values())
         self._oracle.judge(look, self._clock.now())
@@ -500,6 +500,14 @@ class History:
             raise WrongError(f"after a pass and its questions these are disputed: {disputed}")
         if look.passed is None or look.passed < asked_at:
             raise WrongError("a complete pass did not renew the lease")
+
+    async def _tell_what_is_held(self) -> None:
+        self._say(f"WRONG: {self.outcome.wrong}")
+        for row in await self._cache.outside("SELECT * FROM freescout_ticket ORDER BY ticket_id"):
+            self._say(f"  {dict(row)}")
+            self._say(f"  {self._oracle.truths_of(row['ticket_id'])}")
+        for row in await self._cache.outside("SELECT * FROM freescout_lease"):
+            self._say(f"  {dict(row)}")
 
     def _say(self, line: str) -> None:
         if self._tell:

@@ -52,7 +52,7 @@ MUTANTS = (
             (
                 STATEMENTS,
                 "covered_through = $4, renewed_by_pass",
-                "covered_through = $4, seen_through = greatest(seen_through, $4), renewed_by_pass",
+                "covered_through = $4, seen_through = greatest(seen_through, $3::timestamptz), renewed_by_pass",
             ),
         ),
     ),

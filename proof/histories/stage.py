@@ -44,6 +44,8 @@ class Stage:
 
     def __init__(self, rng: random.Random) -> None:
         self.busy = 0
+        self.failures: list[BaseException] = []
+        """What tasks ended in that nobody expected."""
         self._rng = rng
         self._waiting: list[_Waiting] = []
         self._favourite: Process | None = None
@@ -62,6 +64,7 @@ class Stage:
         task = asyncio.get_running_loop().create_task(coroutine, context=context)
         process.tasks.add(task)
         task.add_done_callback(process.tasks.discard)
+        task.add_done_callback(self._note_failure)
         return task
 
     async def turn(self, place: str) -> None:
@@ -130,6 +133,10 @@ class Stage:
         """Return when everybody waits for a turn, or for somebody who does."""
         self._quiet = asyncio.get_running_loop().create_future()
         await self._quiet
+
+    def _note_failure(self, task: "asyncio.Task[Any]") -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self.failures.append(error)
 
     def nothing_is_ready(self) -> bool:
         """Tell the stage that the event loop has nothing to do; return whether it has now."""
