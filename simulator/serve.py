@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 from aiohttp import web
 
@@ -75,13 +75,14 @@ async def _send(request: web.Request, answer: ApiResponse) -> web.StreamResponse
         response.enable_chunked_encoding()
     elif answer.body:
         response.content_length = len(answer.body)
-    await response.prepare(request)
-    if answer.broken_at is not None:
-        await response.write(answer.body[: answer.broken_at])
-        if request.transport is not None:
-            request.transport.close()
-        return response
-    if request.method != "HEAD":
-        await response.write(answer.body)
-    await response.write_eof()
+    with suppress(ConnectionResetError):  # who asked has gone
+        await response.prepare(request)
+        if answer.broken_at is not None:
+            await response.write(answer.body[: answer.broken_at])
+            if request.transport is not None:
+                request.transport.close()
+            return response
+        if request.method != "HEAD":
+            await response.write(answer.body)
+        await response.write_eof()
     return response

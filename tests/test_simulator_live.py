@@ -12,11 +12,14 @@ import aiohttp
 import pytest
 from aiohttp import web
 
+from conftest import Log
 from freescout_audit.signature import verify_freescout_hmac
 from simulator import (
     TRUTH_PATH,
     Api,
     ApiFault,
+    ApiRequest,
+    ApiResponse,
     Change,
     Delivery,
     DeliveryError,
@@ -237,3 +240,20 @@ class listening:  # noqa: N801 - reads as a verb where it is used
 
     async def __aexit__(self, *_: object) -> None:
         await self._runner.cleanup()
+
+
+async def test_who_goes_away_before_the_answer_is_no_error(desk: Desk, log: Log) -> None:
+    asked, desk.faults.slow = asyncio.Event(), 0.05
+
+    class Listening(Api):
+        def answer(self, request: ApiRequest) -> ApiResponse:
+            asked.set()
+            return super().answer(request)
+
+    async with serve(desk, api=Listening(desk)) as url:
+        _, writer = await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2]))
+        writer.write(b"GET /api/conversations HTTP/1.1\r\nHost: desk\r\n\r\n")
+        await asked.wait()
+        writer.transport.abort()
+
+    assert log.lines("library.message") == []
