@@ -14,7 +14,7 @@ ifneq ($(shell $(PYTHON_IN_VENV) -c 'print(1)' 2>/dev/null),1)
 $(shell rm -f $(STAMP))
 endif
 
-.PHONY: help run sql delivery test prove mutants lint format bench clean requirements
+.PHONY: help run console sql delivery test prove mutants torture soak fuzz lint format bench bench-quick clean requirements
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
@@ -38,6 +38,12 @@ prove: $(STAMP) ## play HISTORIES=1000 disorderly histories; SEED=… tells one,
 
 mutants: $(STAMP) ## break the code on purpose, one way after another, and see that the histories notice
 	@exec $(PYTHON_IN_VENV) -m proof.histories --mutants $(ARGS)
+
+torture: $(STAMP) ## kill the real processes under load, KILLS=200 times; SEED=… repeats a story
+	@exec $(PYTHON_IN_VENV) -m proof.torture $(if $(KILLS),--kills $(KILLS)) $(if $(SEED),--seed $(SEED)) $(ARGS)
+
+soak: $(STAMP) ## live through HOURS=48 of staging at high speed, with everything that goes wrong
+	@exec $(PYTHON_IN_VENV) -m proof.soak $(if $(HOURS),--hours $(HOURS)) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 lint: $(STAMP) ## check style, format and types
 	@$(PYTHON_IN_VENV) -m ruff check .
