@@ -134,6 +134,10 @@ class Process:
             return 0 if found is None else int(found[1]) * 1024
         return 0
 
+    def has_said(self, event: str) -> bool:
+        """Tell whether its newest start has logged an event."""
+        return f'"event": "{event}"' in self._output("out").read_text(encoding="utf-8")
+
     def log(self) -> Iterator[dict[str, object]]:
         """Yield the lines of every start; the one that a kill cut off is left out."""
         for path in self._files("out"):

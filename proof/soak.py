@@ -2,8 +2,8 @@
 
 ``python -m proof.soak`` (``make soak``) prints one report. Receiver and poller are real processes over sockets, on a
 PostgreSQL of their own. The clocks of the database and the desk run ``speed`` times faster, and so does what the poller
-does at intervals (`proof.quick`); what takes work is not faster, so a commit of 5 ms counts as 2 s at speed 400, and
-the second in which a process starts as 7 minutes.
+does at intervals (`proof.quick`). What takes work is not faster: a commit of 5 ms counts as 2 s at speed 400. While a
+process is restarted the clocks run at the machine's speed.
 """
 
 import asyncio
@@ -12,8 +12,8 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import AsyncExitStack, contextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -67,30 +67,84 @@ SETTLED_AFTER = 3.0
 
 
 class QuickClock:
-    """A clock that began at `BEGIN` when it was made, and runs faster than the machine's.
+    """A clock that began at `BEGIN` when it was made, and runs faster than the machine's unless it is slowed down.
 
-    The database's becomes the same one by ``sql``.
+    ``follow`` makes the database's clock the same one, to the microsecond.
     """
 
     def __init__(self, speed: float) -> None:
-        self.speed = speed
-        self._made = datetime.now(UTC)
+        self._speed = speed
+        self._bend = _Bend(BEGIN, datetime.now(UTC), before=speed, after=speed)
 
     def now(self) -> datetime:
         """Return the time as an aware UTC datetime."""
-        return BEGIN + (datetime.now(UTC) - self._made) * self.speed
-
-    @property
-    def sql(self) -> str:
-        """Return the statement that gives the database this clock."""
-        return (
-            "CREATE OR REPLACE FUNCTION freescout_now() RETURNS timestamptz LANGUAGE sql VOLATILE PARALLEL SAFE RETURN"
-            f" timestamptz '{BEGIN}' + (clock_timestamp() - timestamptz '{self._made}') * {self.speed:f}"
-        )
+        return self._bend.at(datetime.now(UTC))
 
     async def sleep(self, seconds: float) -> None:
         """Wait for so many seconds of this clock."""
-        await asyncio.sleep(max(seconds, 0) / self.speed)
+        due = self.now() + timedelta(seconds=seconds)
+        while (left := (due - self.now()).total_seconds()) > 0:  # noqa: ASYNC110 - a clock that bends has no event
+            await asyncio.sleep(min(left / self._bend.after, _NAP))
+
+    async def follow(self, connection: asyncpg.Connection) -> None:
+        """Give the database this clock."""
+        await connection.execute(_MAKE_CLOCK)
+        await self._tell(connection)
+
+    @asynccontextmanager
+    async def at_the_machines_speed(self, database: Database) -> AsyncIterator[None]:
+        """Let time pass as it does for the machine, for what takes as long as ever."""
+        await self._change_to(1.0, database)
+        try:
+            yield
+        finally:
+            await self._change_to(self._speed, database)
+
+    async def _change_to(self, speed: float, database: Database) -> None:
+        """Change the speed a moment from now, here and in the database at once."""
+        since = datetime.now(UTC) + timedelta(seconds=_BEND_AHEAD)
+        self._bend = _Bend(self._bend.at(since), since, before=self._bend.after, after=speed)
+        async with database.connection() as connection:
+            await self._tell(connection)
+        await asyncio.sleep((since - datetime.now(UTC)).total_seconds())
+
+    async def _tell(self, connection: asyncpg.Connection) -> None:
+        bend = self._bend
+        await connection.execute("UPDATE soak_clock SET (at, since, before, after) = ($1, $2, $3, $4)", *bend.values)
+
+
+@dataclass(frozen=True, slots=True)
+class _Bend:
+    """Time that passes at one speed before a moment of the machine's clock, and at another after it."""
+
+    moment: datetime
+    """The time at ``since``."""
+    since: datetime
+    before: float
+    after: float
+
+    @property
+    def values(self) -> tuple[datetime, datetime, float, float]:
+        return self.moment, self.since, self.before, self.after
+
+    def at(self, machine: datetime) -> datetime:
+        """Return the time at a moment of the machine's clock."""
+        passed = machine - self.since
+        return self.moment + passed * (self.after if passed > timedelta() else self.before)
+
+
+_BEND_AHEAD = 0.5
+"""Seconds from the decision to change the speed to the change; the database has to know of it by then."""
+_NAP = 0.05
+"""Seconds after which who sleeps looks at a clock that may have bent."""
+_MAKE_CLOCK = """
+CREATE TABLE soak_clock (at timestamptz, since timestamptz, before double precision, after double precision);
+INSERT INTO soak_clock VALUES ('epoch', 'epoch', 1, 1);
+CREATE OR REPLACE FUNCTION freescout_now() RETURNS timestamptz LANGUAGE sql VOLATILE RETURN (
+    SELECT at + (machine - since) * CASE WHEN machine > since THEN after ELSE before END
+    FROM soak_clock CROSS JOIN LATERAL (SELECT clock_timestamp() AS machine) m
+)
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -192,18 +246,18 @@ class Soak:
         """Live through it, and look at what is left."""
         began = time.monotonic()
         async with AsyncExitStack() as stack:
-            stack.enter_context(_patient_desk(self._clock.speed))
+            stack.enter_context(_patient_desk(self.result.speed))
             desk_url = await stack.enter_async_context(serve(self._desk))
             stack.push_async_callback(self._database.close)
             async with self._database.connection() as connection:
-                await connection.execute(self._clock.sql)
+                await self._clock.follow(connection)
             self._ledger = Ledger(await stack.enter_async_context(HttpTransport()), self._clock)
             self._receiver, self._poller = name_processes(
                 self._folder,
                 database_url=self._url,
                 desk=self._desk,
                 desk_url=desk_url,
-                poller=("-m", "proof.quick", f"{self._clock.speed:g}"),
+                poller=("-m", "proof.quick", f"{self.result.speed:g}"),
                 settings={},
             )
             self._worker.restart()
@@ -301,16 +355,19 @@ class Soak:
                 self._receiver.variables["FREESCOUT_AUDIT_WEBHOOK_SECRET"] = desk.webhook_key
                 self._receiver.variables["FREESCOUT_AUDIT_WEBHOOK_SECRET_PREVIOUS"] = old
                 self._poller.variables["FREESCOUT_API_KEY"] = desk.api_key
-                await asyncio.gather(self._restart(self._receiver), self._restart(self._poller))
+                await self._restart(self._receiver, self._poller)
             case unknown:
                 raise ValueError(f"nobody knows what happens in: {unknown}")
 
-    async def _restart(self, process: Process) -> None:
-        """Restart a process as a platform does on a deploy: SIGTERM, and then the next one."""
-        code = await process.end()
-        if code != 0:
-            self.result.failures.append(f"the {process.name} ended with {code}")
-        await process.start()
+    async def _restart(self, *processes: Process) -> None:
+        """Restart processes as a platform does on a deploy, SIGTERM and then the next one; not at high speed."""
+        async with self._clock.at_the_machines_speed(self._database):
+            for process in processes:
+                code = await process.end()
+                if code != 0:
+                    self.result.failures.append(f"the {process.name} ended with {code}")
+                await process.start()
+            await until("the restart", lambda: all(process.has_said(_READY[process.name]) for process in processes))
 
     def _count(self, report: Report) -> None:
         self.result.fates[report.fate] += 1
@@ -365,6 +422,10 @@ SELECT count(*) FROM freescout_delivery
 WHERE event <> 'convo.note.created' AND received_at > updated_at + interval '5 minutes'
 """
 """Deliveries that came more than 5 minutes after the change they tell of; a note's date is not that of the note."""
+
+
+_READY = {"receiver": "receiver.started", "poller": "poller.leads"}
+"""What a process says when it is at work."""
 
 
 def _rate(hour: int) -> float:

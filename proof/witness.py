@@ -23,10 +23,10 @@ _READERS_DEADLINE = 2.0
 _SHOWN = 5
 
 _LOOK = """
-SELECT freescout_now() AS now, l.renewed_by_pass, t.ticket_id,
-       CASE WHEN c.ttl_expires > freescout_now() THEN c.status ELSE 'none' END AS answer,
+SELECT n.now, l.renewed_by_pass, t.ticket_id,
+       CASE WHEN c.ttl_expires > n.now THEN c.status ELSE 'none' END AS answer,
        t.grace_until IS NOT NULL AS disputed, t.gone, t.state = 'published' AS published
-FROM freescout_lease l
+FROM freescout_lease l CROSS JOIN (SELECT freescout_now() AS now) n
 LEFT JOIN freescout_ticket t ON true
 LEFT JOIN freescout_ticket_cache c USING (ticket_id)
 """
