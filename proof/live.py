@@ -28,7 +28,7 @@ HOST = "127.0.0.1"
 PATH = PREFIX + "audit"
 END_PATIENCE = 12.0
 """Seconds a process is given to end; 10 are promised."""
-PATIENCE = 45.0
+PATIENCE = 90.0
 """Seconds after which something that should happen by itself will not."""
 _KEPT = ("PATH", "HOME", "LANG")
 """What our processes get of this one's environment."""

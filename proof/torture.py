@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 from collections import Counter, defaultdict
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -109,7 +109,7 @@ class Torture:
     Args:
         server: The PostgreSQL to kill; ours alone.
         desk: The desk; its queues are replaced by hasty ones.
-        seed: Decides who is killed and when.
+        seed: Decides when.
         folder: Where the processes' output goes.
     """
 
@@ -126,8 +126,8 @@ class Torture:
         desk.queue = Hasty(desk.clock, UNDO_HASTE)
         desk.retries = Hasty(desk.clock, RETRY_HASTE)
 
-    async def run(self, kills: int) -> Result:
-        """Kill so many times, and look at what is left."""
+    async def run(self, story: Sequence[str]) -> Result:
+        """Kill who is in the story, one after the other, and look at what is left."""
         began = time.monotonic()
         async with AsyncExitStack() as stack:
             desk_url = await stack.enter_async_context(serve(self._desk))
@@ -148,7 +148,7 @@ class Torture:
             stack.push_async_callback(cancel, [looking])
             try:
                 await until("the first pass", lambda: self._witness.passed is not None)
-                await self._kill_under_load(kills)
+                await self._kill_under_load(story)
                 await self._compare()
             except NothingHappenedError as error:
                 self.result.failures.append(f"{error}, after {self.result.kills} kills")
@@ -157,7 +157,7 @@ class Torture:
         self.result.seconds = time.monotonic() - began
         return self.result
 
-    async def _kill_under_load(self, kills: int) -> None:
+    async def _kill_under_load(self, story: Sequence[str]) -> None:
         """Let the desk live, its deliveries run, and somebody kill; then let the deliveries come to rest."""
 
         def noted(ticket_id: int) -> None:
@@ -175,7 +175,7 @@ class Torture:
         couriers = [asyncio.create_task(self._carry()) for _ in range(COURIERS)]
         try:
             await until("the first delivery", lambda: bool(self._ledger.answered))
-            for kind in self._story(kills):
+            for kind in story:
                 await asyncio.sleep(self._chance.uniform(0, LONGEST_PAUSE))
                 await self._strike(kind)
                 stop_if_ended([life, *couriers])
@@ -183,11 +183,6 @@ class Torture:
             await until("the deliveries", lambda: not len(self._desk.queue) + len(self._desk.retries))
         finally:
             await cancel([life, *couriers])
-
-    def _story(self, kills: int) -> list[str]:
-        """Return who is killed, one after the other: first one of each kind, then by weight."""
-        each = self._chance.sample(list(KINDS), len(KINDS))
-        return [*each, *self._chance.choices(list(KINDS), list(KINDS.values()), k=max(0, kills - len(each)))][:kills]
 
     async def _strike(self, kind: str) -> None:
         """Kill, start again, and measure the time until everything works."""
@@ -268,8 +263,15 @@ class Torture:
         result.passes = sum(line["event"] == "pass.completed" for line in self._poller.log())
 
 
-async def torture(*, kills: int, seed: int, folder: Path, options: Mapping[str, str] | None = None) -> Result:
-    """Make a PostgreSQL and a desk in ``folder``, kill so many times, and return what came of it.
+def tell(*, kills: int, seed: int) -> list[str]:
+    """Return who is killed, one after the other: first one of each kind, then by weight."""
+    chance = random.Random(seed)  # noqa: S311 - chance that can be repeated is the point
+    each = chance.sample(list(KINDS), len(KINDS))
+    return [*each, *chance.choices(list(KINDS), list(KINDS.values()), k=max(0, kills - len(each)))][:kills]
+
+
+async def torture(story: Sequence[str], *, seed: int, folder: Path, options: Mapping[str, str] | None = None) -> Result:
+    """Make a PostgreSQL and a desk in ``folder``, kill who is in the story, and return what came of it.
 
     ``options`` are PostgreSQL's; without any it is as durable as it comes.
     """
@@ -280,7 +282,7 @@ async def torture(*, kills: int, seed: int, folder: Path, options: Mapping[str, 
         await migrate(normalise(server.url()))
         desk = Desk(clock=SystemClock(), seed=seed)
         desk.populate(FIRST_TICKETS, days=30)
-        result = await Torture(server, desk, seed=seed, folder=folder).run(kills)
+        result = await Torture(server, desk, seed=seed, folder=folder).run(story)
     finally:
         await asyncio.to_thread(server.stop)
     result.failures += left_behind(marks, folder)
@@ -328,7 +330,7 @@ def main(
     chosen = int(datetime.now(UTC).timestamp()) % 1_000_000 if seed is None else seed
     with tempfile.TemporaryDirectory(prefix="freescout-audit-torture-") as folder:
         options = dict(option.split("=", 1) for option in postgres or ())
-        result = asyncio.run(torture(kills=kills, seed=chosen, folder=Path(folder), options=options))
+        result = asyncio.run(torture(tell(kills=kills, seed=chosen), seed=chosen, folder=Path(folder), options=options))
     console.print(table(result))
     if result.failures:
         for failure in result.failures:
