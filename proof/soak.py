@@ -190,7 +190,6 @@ class Result:
     incidents: list[str] = field(default_factory=list)
     changes: int = 0
     tickets: int = 0
-    lost_on_purpose: int = 0
     fates: Counter[Fate] = field(default_factory=Counter)
     attempts: int = 0
     retried: int = 0
@@ -261,9 +260,11 @@ class Soak:
                 settings={},
             )
             self._worker.restart()
-            for process in (self._receiver, self._poller):
-                stack.push_async_callback(process.kill)
-                await process.start()
+            async with self._clock.at_the_machines_speed(self._database):
+                for process in (self._receiver, self._poller):
+                    stack.push_async_callback(process.kill)
+                    await process.start()
+                await until("the first pass", lambda: self._poller.has_said("pass.completed"))
             await self._live(stack)
         self.result.seconds = time.monotonic() - began
         return self.result
@@ -272,7 +273,6 @@ class Soak:
         watching = [asyncio.create_task(task) for task in (self._look(), self._watch_memory())]
         stack.push_async_callback(cancel, watching)
         try:
-            await until("the first pass", lambda: self._witness.passed is not None)
             working = [
                 asyncio.create_task(self._worker.run_forever(self._ledger, look_every=0.005)),
                 asyncio.create_task(self._read()),
@@ -304,7 +304,6 @@ class Soak:
             else:
                 change = step(self._desk, lose_chance=LOSE_CHANCE)
                 self.result.changes += 1
-                self.result.lost_on_purpose += change.lost
                 self._witness.note(change.conversation_id)
 
     def _change_many(self) -> None:

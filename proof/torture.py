@@ -13,12 +13,13 @@ import tempfile
 import time
 from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
+import asyncpg
 import typer
 from rich.console import Console
 from rich.table import Table
@@ -49,6 +50,7 @@ CHANGES_A_SECOND = 40
 LOSE_CHANCE = 0.05
 COURIERS = 8
 """Deliveries under way at once: FreeScout has one worker, and we want more of a crowd."""
+COURIER_LOOKS_EVERY = 0.02
 UNDO_HASTE, RETRY_HASTE = 30, 120
 """How many times faster than FreeScout the desk gets to replies that can be undone, and to retries."""
 LONGEST_PAUSE = 0.7
@@ -62,6 +64,7 @@ _DELIVERIES = frozenset({"receiver", "postmaster", "backend", "all three"})
 
 _BACKENDS = """
 SELECT pid FROM pg_stat_activity WHERE application_name IN ('freescout-audit receiver', 'freescout-audit poller')
+ORDER BY pid
 """
 
 
@@ -153,7 +156,10 @@ class Torture:
             except NothingHappenedError as error:
                 self.result.failures.append(f"{error}, after {self.result.kills} kills")
             await cancel([looking])
-            await self._take_down()
+            try:
+                await self._take_down()
+            except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+                self.result.failures.append(f"PostgreSQL is not there at the end: {error}")
         self.result.seconds = time.monotonic() - began
         return self.result
 
@@ -200,7 +206,7 @@ class Torture:
         await self._look_at_promises()
 
     async def _look_at_promises(self) -> None:
-        """Look for what was answered since the last kill, before passes cover it up."""
+        """Look at what was answered since the last kill, before passes cover it up."""
         answered = self._ledger.answered[self._promises :]
         try:
             async with self._database.connection() as connection:
@@ -212,14 +218,13 @@ class Torture:
 
     async def _victims(self, kind: str) -> list[Callable[[], Awaitable[None]]]:
         async def kill(pid: int) -> None:
-            os.kill(pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):  # a backend may have ended by itself
+                os.kill(pid, signal.SIGKILL)
 
-        postmaster = self._server.pid
         if kind == "backend":
-            async with self._database.connection() as connection:
-                pids = [record["pid"] for record in await connection.fetch(_BACKENDS)]
-            pid = self._chance.choice(sorted(pids) or [postmaster])
-            return [lambda: kill(pid)]
+            backend = self._chance.choice(await self._backends() or [self._server.pid])
+            return [lambda: kill(backend)]
+        postmaster = self._server.pid
         everyone: dict[str, Callable[[], Awaitable[None]]] = {
             "receiver": self._receiver.kill,
             "poller": self._poller.kill,
@@ -227,13 +232,21 @@ class Torture:
         }
         return list(everyone.values()) if kind == "all three" else [everyone[kind]]
 
+    async def _backends(self) -> list[int]:
+        """Return PostgreSQL's processes that work for receiver and poller."""
+        try:
+            async with self._database.connection() as connection:
+                return [record["pid"] for record in await connection.fetch(_BACKENDS)]
+        except DatabaseUnavailableError:
+            return []
+
     async def _carry(self) -> None:
         """Send whatever is due, without the worker's naps."""
         worker = Worker(self._desk, report=self._count)
         while True:
             worker.restart()
             await worker.run_due(self._ledger)
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(COURIER_LOOKS_EVERY)
 
     def _count(self, report: Report) -> None:
         self.result.fates[report.fate] += 1
@@ -307,6 +320,7 @@ def table(result: Result) -> Table:
         ("of them retries", result.retried),
         ("answered 200, and in the journal", result.answered),
         ("lost by the desk, on purpose", result.fates[Fate.LOST]),
+        ("given up after ten attempts", result.fates[Fate.GIVEN_UP]),
         ("passes", result.passes),
         ("answers looked at", sights.answers),
     ):
