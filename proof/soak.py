@@ -366,7 +366,7 @@ class Soak:
                 if code != 0:
                     self.result.failures.append(f"the {process.name} ended with {code}")
                 await process.start()
-            await until("the restart", lambda: all(process.has_said(_READY[process.name]) for process in processes))
+            await until("the restart", lambda: all(map(self._works, processes)))
 
     def _count(self, report: Report) -> None:
         self.result.fates[report.fate] += 1
@@ -391,12 +391,17 @@ class Soak:
                 starts, since = began[process.name]
                 if process.starts != starts:
                     began[process.name] = (process.starts, time.monotonic())
-                elif time.monotonic() - since >= SETTLED_AFTER and (size := process.resident()):
+                elif (
+                    time.monotonic() - since >= SETTLED_AFTER and (size := process.resident()) and self._works(process)
+                ):
                     now = self._clock.now()
                     fresh = Memory(first=size, last=size, began=now)
                     memory = self.result.memory.setdefault((process.name, starts), fresh)
                     memory.last, memory.hours = size, (now - memory.began).total_seconds() / 3600
             await asyncio.sleep(MEMORY_EVERY)
+
+    def _works(self, process: Process) -> bool:
+        return process.has_said(_READY[process.name])
 
     async def _sum_up(self) -> None:
         result, ledger = self.result, self._ledger
