@@ -101,12 +101,19 @@ class QuickClock:
             await self._change_to(self._speed, database)
 
     async def _change_to(self, speed: float, database: Database) -> None:
-        """Change the speed a moment from now, here and in the database at once."""
+        """Change the speed a moment from now, here and in the database at once.
+
+        Raises:
+            NothingHappenedError: The database did not take it in by then, and went its own way for a while.
+        """
         since = datetime.now(UTC) + timedelta(seconds=_BEND_AHEAD)
         self._bend = _Bend(self._bend.at(since), since, before=self._bend.after, after=speed)
         async with database.connection() as connection:
             await self._tell(connection)
-        await asyncio.sleep((since - datetime.now(UTC)).total_seconds())
+        left = (since - datetime.now(UTC)).total_seconds()
+        if left <= 0:
+            raise NothingHappenedError(f"a new speed within {_BEND_AHEAD:g} s: this machine is too busy for a soak")
+        await asyncio.sleep(left)
 
     async def _tell(self, connection: asyncpg.Connection) -> None:
         bend = self._bend
