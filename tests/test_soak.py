@@ -33,16 +33,17 @@ async def test_the_databases_clock_is_the_desks_at_every_speed(database: Databas
             before = clock.now()
             theirs, machine = await connection.fetchrow("SELECT freescout_now(), clock_timestamp()")
             moments.extend((before, theirs, clock.now()))
-        return theirs - machine
+        ahead: timedelta = theirs - machine
+        return ahead
 
     async with database.connection() as connection:
         await clock.follow(connection)
 
     await look()
     async with clock.at_the_machines_speed(database):
-        ahead = await look(), await look()
+        first, then = await look(), await look()
     await look()
 
     assert moments == sorted(moments)
     assert moments[-1] - moments[0] > timedelta(seconds=200)
-    assert abs(ahead[1] - ahead[0]) < timedelta(seconds=1)
+    assert abs(then - first) < timedelta(seconds=1)
