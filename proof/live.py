@@ -221,7 +221,7 @@ class Ledger:
             self.answers[None] += 1
             raise
         self.answers[answer] += 1
-        if answer == 200:  # noqa: PLR2004 - HTTP's own number
+        if answer == 200:
             self.answered.append(request_id)
             if self.sent_when_last_answered is None or sent_at > self.sent_when_last_answered:
                 self.sent_when_last_answered = sent_at

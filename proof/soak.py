@@ -238,7 +238,7 @@ class Soak:
         self._hours = hours
         self._incidents = incidents
         self._folder = folder
-        self._chance = random.Random(seed)  # noqa: S311 - chance that can be repeated is the point
+        self._chance = random.Random(seed)
         self._clock = QuickClock(speed)
         self._desk = Desk(clock=self._clock, seed=seed)
         self._desk.populate(TICKETS, days=90)

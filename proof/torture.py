@@ -120,7 +120,7 @@ class Torture:
         self.result = Result(seed=seed)
         self._server = server
         self._desk = desk
-        self._chance = random.Random(seed)  # noqa: S311 - chance that can be repeated is the point
+        self._chance = random.Random(seed)
         self._folder = folder
         self._clock = desk.clock
         self._promises = 0
@@ -278,7 +278,7 @@ class Torture:
 
 def tell(*, kills: int, seed: int) -> list[str]:
     """Return who is killed, one after the other: first one of each kind, then by weight."""
-    chance = random.Random(seed)  # noqa: S311 - chance that can be repeated is the point
+    chance = random.Random(seed)
     each = chance.sample(list(KINDS), len(KINDS))
     return [*each, *chance.choices(list(KINDS), list(KINDS.values()), k=max(0, kills - len(each)))][:kills]
 
