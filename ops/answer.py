@@ -5,8 +5,8 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import IntEnum
@@ -17,16 +17,21 @@ import msgspec
 import typer
 from rich.console import Console, Group, RenderableType
 from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from db.database import Database
 from db.opening import open_database
 from freescout_audit.errors import DatabaseUnavailableError, FreescoutAuditError, SettingsError
 from freescout_audit.logs import set_up_logs
+from freescout_audit.rule import Terms
+from poller.changes import Changes
+from poller.freescout import DeskError, FreeScout
+from poller.transport import http_transport
 from settings import Environment, Settings, load_environment, load_settings
-from settings.infisical import VaultError
 
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document instead of a picture.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask whether it is meant.")]
 
 WIDEST = 110
 """Columns a picture takes at the most: longer lines are hard to read."""
@@ -65,6 +70,15 @@ class _Failure(msgspec.Struct, frozen=True):
 
 
 @dataclass(frozen=True, slots=True)
+class Desk:
+    """The desk as the console uses it: to read, and to change what an operator says."""
+
+    url: str
+    reads: FreeScout
+    changes: Changes
+
+
+@dataclass(frozen=True, slots=True)
 class Workplace:
     """What a command works with: what it was told, the cache, the desk, and the terminal."""
 
@@ -73,6 +87,12 @@ class Workplace:
     as_json: bool = False
     screen: Console = field(default_factory=lambda: Console(stderr=True))
     """For bars and remarks; the answer itself goes to stdout."""
+
+    @property
+    def terms(self) -> Terms:
+        """How long answers are vouched for."""
+        cache = self.settings.cache
+        return Terms.of_seconds(lease=cache.lease, ttl=cache.ttl, dispute_grace=cache.dispute_grace)
 
     @asynccontextmanager
     async def database(self) -> AsyncIterator[Database]:
@@ -100,14 +120,51 @@ class Workplace:
                 raise CommandError(str(error), Exit.UNAVAILABLE) from error
             yield database
 
+    @asynccontextmanager
+    async def desk(self, url: str | None = None) -> AsyncIterator[Desk]:
+        """Open the desk of FREESCOUT_URL, or of another URL.
+
+        Raises:
+            SettingsError: Nobody said where it is, or with which key.
+        """
+        url, key = url or self.environment.freescout_url, self.environment.freescout_api_key
+        if url is None or key is None:
+            missing = "FREESCOUT_URL" if url is None else "FREESCOUT_API_KEY"
+            raise SettingsError(
+                f"{missing} is not set: take it from FreeScout's Manage » Settings » API & Webhooks, and set it"
+            )
+        async with http_transport(url, key, patience=self.settings.poller.timeout) as transport:
+            reads = FreeScout(transport, concurrency=self.settings.poller.concurrency)
+            yield Desk(url, reads, Changes(transport.send))
+
     def remark(self, line: str) -> None:
         """Tell people something on the way; programs are not told."""
         if not self.as_json:
             self.screen.print(f"[dim]{escape(line)}[/dim]", highlight=False)
 
-    def warn(self, line: str) -> None:
-        """Tell everybody something that must not be missed, on stderr."""
-        self.screen.print(f"[yellow]![/yellow] {escape(line)}", highlight=False, soft_wrap=True)
+    def confirm(self, what: str, *, yes: bool) -> None:
+        """Ask whether something is meant, unless that was said.
+
+        Raises:
+            CommandError: It is not, or nobody is there to be asked.
+        """
+        if yes:
+            return
+        if self.as_json or not sys.stdin.isatty():
+            raise CommandError(f"{what} Nobody is there to be asked: add --yes if it is meant", Exit.USAGE)
+        if not typer.confirm(f"{what} Go on?", err=True):
+            raise CommandError("nothing was changed")
+
+    @contextmanager
+    def progress(self, what: str) -> Iterator[Callable[[int, int], None]]:
+        """Show how far long work has come, on a terminal only; yields what is told so many of so many."""
+        if self.as_json or not self.screen.is_terminal:
+            yield lambda _done, _total: None
+            return
+        columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+        with Progress(*columns, TimeElapsedColumn(), console=self.screen, transient=True) as bar:
+            task = bar.add_task(what, total=None)
+            yield lambda done, total: bar.update(task, completed=done, total=max(done, total))
 
 
 Work = Callable[[Workplace], Awaitable[Answer]]
@@ -124,7 +181,7 @@ def answer(work: Work, *, as_json: bool) -> None:
         workplace = Workplace(*read_settings(), as_json=as_json)
         found = asyncio.run(_until_told_to_stop(work(workplace)))
     except FreescoutAuditError as error:
-        fail(_line(error), _code(error), as_json=as_json)
+        fail(str(error), _code(error), as_json=as_json)
     except asyncpg.PostgresError as error:
         line = str(error).partition("\n")[0]
         fail(f"PostgreSQL refuses what we ask it: {line}", Exit.UNAVAILABLE, as_json=as_json)
@@ -205,20 +262,12 @@ def ago(at: datetime | None, now: datetime) -> str:
     return f"{span(seconds)} ago" if seconds >= 0 else f"in {span(seconds)}"
 
 
-def _line(error: FreescoutAuditError) -> str:
-    """Return an error's one line, with the next step where it names none itself."""
-    line = str(error)
-    if isinstance(error, DatabaseUnavailableError) and line.startswith("PostgreSQL is not available"):
-        return f"{line}; is DATABASE_URL right, and does PostgreSQL run?"
-    return line
-
-
 def _code(error: FreescoutAuditError) -> Exit:
     if isinstance(error, CommandError):
         return error.code
     if isinstance(error, SettingsError):
         return Exit.USAGE
-    if isinstance(error, (DatabaseUnavailableError, VaultError)):
+    if isinstance(error, (DatabaseUnavailableError, DeskError)):
         return Exit.UNAVAILABLE
     return Exit.WRONG
 

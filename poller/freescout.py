@@ -220,8 +220,7 @@ class FreeScout:
             try:
                 answer = await self._transport(path, query)
             except OSError as error:
-                reason = str(error) or type(error).__name__
-                raise DeskUnavailableError(f"FreeScout does not answer: {reason}") from error
+                raise no_answer(error) from error
         _judge(answer, may_be_gone=may_be_gone)
         return answer
 
@@ -264,18 +263,29 @@ def _judge(answer: Answer, *, may_be_gone: bool) -> None:
         return
     if status == 404 and may_be_gone and is_json and _says(answer, "Not Found"):  # noqa: PLR2004
         return
+    raise what_it_means(answer)
+
+
+def no_answer(error: OSError) -> DeskError:
+    """Return what it means that no answer came."""
+    return DeskUnavailableError(f"FreeScout does not answer: {str(error) or type(error).__name__}")
+
+
+def what_it_means(answer: Answer) -> DeskError:
+    """Return what an answer means that is none of those that were hoped for."""
+    status = answer.status
     if status in {401, 403}:
-        raise DeskRefusedError(
+        return DeskRefusedError(
             f"FreeScout answers {status}: compare FREESCOUT_API_KEY with Manage » Settings » API & Webhooks;"
             " a new APP_KEY changes it"
         )
     if 300 <= status < 400:  # noqa: PLR2004
-        raise DeskRefusedError(f"FreeScout answers {status}, a redirect: set FREESCOUT_URL to where it leads")
+        return DeskRefusedError(f"FreeScout answers {status}, a redirect: set FREESCOUT_URL to where it leads")
     if status == 429 or status >= 500:  # noqa: PLR2004
-        raise DeskUnavailableError(f"FreeScout answers {status}", retry_after=_retry_after(answer))
+        return DeskUnavailableError(f"FreeScout answers {status}", retry_after=_retry_after(answer))
     if status == 200:  # noqa: PLR2004
-        raise DeskUnavailableError("FreeScout answers with a page instead of JSON; is it in maintenance?")
-    raise DeskRefusedError(
+        return DeskUnavailableError("FreeScout answers with a page instead of JSON; is it in maintenance?")
+    return DeskRefusedError(
         f"FreeScout answers {status}: is FREESCOUT_URL right, and is the API & Webhooks module active?"
     )
 

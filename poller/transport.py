@@ -5,14 +5,52 @@ from contextlib import asynccontextmanager
 
 import aiohttp
 
-from poller.freescout import Answer, Transport
+from poller.freescout import Answer
 from settings.environment import Secret
+
+
+class HttpTransport:
+    """Sends requests to a desk: called, it reads (a `Transport`); `send` is for what changes something."""
+
+    def __init__(self, session: aiohttp.ClientSession, url: str, api_key: Callable[[], Secret | None]) -> None:
+        self._session = session
+        self._url = url
+        self._api_key = api_key
+
+    async def __call__(self, path: str, query: Mapping[str, str], /) -> Answer:
+        """Send a GET request."""
+        return await self._request("GET", path, query=query)
+
+    async def send(self, method: str, path: str, body: bytes | None = None, /) -> Answer:
+        """Send a request that changes something; ``body`` is JSON."""
+        return await self._request(method, path, body=body)
+
+    async def _request(
+        self, method: str, path: str, *, query: Mapping[str, str] | None = None, body: bytes | None = None
+    ) -> Answer:
+        headers = {} if body is None else {"Content-Type": "application/json"}
+        if (key := self._api_key()) is not None:
+            headers["X-FreeScout-API-Key"] = key.reveal()
+        try:
+            # A redirect would carry the key to wherever it leads.
+            async with self._session.request(
+                method,
+                f"{self._url}/api/{path}",
+                params=query,
+                data=body,
+                headers=headers,
+                allow_redirects=False,
+            ) as response:
+                received = {name.lower(): value for name, value in response.headers.items()}
+                return Answer(status=response.status, headers=received, body=await response.read())
+        except aiohttp.ClientError as error:
+            raise ConnectionError(type(error).__name__) from error
 
 
 @asynccontextmanager
 async def http_transport(
     url: str, api_key: Callable[[], Secret | None], *, patience: float
-) -> AsyncIterator[Transport]:
+) -> AsyncIterator[HttpTransport]:
     """Open connections to the desk at ``url`` (without ``/api``); ``patience`` seconds for each whole answer.
 
     ``api_key`` is asked for each request, so that a new key needs no new start.
@@ -22,18 +60,4 @@ async def http_transport(
         headers={"Accept": "application/json"},
         timeout=aiohttp.ClientTimeout(total=patience),
     ) as session:
-
-        async def get(path: str, query: Mapping[str, str]) -> Answer:
-            key = api_key()
-            headers = {} if key is None else {"X-FreeScout-API-Key": key.reveal()}
-            try:
-                # A redirect would carry the key to wherever it leads.
-                async with session.get(
-                    f"{url}/api/{path}", params=query, headers=headers, allow_redirects=False
-                ) as response:
-                    received = {name.lower(): value for name, value in response.headers.items()}
-                    return Answer(status=response.status, headers=received, body=await response.read())
-            except aiohttp.ClientError as error:
-                raise ConnectionError(type(error).__name__) from error
-
-        yield get
+        yield HttpTransport(session, url, api_key)

@@ -1,0 +1,115 @@
+"""``desk change``: another FreeScout URL on this database, on purpose."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Annotated
+
+import msgspec
+import typer
+
+from db import console
+from db.database import Database
+from freescout_audit.errors import DatabaseUnavailableError
+from ops.answer import Answer, AsJson, CommandError, Exit, Workplace, Yes, answer, facts, titled
+from ops.commands.status import is_alive
+from poller.freescout import FreeScout
+
+_SAMPLE = 5
+"""Tickets by which a desk is recognised."""
+
+app = typer.Typer(no_args_is_help=True)
+
+
+@app.callback()
+def desk() -> None:
+    """The desk that the database belongs to."""
+
+
+class DeskChange(msgspec.Struct, frozen=True, kw_only=True):
+    """What ``desk change --json`` says; ``recognised`` of ``compared`` tickets were created when we think they were."""
+
+    before: str | None
+    after: str
+    forgot: bool
+    compared: int
+    recognised: int
+
+
+@app.command()
+def change(
+    url: Annotated[str, typer.Argument(metavar="URL", help="The desk's address now, without /api.")],
+    *,
+    forget: Annotated[
+        bool, typer.Option("--forget", help="It is another desk: forget every ticket, delivery and gap of the old one.")
+    ] = False,
+    yes: Yes = False,
+    as_json: AsJson = False,
+) -> None:
+    """Tie the database to another FreeScout URL: the same desk that moved, or, with --forget, another desk.
+
+    A database belongs to one desk, and a poller with another FREESCOUT_URL does not start: it would take the tickets
+    of one for those of the other.
+    """
+    if not url.startswith(("http://", "https://")):
+        raise typer.BadParameter(f"{url!r} must begin with https:// (or http://), like https://desk.example.org")
+    answer(lambda workplace: move(workplace, url.rstrip("/").removesuffix("/api"), forget=forget, yes=yes), as_json=as_json)
+
+
+async def move(workplace: Workplace, url: str, *, forget: bool, yes: bool) -> Answer:
+    """Tie the database to a desk.
+
+    Raises:
+        CommandError: It does not look like the same desk, a poller is alive, or it is not meant.
+    """
+    async with workplace.database() as database:
+        standing = await console.read_standing(database)
+        if standing is None:
+            raise DatabaseUnavailableError("the schema is incomplete: restore the database, or migrate another")
+        if forget and is_alive(standing, workplace.terms):
+            raise CommandError("a poller is alive and would write the old desk's tickets: stop it first (poller=0)")
+        sample = {} if forget else await console.read_sample(database, _SAMPLE)
+        recognised = 0
+        if sample:
+            async with workplace.desk(url) as there:
+                recognised = await _recognise(there.reads, sample)
+            if recognised == 0:
+                raise CommandError(
+                    f"none of {len(sample)} tickets is at {url} as we know it: it is another desk, and its tickets"
+                    " would be mistaken for the old one's; use another database, or --forget"
+                )
+        await _confirm(workplace, database, standing.desk_url, url, forget=forget, yes=yes)
+        await console.set_desk(database, url, forget=forget)
+    document = DeskChange(
+        before=standing.desk_url, after=url, forgot=forget, compared=len(sample), recognised=recognised
+    )
+    next_step = "backfill, or start the poller: until a pass is complete everything reads none" if forget else "none"
+    picture = titled(
+        "The database belongs to another address now",
+        facts(
+            ("before", standing.desk_url or "–"),
+            ("now", url),
+            ("recognised", f"{recognised} of {len(sample)} tickets" if sample else "–"),
+            ("next", f"set FREESCOUT_URL={url} for every process; {next_step}".removesuffix("; none")),
+        ),
+    )
+    return Answer(document, picture, Exit.GOOD)
+
+
+async def _confirm(
+    workplace: Workplace, database: Database, before: str | None, url: str, *, forget: bool, yes: bool
+) -> None:
+    if forget:
+        living = (await console.read_holdings(database)).living
+        what = f"All {living:,} tickets of {before} are forgotten, with their deliveries and gaps, for {url}."
+    else:
+        what = f"The tickets of {before} are from now on those of {url}."
+    workplace.confirm(what, yes=yes)
+
+
+async def _recognise(desk: FreeScout, sample: Mapping[int, datetime]) -> int:
+    """Count the tickets that a desk has, created when we think they were."""
+    recognised = 0
+    for ticket_id, created_at in sample.items():
+        sighting = await desk.conversation(ticket_id)
+        recognised += sighting is not None and sighting.created_at == created_at
+    return recognised

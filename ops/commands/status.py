@@ -1,0 +1,230 @@
+"""``status``: everything that stands, on one screen."""
+
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+
+import msgspec
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from db import console
+from freescout_audit.errors import DatabaseUnavailableError
+from freescout_audit.rule import Terms
+from ops.answer import Answer, AsJson, Workplace, ago, answer, facts, moment, span, titled
+
+DAY = timedelta(days=1)
+
+app = typer.Typer()
+
+
+class LeaseStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """Until when the last complete pass vouches for everything."""
+
+    until: datetime | None
+    seconds_left: float | None
+    complete_through: datetime | None
+
+
+class PollerStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """Who leads, and whether it lives; ``load_until`` is how far a first load has come."""
+
+    alive: bool
+    leader: str | None
+    led_since: datetime | None
+    heartbeat_at: datetime | None
+    load_until: datetime | None
+
+
+class PassStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """The last complete pass."""
+
+    ended_at: datetime
+    seconds: float
+    rows: int
+    requests: int
+
+
+class DeskStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """What the poller reports of FreeScout's API; ``clock_offset_s``: how far its clock is ahead of ours."""
+
+    url: str | None
+    state: str
+    detail: str
+    since: datetime | None
+    silent_since: datetime | None
+    clock_offset_s: float
+
+
+class Status(msgspec.Struct, frozen=True, kw_only=True):
+    """What ``status --json`` says."""
+
+    now: datetime
+    tickets: int
+    lease: LeaseStatus
+    poller: PollerStatus
+    last_pass: PassStatus | None
+    desk: DeskStatus
+    last_delivery: console.LastDelivery | None
+    deliveries_24h: Mapping[str, int]
+    lag_24h: console.Lag
+    disputes: int
+    oldest_dispute: datetime | None
+    gaps_24h: Mapping[str, int]
+
+
+@app.command(rich_help_panel="See how it is")
+def status(*, as_json: AsJson = False) -> None:
+    """How it is: lease, passes, deliveries, lag, disputes and gaps, on one screen."""
+    answer(look, as_json=as_json)
+
+
+async def look(workplace: Workplace) -> Answer:
+    """Read and show how it is."""
+    async with workplace.database() as database:
+        standing = await console.read_standing(database)
+        if standing is None:
+            raise DatabaseUnavailableError("the schema is incomplete: restore the database, or migrate another")
+        holdings = await console.read_holdings(database)
+        document = Status(
+            now=standing.now,
+            tickets=holdings.living,
+            lease=_lease(standing),
+            poller=PollerStatus(
+                alive=is_alive(standing, workplace.terms),
+                leader=standing.leader,
+                led_since=standing.led_since,
+                heartbeat_at=standing.heartbeat_at,
+                load_until=standing.load_cursor,
+            ),
+            last_pass=_last_pass(standing),
+            desk=DeskStatus(
+                url=standing.desk_url,
+                state=standing.desk_state,
+                detail=standing.desk_detail,
+                since=standing.desk_since,
+                silent_since=standing.silent_since,
+                clock_offset_s=round(standing.clock_offset.total_seconds(), 3),
+            ),
+            last_delivery=await console.read_last_delivery(database),
+            deliveries_24h=await console.count_outcomes(database, DAY),
+            lag_24h=await console.read_lag(database, DAY),
+            disputes=holdings.disputed,
+            oldest_dispute=holdings.oldest_dispute,
+            gaps_24h=await console.count_gaps(database, DAY),
+        )
+    return Answer(document, picture(document))
+
+
+def is_alive(standing: console.Standing, terms: Terms) -> bool:
+    """Tell whether a poller is alive, as the rule has it."""
+    return standing.heartbeat_at is not None and standing.now - standing.heartbeat_at < terms.lease
+
+
+def _lease(standing: console.Standing) -> LeaseStatus:
+    until = standing.lease_until
+    left = None if until is None else round((until - standing.now).total_seconds(), 1)
+    return LeaseStatus(until=until, seconds_left=left, complete_through=standing.complete_through)
+
+
+def _last_pass(standing: console.Standing) -> PassStatus | None:
+    if standing.passed_at is None:
+        return None
+    return PassStatus(
+        ended_at=standing.passed_at,
+        seconds=round(standing.pass_seconds or 0.0, 3),
+        rows=standing.pass_rows or 0,
+        requests=standing.pass_requests or 0,
+    )
+
+
+def picture(status: Status) -> Table:
+    """Draw it."""
+    return titled(
+        f"freescout-audit at {moment(status.now)} UTC",
+        "",
+        facts(
+            ("lease", _draw_lease(status)),
+            ("poller", _draw_poller(status)),
+            ("last pass", _draw_pass(status)),
+            ("desk", _draw_desk(status)),
+            ("last delivery", _draw_delivery(status)),
+            ("deliveries, 24 h", _draw_counts(status.deliveries_24h, red=("unusable",), yellow=("disputed",))),
+            ("lag, 24 h", _draw_lag(status.lag_24h)),
+            ("disputes", _draw_disputes(status)),
+            ("gaps, 24 h", _draw_counts(status.gaps_24h, red=("lost",), yellow=("late",))),
+            ("tickets", f"{status.tickets:,}"),
+        ),
+    )
+
+
+def _draw_lease(status: Status) -> Text:
+    left = status.lease.seconds_left
+    if left is None:
+        return Text("no pass has been complete yet", "yellow")
+    if left <= 0:
+        return Text(f"ended {span(left)} ago: everything that only it vouched for reads none", "red")
+    return Text.assemble(("valid", "green"), f" for {span(left)} more, until {moment(status.lease.until, day=False)}")
+
+
+def _draw_poller(status: Status) -> Text:
+    poller = status.poller
+    if not poller.alive:
+        return Text(f"none alive (last heartbeat {ago(poller.heartbeat_at, status.now)})", "yellow")
+    who = f" {poller.leader} leads since {moment(poller.led_since)}, heartbeat {ago(poller.heartbeat_at, status.now)}"
+    return Text.assemble(("alive", "green"), who)
+
+
+def _draw_pass(status: Status) -> Text:
+    last = status.last_pass
+    if last is None:
+        loaded = status.poller.load_until
+        under_way = "" if loaded is None else f"; the first load has come to tickets created {moment(loaded)}"
+        return Text(f"none yet{under_way}", "yellow")
+    work = f"{last.rows:,} rows in {last.requests} requests, {span(last.seconds)}"
+    return Text(f"{ago(last.ended_at, status.now)}, {work}")
+
+
+def _draw_desk(status: Status) -> Text:
+    desk = status.desk
+    since = "" if desk.since is None else f" since {moment(desk.since)}"
+    clock = f", its clock {span(desk.clock_offset_s)} {'ahead' if desk.clock_offset_s >= 0 else 'behind'}"
+    if desk.silent_since is not None:
+        return Text(f"both paths are silent since {moment(desk.silent_since)}: {desk.detail}", "red")
+    if desk.state == "ok":
+        return Text.assemble(("answers", "green"), f"{since}{clock}")
+    if desk.state == "unknown":
+        return Text("nobody has asked FreeScout yet", "yellow")
+    return Text(f"{desk.state}{since}: {desk.detail}", "red")
+
+
+def _draw_delivery(status: Status) -> Text:
+    last = status.last_delivery
+    if last is None:
+        return Text("none has come yet", "yellow")
+    ticket = "" if last.ticket_id is None else f", ticket {last.ticket_id}"
+    return Text(f"{ago(last.received_at, status.now)}: {last.event}{ticket}, {last.outcome}")
+
+
+def _draw_counts(counts: Mapping[str, int], *, red: tuple[str, ...], yellow: tuple[str, ...]) -> Text:
+    """Write counts one after the other, the ones that ought to be looked at in colour."""
+    if not any(counts.values()):
+        return Text("none")
+    text = Text()
+    for name, count in counts.items():
+        style = "" if not count else "red" if name in red else "yellow" if name in yellow else ""
+        text.append(", " if text else "").append(f"{count:,} {name}", style)
+    return text
+
+
+def _draw_lag(lag: console.Lag) -> Text:
+    if lag.p50 is None or lag.p95 is None or lag.p99 is None or lag.max is None:
+        return Text("no delivery was news")
+    shown = f"half within {span(lag.p50)}, 95 % {span(lag.p95)}, 99 % {span(lag.p99)}, slowest {span(lag.max)}"
+    return Text(f"{shown} (of {lag.samples:,})")
+
+
+def _draw_disputes(status: Status) -> Text:
+    if not status.disputes:
+        return Text("none")
+    return Text(f"{status.disputes:,}, the oldest since {moment(status.oldest_dispute)}", "yellow")

@@ -1,0 +1,222 @@
+"""``ticket``: what the cache answers for one ticket and why, what FreeScout says, and how it came to that."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Annotated, Literal
+
+import msgspec
+import typer
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from db import console
+from db.database import Database
+from ops.answer import Answer, AsJson, CommandError, Exit, Workplace, ago, answer, facts, moment, span, titled
+from ops.commands.heal import content
+from ops.commands.journal import LOOK_CLOSER, STYLES
+
+app = typer.Typer()
+
+_WHY = {
+    "ok": "vouched for",
+    "miss": "a complete pass has seen no such ticket: is that its id, and not its number?",
+    "expired": "nobody has vouched for it lately: is a poller running, do deliveries come?",
+    "disputed": "sightings contradict each other, and FreeScout has not been asked yet: heal it, or run a poller",
+    "unpublished": "a draft, or in the Deleted folder",
+    "gone": "deleted for ever",
+    "unknown": "FreeScout gave a status, state or date that we do not know",
+    "never_synced": "no pass has been complete yet, and no delivery told of it: activate the poller, or backfill",
+    "unavailable": "the database did not answer",
+}
+
+
+class DeskSays(msgspec.Struct, frozen=True, kw_only=True):
+    """FreeScout's answer now; ``state`` is ``gone`` when it has no such ticket. ``agrees``: the cache answers so."""
+
+    status: str | None
+    state: str | None
+    updated_at: datetime | None
+    agrees: bool
+
+
+class Moment(msgspec.Struct, frozen=True, kw_only=True):
+    """Something that happened: a delivery or a gap."""
+
+    at: datetime
+    kind: Literal["delivery", "gap"]
+    event: str
+    content: str
+    dated: datetime | None
+    outcome: str
+    detail: str
+
+
+class Ticket(msgspec.Struct, frozen=True, kw_only=True):
+    """What ``ticket --json`` says; ``desk`` only with ``--ask``."""
+
+    ticket_id: int
+    now: datetime
+    answer: str
+    reason: str
+    expires_at: datetime | None
+    row: console.Row | None
+    desk: DeskSays | None
+    history: Sequence[Moment]
+
+
+@app.command(rich_help_panel=LOOK_CLOSER)
+def ticket(
+    which: Annotated[str, typer.Argument(metavar="ID|#NUMBER", help="Its id, or its number: 4711 or '#4711'.")],
+    *,
+    ask: Annotated[bool, typer.Option("--ask", help="Ask FreeScout as well, and compare; nothing is written.")] = False,
+    limit: Annotated[int, typer.Option(help="So many deliveries and gaps at the most.", min=0, max=1000)] = 20,
+    as_json: AsJson = False,
+) -> None:
+    """What the cache answers for a ticket, why, and what happened to it. Ends with 1 when that is none, or wrong."""
+    numbered = which.startswith("#")
+    typed = which.removeprefix("#")
+    if not (typed.isascii() and typed.isdecimal() and len(typed) < 20):  # noqa: PLR2004 - ids are 64-bit
+        raise typer.BadParameter(f"{which!r} is neither an id (4711) nor a number ('#4711')")
+
+    async def look(workplace: Workplace) -> Answer:
+        async with workplace.database() as database:
+            ticket_id = await _with_number(database, int(typed)) if numbered else int(typed)
+            return await explain(workplace, database, ticket_id, ask=ask, limit=limit)
+
+    answer(look, as_json=as_json)
+
+
+async def explain(workplace: Workplace, database: Database, ticket_id: int, *, ask: bool, limit: int) -> Answer:
+    """Read everything about a ticket."""
+    said = None
+    if ask:
+        async with workplace.desk() as desk:
+            sighting = await desk.reads.conversation(ticket_id)
+        said = sighting
+    reading, row, now = await console.read_row(database, ticket_id)
+    desk_says = None
+    if ask:
+        true = "none" if said is None or said.state != "published" else said.status or "none"
+        desk_says = DeskSays(
+            status=said and said.status,
+            state="gone" if said is None else said.state,
+            updated_at=said and said.updated_at,
+            agrees=reading.ticket_state == true,
+        )
+    document = Ticket(
+        ticket_id=ticket_id,
+        now=now,
+        answer=reading.ticket_state,
+        reason=reading.reason,
+        expires_at=reading.expires_at,
+        row=row,
+        desk=desk_says,
+        history=await _history(database, ticket_id, limit),
+    )
+    good = reading.reason == "ok" if desk_says is None else desk_says.agrees
+    return Answer(document, picture(document), Exit.GOOD if good else Exit.WRONG)
+
+
+async def _with_number(database: Database, number: int) -> int:
+    """Return the one ticket that bears a number.
+
+    Raises:
+        CommandError: There is none, or there are several.
+    """
+    found = await console.find_tickets(database, number)
+    if not found:
+        raise CommandError(f"the cache knows no ticket #{number}: FreeScout's address bar shows its id")
+    if len(found) > 1:
+        raise CommandError(f"#{number} was given to several tickets: name one by its id, {', '.join(map(str, found))}")
+    return found[0]
+
+
+async def _history(database: Database, ticket_id: int, limit: int) -> Sequence[Moment]:
+    """Return the deliveries and gaps of a ticket on one line, the oldest first."""
+    if limit == 0:
+        return []
+    happened = [
+        Moment(
+            at=entry.received_at,
+            kind="delivery",
+            event=entry.event,
+            content=content(entry.status, entry.state),
+            dated=entry.updated_at,
+            outcome=entry.outcome,
+            detail=entry.reason.replace("_", " "),
+        )
+        for entry in await console.read_deliveries(database, ticket_id=ticket_id, at_most=limit)
+    ]
+    for gap in await console.read_gaps(database, ticket_id=ticket_id, at_most=limit):
+        cached, true = content(gap.cached_status, gap.cached_state), content(gap.true_status, gap.true_state or "gone")
+        happened.append(
+            Moment(
+                at=gap.healed_at,
+                kind="gap",
+                event="found by a pass",
+                content=f"{cached} → {true}",
+                dated=gap.changed_at,
+                outcome=gap.verdict,
+                detail="" if gap.late_by is None else f"by {span(gap.late_by)}",
+            )
+        )
+    return sorted(happened, key=lambda event: event.at)[-limit:]
+
+
+def picture(ticket: Ticket) -> RenderableType:
+    """Draw it."""
+    row = ticket.row
+    number = "" if row is None or row.number is None or row.number == ticket.ticket_id else f" (#{row.number})"
+    rows: list[tuple[str, RenderableType]] = [("the cache answers", _draw_answer(ticket))]
+    if ticket.desk is not None:
+        rows.append(("FreeScout says", _draw_desk(ticket.desk)))
+    if row is not None:
+        rows += [
+            ("held", f"{content(row.status, 'gone' if row.gone else row.state)}, changed {moment(row.updated_at)}"),
+            ("seen", f"{moment(row.observed_at)} by {_PATHS[row.observed_via]} ({ago(row.observed_at, ticket.now)})"),
+            ("vouched until", _draw_expiry(ticket, row)),
+        ]
+        if row.disputed_at is not None:
+            rows.append(("disputed since", Text(moment(row.disputed_at), "yellow")))
+    return titled(f"Ticket {ticket.ticket_id}{number}", facts(*rows), "", _draw_history(ticket.history))
+
+
+_PATHS = {"webhook": "a delivery", "poller": "an API read"}
+
+
+def _draw_answer(ticket: Ticket) -> Text:
+    style = "bold green" if ticket.reason == "ok" else "bold yellow"
+    return Text.assemble((ticket.answer, style), f": {_WHY[ticket.reason]}")
+
+
+def _draw_desk(says: DeskSays) -> Text:
+    dated = "" if says.updated_at is None else f", changed {moment(says.updated_at)}"
+    agrees = (" – the cache agrees", "green") if says.agrees else (" – the cache does not say so: heal it", "red")
+    return Text.assemble(f"{content(says.status, says.state)}{dated}", agrees)
+
+
+def _draw_expiry(ticket: Ticket, row: console.Row) -> str:
+    if ticket.expires_at is not None:
+        by_lease = row.lease_until is not None and row.lease_until >= row.expires_at
+        by = "the lease" if by_lease else "its own time to live"
+        return f"{moment(ticket.expires_at)} by {by} ({ago(ticket.expires_at, ticket.now)})"
+    return "not at all" if row.ttl_expires is None or row.ttl_expires.year < 2000 else ago(row.ttl_expires, ticket.now)  # noqa: PLR2004 - the view's epoch
+
+
+def _draw_history(history: Sequence[Moment]) -> RenderableType:
+    if not history:
+        return "[dim]no delivery and no gap in the journal[/dim]"
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    for heading in ("when", "what", "says", "dated", "outcome"):
+        table.add_column(heading, no_wrap=heading in {"when", "dated"}, overflow="fold")
+    for event in history:
+        detail = "" if event.detail in {"", "news", "known"} else f" {event.detail}"
+        table.add_row(
+            moment(event.at),
+            Text(event.event.removeprefix("convo."), "magenta" if event.kind == "gap" else ""),
+            event.content,
+            "" if event.dated is None else moment(event.dated, day=False),
+            Text(f"{event.outcome}{detail}", STYLES.get(event.outcome, "")),
+        )
+    return table

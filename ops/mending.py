@@ -1,0 +1,189 @@
+"""Reading the desk on an operator's word, writing the truth by the poller's own path, and telling what differed."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from datetime import datetime
+from typing import Literal
+
+import msgspec
+
+from db import console, lease
+from db.census import Census
+from db.database import Database
+from db.store import record_absences, record_truths
+from freescout_audit.rule import Terms, Truth, Verdict
+from poller.deletions import Deletions
+from poller.freescout import DeskError, DeskUnavailableError, FreeScout
+from poller.walk import By, Read, Reader
+
+MOST_NAMED = 1000
+"""Findings that are named at the most; all are counted."""
+
+Outcome = Literal["same", "healed", "added", "gone", "contested", "unanswered"]
+Tell = Callable[[int, int], None]
+"""Told how many of how many have been read."""
+
+
+class Finding(msgspec.Struct, frozen=True, kw_only=True):
+    """What the cache held of a ticket, what FreeScout says, and what became of it.
+
+    ``true_state`` is ``gone`` for a ticket that FreeScout no longer has. ``outcome``: ``same``; ``healed``: the cache
+    was wrong; ``added``: it lacked the ticket; ``gone``: it did not know that the ticket is gone; ``contested``: a
+    delivery came while we asked, and the ticket is to be asked about again; ``unanswered``: FreeScout did not answer.
+    """
+
+    ticket_id: int
+    cached_status: str | None
+    cached_state: str | None
+    cached_updated_at: datetime | None
+    true_status: str | None
+    true_state: str | None
+    true_updated_at: datetime | None
+    outcome: Outcome
+    detail: str = ""
+
+
+class Mender:
+    """Reads one desk into the cache, and remembers what differed."""
+
+    def __init__(self, desk: FreeScout, database: Database, *, terms: Terms, size: int) -> None:
+        self._desk = desk
+        self._database = database
+        self._terms = terms
+        self._size = size
+        self._reader = Reader(desk, self._now, size=size)
+        self.rows = 0
+        """Rows read, and tickets asked about."""
+        self.counts: dict[Outcome, int] = {}
+        self.findings: list[Finding] = []
+        """What differed, the first `MOST_NAMED` of it."""
+
+    async def ask(self, ticket_ids: Collection[int], tell: Tell = lambda _done, _total: None) -> Sequence[Finding]:
+        """Ask about tickets, one request each, write each answer, and return what was found, by id.
+
+        A ticket that FreeScout does not answer for is `unanswered`; the others are asked all the same.
+        """
+        done = 0
+
+        async def one(ticket_id: int) -> Finding:
+            nonlocal done
+            finding = await self._ask_one(ticket_id)
+            done += 1
+            tell(done, len(ticket_ids))
+            return finding
+
+        return await asyncio.gather(*(one(ticket_id) for ticket_id in sorted(set(ticket_ids))))
+
+    async def read(
+        self,
+        since: datetime | None,
+        *,
+        by: By,
+        tell: Tell = lambda _done, _total: None,
+        pause: Callable[[float], Awaitable[None]] | None = None,
+        reached: Callable[[datetime], None] = lambda _cursor: None,
+    ) -> None:
+        """Read the desk's list from a date on and write it all.
+
+        ``pause`` is called with the seconds that each answer took, to leave the desk as much time for others;
+        ``reached`` is told of each date before which everything has been written.
+
+        Raises:
+            DeskError: The list cannot be read on; what was read is written.
+        """
+        done = 0
+        async for read in self._reader.walk(since, by=by):
+            if read.cursor is not None:
+                reached(read.cursor)
+            await self.write(read)
+            done += read.page.rows
+            tell(done, max(done, read.page.total))
+            if pause is not None:
+                await pause((await self._now() - read.asked_at).total_seconds())
+
+    async def find_deleted(self) -> None:
+        """Find what the desk no longer has, by its counts, and ask about everything that is disputed.
+
+        Raises:
+            DeskError: The counts cannot be compared.
+        """
+        census = Census(self._database)
+        await Deletions(
+            self._desk, census, self._now, size=self._size, write=self.write, dispute=self._dispute
+        ).search()
+        await self.ask(await console.disputed_ids(self._database))
+
+    async def write(self, read: Read) -> None:
+        """Write an answer's rows."""
+        self.rows += read.page.rows
+        await self._write(read.truths)
+
+    async def _ask_one(self, ticket_id: int) -> Finding:
+        asked_at = await self._now()
+        try:
+            sighting = await self._desk.conversation(ticket_id)
+            if sighting is None and await self._desk.count(retries=0) == 0:
+                # The same care as the poller's: an API that lists nothing is more likely broken.
+                raise DeskUnavailableError("FreeScout answers 404, but its list is empty")
+        except DeskError as error:
+            held = (await console.read_contents(self._database, [ticket_id])).get(ticket_id)
+            return self._keep(_finding(held, None, ticket_id, "unanswered", str(error)))
+        self.rows += 1
+        truth = Truth(ticket_id=ticket_id, sighting=sighting, asked_at=asked_at)
+        return (await self._write([truth]))[0]
+
+    async def _write(self, truths: Sequence[Truth]) -> Sequence[Finding]:
+        ids = [truth.ticket_id for truth in truths]
+        before = await console.read_contents(self._database, ids)
+        recorded = await record_truths(self._database, truths, terms=self._terms)
+        return [
+            self._keep(_judge(before, truth, verdict))
+            for truth, verdict in zip(truths, recorded.verdicts, strict=True)
+        ]
+
+    async def _dispute(self, ticket_ids: Collection[int], asked_at: datetime) -> Collection[int]:
+        return await record_absences(self._database, ticket_ids, asked_at=asked_at, terms=self._terms)
+
+    def _keep(self, finding: Finding) -> Finding:
+        self.counts[finding.outcome] = self.counts.get(finding.outcome, 0) + 1
+        if finding.outcome != "same" and len(self.findings) < MOST_NAMED:
+            self.findings.append(finding)
+        return finding
+
+    async def _now(self) -> datetime:
+        return await lease.now(self._database)
+
+
+def _judge(before: Mapping[int, console.Held], truth: Truth, verdict: Verdict) -> Finding:
+    """Say what a truth changed."""
+    held = before.get(truth.ticket_id)
+    outcome: Outcome = "same"
+    said = truth.sighting
+    if verdict.outcome == "contested":
+        outcome = "contested"
+    elif verdict.outcome == "dropped":
+        pass
+    elif said is None:
+        outcome = "same" if held is None or held.gone else "gone"
+    elif held is None or held.gone:
+        outcome = "added"
+    elif (held.status, held.state) != (said.status, said.state):
+        outcome = "healed"
+    return _finding(held, truth, truth.ticket_id, outcome)
+
+
+def _finding(held: console.Held | None, truth: Truth | None, ticket_id: int, outcome: Outcome, why: str = "") -> Finding:
+    said = None if truth is None else truth.sighting
+    living = held if held is not None and not held.gone else None
+    state = None if truth is None else "gone" if said is None else said.state
+    return Finding(
+        ticket_id=ticket_id,
+        cached_status=living and living.status,
+        cached_state="gone" if held is not None and held.gone else living and living.state,
+        cached_updated_at=living and living.updated_at,
+        true_status=said and said.status,
+        true_state=state,
+        true_updated_at=said and said.updated_at,
+        outcome=outcome,
+        detail=why,
+    )
