@@ -23,6 +23,9 @@ help: ## show this
 run: $(STAMP) ## run everything on one machine, until Ctrl-C
 	@exec $(PYTHON_IN_VENV) -m ops.run $(ARGS)
 
+console: $(STAMP) ## the operator's console: make console ARGS=status, or bin/freescout-audit status
+	@exec bin/freescout-audit $(ARGS)
+
 sql: $(STAMP) ## show the cache, or the answer to QUERY='SELECT …', while make run is running
 	@exec $(PYTHON_IN_VENV) -m ops.sql $(if $(QUERY),"$(QUERY)") $(ARGS)
 

@@ -17,6 +17,8 @@ from freescout_audit.conversation import MAX_ID, State, Status
 SELF_TEST = "freescout-audit.selftest"
 """The event of a self-test's delivery, before a dot and eight characters of its own. It is about no ticket."""
 
+_STILL_UNDER_WAY = timedelta(minutes=2)
+"""How long a webhook that was removed may still deliver: what was under way."""
 _LONG = 600.0
 """Seconds that forgetting a million tickets may take."""
 
@@ -80,7 +82,9 @@ LEFT JOIN freescout_ticket_cache c ON c.ticket_id = t.ticket_id
 """
 """Read one ticket's row whole, and what explains its answer."""
 
-CONTENTS = "SELECT ticket_id, status, state, updated_at, gone FROM freescout_ticket WHERE ticket_id = ANY ($1::bigint[])"
+CONTENTS = (
+    "SELECT ticket_id, status, state, updated_at, gone FROM freescout_ticket WHERE ticket_id = ANY ($1::bigint[])"
+)
 """Read what is held of some tickets, to compare it with what the desk says."""
 
 COUNT_OLDER = "SELECT count(*) FROM freescout_ticket_cache WHERE updated_at < $1"
@@ -95,12 +99,18 @@ WHERE NOT gone AND created_at IS NOT NULL ORDER BY created_at DESC LIMIT $1
 """
 """Pick some tickets by which a desk can be recognised: their dates of creation never change."""
 
-READ_WEBHOOK = "SELECT webhook_id, url, events, began_at, registered_at FROM freescout_webhook"
+READ_WEBHOOK = """
+SELECT webhook_id, url, events, began_at, registered_at FROM freescout_webhook WHERE removed_at IS NULL
+"""
 """Read what is registered at the desk."""
 
 BEGIN_WEBHOOK = """
 INSERT INTO freescout_webhook (url, events, began_at) VALUES ($1, $2, freescout_now())
-ON CONFLICT (only_row) DO NOTHING RETURNING true
+ON CONFLICT (only_row) DO UPDATE
+SET webhook_id = NULL, url = excluded.url, events = excluded.events, began_at = excluded.began_at,
+    registered_at = NULL, removed_at = NULL
+WHERE freescout_webhook.removed_at IS NOT NULL
+RETURNING true
 """
 """Note that a webhook is about to be registered, before FreeScout is told; nothing comes back when there is one."""
 
@@ -109,15 +119,36 @@ INSERT INTO freescout_webhook (webhook_id, url, events, began_at, registered_at)
 VALUES ($1, $2, $3, freescout_now(), freescout_now())
 ON CONFLICT (only_row) DO UPDATE
 SET webhook_id = excluded.webhook_id, url = excluded.url, events = excluded.events,
-    registered_at = excluded.registered_at
+    registered_at = excluded.registered_at, removed_at = NULL
 """
 """Note a webhook's id, as FreeScout told it."""
 
 FORGET_WEBHOOK = "DELETE FROM freescout_webhook"
-"""Forget the webhook: it is removed, or was never registered."""
+"""Forget the webhook: it was never registered."""
+
+NOTE_REMOVAL = "UPDATE freescout_webhook SET removed_at = freescout_now()"
+"""Note that the webhook is removed: what is delivered later comes by another."""
+
+FIND_STRANGERS = """
+SELECT received_at FROM freescout_delivery
+WHERE NOT starts_with(event, $1)
+  AND received_at > coalesce((SELECT removed_at FROM freescout_webhook) + $2::interval, '-infinity')
+ORDER BY delivery_id DESC LIMIT 1
+"""
+"""Find a delivery that came although no webhook is noted; $2 is how long one that was removed may still deliver."""
 
 FIND_SELF_TEST = "SELECT true FROM freescout_delivery WHERE event = $1 AND received_at > freescout_now() - $2::interval"
 """Whether a self-test's delivery has reached this database."""
+
+COUNT_TWINS = """
+SELECT count(*) AS deliveries, count(*) FILTER (WHERE received_at - before < interval '30 seconds') AS twins
+FROM (
+    SELECT received_at, lag(received_at) OVER (PARTITION BY ticket_id, event, status, state, updated_at
+                                               ORDER BY delivery_id) AS before
+    FROM (SELECT * FROM freescout_delivery WHERE ticket_id IS NOT NULL ORDER BY delivery_id DESC LIMIT $1) newest
+) pairs
+"""
+"""Count among the newest deliveries those that say what one has just said: half of them, when all come twice."""
 
 SET_DESK = "UPDATE freescout_lease SET desk_url = $1"
 """Tie the database to a desk, whatever it was tied to before."""
@@ -308,7 +339,7 @@ async def count_gaps(database: Database, within: timedelta) -> Mapping[str, int]
     """Count the gaps of a time by what became of their deliveries."""
     async with database.connection() as connection:
         records = await connection.fetch(COUNT_GAPS, within)
-    return {verdict: 0 for verdict in ("waiting", "raced", "late", "lost")} | {
+    return dict.fromkeys(("waiting", "raced", "late", "lost"), 0) | {
         record["verdict"]: record["gaps"] for record in records
     }
 
@@ -425,10 +456,30 @@ async def forget_webhook(database: Database) -> None:
         await connection.execute(FORGET_WEBHOOK)
 
 
+async def note_removal(database: Database) -> None:
+    """Note that the webhook is removed."""
+    async with database.connection() as connection:
+        await connection.execute(NOTE_REMOVAL)
+
+
+async def find_stranger(database: Database) -> datetime | None:
+    """Return when the last delivery came that no webhook we knew of has sent; None when none has."""
+    async with database.connection() as connection:
+        received_at: datetime | None = await connection.fetchval(FIND_STRANGERS, SELF_TEST, _STILL_UNDER_WAY)
+    return received_at
+
+
 async def has_arrived(database: Database, event: str, *, within: timedelta = timedelta(hours=1)) -> bool:
     """Tell whether a self-test's delivery has reached this database."""
     async with database.connection() as connection:
         return bool(await connection.fetchval(FIND_SELF_TEST, event, within))
+
+
+async def count_twins(database: Database, among: int) -> tuple[int, int]:
+    """Return how many of the newest deliveries there are, and how many of them repeat one that has just come."""
+    async with database.connection() as connection:
+        record = await connection.fetchrow(COUNT_TWINS, among)
+    return record["deliveries"], record["twins"]
 
 
 async def set_desk(database: Database, url: str, *, forget: bool) -> None:

@@ -5,7 +5,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -26,7 +26,7 @@ from freescout_audit.errors import DatabaseUnavailableError, FreescoutAuditError
 from freescout_audit.logs import set_up_logs
 from freescout_audit.rule import Terms
 from poller.changes import Changes
-from poller.freescout import DeskError, FreeScout
+from poller.freescout import DeskError, DeskUnavailableError, FreeScout
 from poller.transport import http_transport
 from settings import Environment, Settings, load_environment, load_settings
 
@@ -142,6 +142,10 @@ class Workplace:
         if not self.as_json:
             self.screen.print(f"[dim]{escape(line)}[/dim]", highlight=False)
 
+    def warn(self, line: str) -> None:
+        """Tell everybody something that must not be missed, on stderr."""
+        self.screen.print(f"[yellow]![/yellow] {escape(line)}", highlight=False, soft_wrap=True)
+
     def confirm(self, what: str, *, yes: bool) -> None:
         """Ask whether something is meant, unless that was said.
 
@@ -151,7 +155,7 @@ class Workplace:
         if yes:
             return
         if self.as_json or not sys.stdin.isatty():
-            raise CommandError(f"{what} Nobody is there to be asked: add --yes if it is meant", Exit.USAGE)
+            raise CommandError(f"add --yes, since nobody is there to be asked: {what}", Exit.USAGE)
         if not typer.confirm(f"{what} Go on?", err=True):
             raise CommandError("nothing was changed")
 
@@ -181,7 +185,7 @@ def answer(work: Work, *, as_json: bool) -> None:
         workplace = Workplace(*read_settings(), as_json=as_json)
         found = asyncio.run(_until_told_to_stop(work(workplace)))
     except FreescoutAuditError as error:
-        fail(str(error), _code(error), as_json=as_json)
+        fail(_line(error), _code(error), as_json=as_json)
     except asyncpg.PostgresError as error:
         line = str(error).partition("\n")[0]
         fail(f"PostgreSQL refuses what we ask it: {line}", Exit.UNAVAILABLE, as_json=as_json)
@@ -232,18 +236,31 @@ def facts(*rows: tuple[str, RenderableType]) -> Table:
 
 def titled(title: str, *parts: RenderableType) -> Group:
     """Return parts under a title."""
-    return Group(f"[bold]{title}[/bold]", *parts)
+    return Group(f"[bold]{escape(title)}[/bold]", "", *parts)
 
 
-def moment(at: datetime | None, *, day: bool = True) -> str:
-    """Return a time as the console writes all of them, in UTC."""
+def moment(at: datetime | None, *, day: bool = True, year: bool = True) -> str:
+    """Return a time as the console writes all of them, in UTC; tables leave out the year, or the day."""
     if at is None:
         return "never"
-    return at.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S" if day else "%H:%M:%S")
+    return at.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S" if day and year else "%m-%d %H:%M:%S" if day else "%H:%M:%S")
+
+
+def columns(*headings: str, right: Collection[str] = (), fold: Collection[str] = ()) -> Table:
+    """Return an empty table; only the columns of ``fold`` are ever broken into lines."""
+    table = Table(box=None, padding=(0, 1, 0, 0), header_style="dim")
+    for heading in headings:
+        table.add_column(
+            heading,
+            justify="right" if heading in right else "left",
+            no_wrap=heading not in fold,
+            overflow="fold" if heading in fold else "ellipsis",
+        )
+    return table
 
 
 def span(seconds: float) -> str:
-    """Return a duration for people: ``0.4 s``, ``3 min``, ``2 h 5 min``, ``4 d``."""
+    """Return a duration for people: ``40 ms``, ``3 min``, ``2 h 5 min``, ``4 d``."""
     seconds = abs(seconds)
     for unit, size, next_size in (("d", 86400, 3600), ("h", 3600, 60), ("min", 60, 1)):
         if seconds >= size:
@@ -251,6 +268,8 @@ def span(seconds: float) -> str:
             smaller = {"d": "h", "h": "min", "min": "s"}[unit]
             part = rest // next_size
             return f"{whole} {unit}" + (f" {part} {smaller}" if part and whole < 10 else "")  # noqa: PLR2004 - two figures are enough
+    if seconds < 1:
+        return f"{1000 * seconds:.0f} ms"
     return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"  # noqa: PLR2004 - the same
 
 
@@ -260,6 +279,16 @@ def ago(at: datetime | None, now: datetime) -> str:
         return "never"
     seconds = (now - at).total_seconds()
     return f"{span(seconds)} ago" if seconds >= 0 else f"in {span(seconds)}"
+
+
+def _line(error: FreescoutAuditError) -> str:
+    """Return an error's one line, with the next step where it names none itself."""
+    line = str(error)
+    if isinstance(error, DatabaseUnavailableError) and line.startswith("PostgreSQL is not available"):
+        return f"{line}; is DATABASE_URL right, and does PostgreSQL run?"
+    if isinstance(error, DeskUnavailableError) and line.startswith("FreeScout does not answer"):
+        return f"{line}; is FREESCOUT_URL right, and is the desk up?"
+    return line
 
 
 def _code(error: FreescoutAuditError) -> Exit:

@@ -54,7 +54,7 @@ class Mender:
         self._reader = Reader(desk, self._now, size=size)
         self.rows = 0
         """Rows read, and tickets asked about."""
-        self.counts: dict[Outcome, int] = {}
+        self.counts: dict[str, int] = {}
         self.findings: list[Finding] = []
         """What differed, the first `MOST_NAMED` of it."""
 
@@ -130,6 +130,8 @@ class Mender:
             return self._keep(_finding(held, None, ticket_id, "unanswered", str(error)))
         self.rows += 1
         truth = Truth(ticket_id=ticket_id, sighting=sighting, asked_at=asked_at)
+        if sighting is None and not await console.read_contents(self._database, [ticket_id]):
+            return self._keep(_finding(None, truth, ticket_id, "same"))  # nothing here, nothing there
         return (await self._write([truth]))[0]
 
     async def _write(self, truths: Sequence[Truth]) -> Sequence[Finding]:
@@ -137,8 +139,7 @@ class Mender:
         before = await console.read_contents(self._database, ids)
         recorded = await record_truths(self._database, truths, terms=self._terms)
         return [
-            self._keep(_judge(before, truth, verdict))
-            for truth, verdict in zip(truths, recorded.verdicts, strict=True)
+            self._keep(_judge(before, truth, verdict)) for truth, verdict in zip(truths, recorded.verdicts, strict=True)
         ]
 
     async def _dispute(self, ticket_ids: Collection[int], asked_at: datetime) -> Collection[int]:
@@ -172,18 +173,21 @@ def _judge(before: Mapping[int, console.Held], truth: Truth, verdict: Verdict) -
     return _finding(held, truth, truth.ticket_id, outcome)
 
 
-def _finding(held: console.Held | None, truth: Truth | None, ticket_id: int, outcome: Outcome, why: str = "") -> Finding:
+def _finding(
+    held: console.Held | None, truth: Truth | None, ticket_id: int, outcome: Outcome, why: str = ""
+) -> Finding:
     said = None if truth is None else truth.sighting
-    living = held if held is not None and not held.gone else None
+    gone = held is not None and held.gone
+    living = None if gone else held
     state = None if truth is None else "gone" if said is None else said.state
     return Finding(
         ticket_id=ticket_id,
-        cached_status=living and living.status,
-        cached_state="gone" if held is not None and held.gone else living and living.state,
-        cached_updated_at=living and living.updated_at,
-        true_status=said and said.status,
+        cached_status=None if living is None else living.status,
+        cached_state="gone" if gone else None if living is None else living.state,
+        cached_updated_at=None if living is None else living.updated_at,
+        true_status=None if said is None else said.status,
         true_state=state,
-        true_updated_at=said and said.updated_at,
+        true_updated_at=None if said is None else said.updated_at,
         outcome=outcome,
         detail=why,
     )

@@ -4,7 +4,7 @@ Measured on API & Webhooks module 1.0.82: it has no list of webhooks (405), and 
 delivery; a change of status is answered 204, also when its JSON is malformed and nothing happens.
 """
 
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from typing import Protocol
 
 import msgspec
@@ -82,7 +82,7 @@ class Changes:
             raise _refusal(answer)
         return True
 
-    async def _ask(self, method: str, path: str, document: dict[str, object] | None) -> Answer:
+    async def _ask(self, method: str, path: str, document: Mapping[str, object] | None) -> Answer:
         try:
             return await self._send(method, path, None if document is None else msgspec.json.encode(document))
         except OSError as error:

@@ -24,7 +24,7 @@ app = typer.Typer()
 class Backfill(msgspec.Struct, frozen=True, kw_only=True):
     """What ``backfill --json`` says; ``first``: nothing had been read completely before. ``complete_through``: the
     desk's clock at which the last complete pass began. ``counts`` are the outcomes of a reading that was not the first.
-    """  # noqa: D205, D213 - one sentence a field
+    """  # noqa: D205 - one sentence a field
 
     first: bool
     read: int
@@ -65,12 +65,10 @@ async def load(workplace: Workplace, begin: Since | None) -> Answer:
                 f"the poller {before.leader} is making the first load already: watch it with freescout-audit status"
             )
         await lease.claim_desk(database, desk.url)
-        mender = Mender(
-            desk.reads, database, terms=workplace.terms, size=workplace.settings.poller.page_size
-        )
+        mender = Mender(desk.reads, database, terms=workplace.terms, size=workplace.settings.poller.page_size)
         read = 0
         if not first:
-            await _read_again(workplace, mender, begin and begin.at(before.now))
+            await _read_again(workplace, mender, None if begin is None else begin.at(before.now))
         with workplace.progress("reading every ticket" if first else "making a pass") as tell:
 
             def progress(done: int, total: int) -> None:
@@ -95,7 +93,7 @@ async def load(workplace: Workplace, begin: Since | None) -> Answer:
         seconds=round((after.now - before.now).total_seconds(), 1),
         complete_through=after.complete_through,
         lease_until=after.lease_until,
-        counts={str(outcome): count for outcome, count in mender.counts.items()},
+        counts=mender.counts,
     )
     picture = titled(
         f"{document.read:,} tickets read in {span(document.seconds)}",

@@ -52,7 +52,9 @@ def change(
     """
     if not url.startswith(("http://", "https://")):
         raise typer.BadParameter(f"{url!r} must begin with https:// (or http://), like https://desk.example.org")
-    answer(lambda workplace: move(workplace, url.rstrip("/").removesuffix("/api"), forget=forget, yes=yes), as_json=as_json)
+    answer(
+        lambda workplace: move(workplace, url.rstrip("/").removesuffix("/api"), forget=forget, yes=yes), as_json=as_json
+    )
 
 
 async def move(workplace: Workplace, url: str, *, forget: bool, yes: bool) -> Answer:
@@ -86,9 +88,9 @@ async def move(workplace: Workplace, url: str, *, forget: bool, yes: bool) -> An
     picture = titled(
         "The database belongs to another address now",
         facts(
-            ("before", standing.desk_url or "–"),
+            ("before", standing.desk_url or "-"),
             ("now", url),
-            ("recognised", f"{recognised} of {len(sample)} tickets" if sample else "–"),
+            ("recognised", f"{recognised} of {len(sample)} tickets" if sample else "-"),
             ("next", f"set FREESCOUT_URL={url} for every process; {next_step}".removesuffix("; none")),
         ),
     )

@@ -9,16 +9,23 @@ from typing import Annotated
 import msgspec
 import typer
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from db import lease
 from db.database import Database
-from ops.answer import Answer, AsJson, CommandError, Exit, Workplace, answer, moment, titled
+from freescout_audit.conversation import MAX_ID
+from ops.answer import Answer, AsJson, CommandError, Exit, Workplace, answer, columns, moment, titled
 from ops.mending import Finding, Mender
 from ops.times import Since, SinceOption
 
-_STYLES = {"same": "green", "healed": "cyan", "added": "cyan", "gone": "cyan", "contested": "yellow", "unanswered": "red"}
+_STYLES = {
+    "same": "green",
+    "healed": "cyan",
+    "added": "cyan",
+    "gone": "cyan",
+    "contested": "yellow",
+    "unanswered": "red",
+}
 _SHOWN = 50
 
 app = typer.Typer()
@@ -34,7 +41,9 @@ class Healing(msgspec.Struct, frozen=True, kw_only=True):
 
 @app.command(rich_help_panel="Repair")
 def heal(
-    tickets: Annotated[list[int] | None, typer.Argument(metavar="[ID]...", help="Tickets, by their ids.")] = None,
+    tickets: Annotated[
+        list[int] | None, typer.Argument(metavar="[ID]...", help="Tickets, by their ids.", min=1, max=MAX_ID)
+    ] = None,
     *,
     everything: Annotated[bool, typer.Option("--all", help="Read every ticket, and find those that are gone.")] = False,
     since: SinceOption = None,
@@ -105,16 +114,16 @@ def draw_findings(findings: Sequence[Finding]) -> RenderableType:
     """Draw what was found, a ticket a line."""
     if not findings:
         return ""
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    for heading in ("ticket", "cached", "changed", "FreeScout says", "changed", ""):
-        table.add_column(heading, no_wrap=heading in {"ticket"}, justify="right" if heading == "ticket" else "left")
+    table = columns(
+        "ticket", "cached", "dated", "FreeScout says", "dated", "outcome", right={"ticket"}, fold={"outcome"}
+    )
     for finding in findings[:_SHOWN]:
         table.add_row(
             str(finding.ticket_id),
             content(finding.cached_status, finding.cached_state),
-            "" if finding.cached_updated_at is None else moment(finding.cached_updated_at),
+            "" if finding.cached_updated_at is None else moment(finding.cached_updated_at, year=False),
             content(finding.true_status, finding.true_state),
-            "" if finding.true_updated_at is None else moment(finding.true_updated_at),
+            "" if finding.true_updated_at is None else moment(finding.true_updated_at, year=False),
             Text(f"{finding.outcome}{': ' * bool(finding.detail)}{finding.detail}", _STYLES[finding.outcome]),
         )
     if len(findings) <= _SHOWN:
@@ -127,5 +136,5 @@ def content(status: str | None, state: str | None) -> str:
     if state == "gone":
         return "gone"
     if status is None and state is None:
-        return "–"
+        return "-"
     return (status or "?") if state == "published" else f"{status or '?'} ({state or '?'})"

@@ -10,9 +10,10 @@ from rich.table import Table
 from rich.text import Text
 
 from db import console, lease
-from ops.answer import Answer, AsJson, Workplace, answer, moment, span, titled
+from freescout_audit.conversation import MAX_ID
+from ops.answer import Answer, AsJson, Workplace, answer, columns, moment, span, titled
 from ops.commands.heal import content
-from ops.times import Since, SinceOption
+from ops.times import SinceOption
 
 LOOK_CLOSER = "Find out what happened"
 STYLES = {
@@ -64,7 +65,9 @@ class Gaps(msgspec.Struct, frozen=True, kw_only=True):
     gaps: Sequence[console.GapEntry]
 
 
-TicketOption = Annotated[int | None, typer.Option(metavar="ID", help="Only about this ticket.", show_default=False)]
+TicketOption = Annotated[
+    int | None, typer.Option(metavar="ID", help="Only about this ticket.", min=1, max=MAX_ID, show_default=False)
+]
 LimitOption = Annotated[int, typer.Option(help="So many at the most.", min=1, max=10_000)]
 
 
@@ -89,7 +92,7 @@ def deliveries(
                 ticket_id=ticket,
                 events=event or (),
                 outcomes=[str(each) for each in outcome or ()],
-                since=since and since.at(await lease.now(database)),
+                since=None if since is None else since.at(await lease.now(database)),
                 at_most=limit,
             )
         return Answer(Deliveries(deliveries=found), titled(counted(found, limit, "deliveries"), _draw_journal(found)))
@@ -114,7 +117,7 @@ def gaps(
                 database,
                 ticket_id=ticket,
                 verdicts=[str(each) for each in verdict or ()],
-                since=since and since.at(await lease.now(database)),
+                since=None if since is None else since.at(await lease.now(database)),
                 at_most=limit,
             )
         return Answer(Gaps(gaps=found), titled(counted(found, limit, "gaps"), _draw_gaps(found)))
@@ -132,12 +135,10 @@ def counted(found: Sequence[object], limit: int, what: str) -> str:
 def _draw_journal(found: Sequence[console.JournalEntry]) -> Table | str:
     if not found:
         return ""
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    for heading in ("received", "ticket", "event", "says", "dated", "outcome"):
-        table.add_column(heading, no_wrap=heading in {"received", "dated"}, overflow="fold")
+    table = columns("received", "ticket", "event", "says", "dated", "outcome", right={"ticket"}, fold={"outcome"})
     for entry in found:
         table.add_row(
-            moment(entry.received_at),
+            moment(entry.received_at, year=False),
             "" if entry.ticket_id is None else str(entry.ticket_id),
             entry.event.removeprefix("convo.") if entry.event.startswith("convo.") else entry.event,
             content(entry.status, entry.state) if entry.ticket_id is not None else "",
@@ -157,16 +158,14 @@ def _outcome(entry: console.JournalEntry) -> str:
 def _draw_gaps(found: Sequence[console.GapEntry]) -> Table | str:
     if not found:
         return ""
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    for heading in ("ticket", "cached", "true", "changed", "healed", "verdict"):
-        table.add_column(heading, no_wrap=heading in {"changed", "healed", "ticket"}, overflow="fold")
+    table = columns("ticket", "cached", "true", "changed", "healed", "verdict", right={"ticket"}, fold={"verdict"})
     for gap in found:
         late = "" if gap.late_by is None else f" by {span(gap.late_by)}"
         table.add_row(
             str(gap.ticket_id),
             content(gap.cached_status, gap.cached_state),
             content(gap.true_status, gap.true_state or "gone"),
-            "" if gap.changed_at is None else moment(gap.changed_at),
+            "" if gap.changed_at is None else moment(gap.changed_at, year=False),
             moment(gap.healed_at, day=False),
             Text(f"{gap.verdict}{late}", STYLES.get(gap.verdict, "")),
         )

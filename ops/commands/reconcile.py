@@ -52,9 +52,7 @@ async def compare(workplace: Workplace, since: Since | None) -> Answer:
         begin = None if since is None else since.at(now)
         older = await console.count_older(database, begin or now)
         await read_lists(workplace, database, mender, None if begin is None else Since(str(since), begin))
-    document = Reconciliation(
-        since=begin, older=older, read=mender.rows, counts=mender.counts, missed=mender.findings
-    )
+    document = Reconciliation(since=begin, older=older, read=mender.rows, counts=mender.counts, missed=mender.findings)
     scope = "every ticket" if begin is None else f"the gap since {moment(begin)} UTC"
     missed = sum(count for outcome, count in mender.counts.items() if outcome != "same")
     picture = titled(

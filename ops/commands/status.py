@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 
 import msgspec
 import typer
-from rich.table import Table
+from rich.console import RenderableType
 from rich.text import Text
 
 from db import console
@@ -138,11 +138,10 @@ def _last_pass(standing: console.Standing) -> PassStatus | None:
     )
 
 
-def picture(status: Status) -> Table:
+def picture(status: Status) -> RenderableType:
     """Draw it."""
     return titled(
         f"freescout-audit at {moment(status.now)} UTC",
-        "",
         facts(
             ("lease", _draw_lease(status)),
             ("poller", _draw_poller(status)),
@@ -171,7 +170,8 @@ def _draw_poller(status: Status) -> Text:
     poller = status.poller
     if not poller.alive:
         return Text(f"none alive (last heartbeat {ago(poller.heartbeat_at, status.now)})", "yellow")
-    who = f" {poller.leader} leads since {moment(poller.led_since)}, heartbeat {ago(poller.heartbeat_at, status.now)}"
+    led = "" if poller.led_since is None else f" for {span((status.now - poller.led_since).total_seconds())}"
+    who = f": {poller.leader} leads{led}, heartbeat {ago(poller.heartbeat_at, status.now)}"
     return Text.assemble(("alive", "green"), who)
 
 
@@ -188,7 +188,9 @@ def _draw_pass(status: Status) -> Text:
 def _draw_desk(status: Status) -> Text:
     desk = status.desk
     since = "" if desk.since is None else f" since {moment(desk.since)}"
-    clock = f", its clock {span(desk.clock_offset_s)} {'ahead' if desk.clock_offset_s >= 0 else 'behind'}"
+    ahead = desk.clock_offset_s
+    # Its Date has whole seconds.
+    clock = f", its clock {span(ahead)} {'ahead' if ahead > 0 else 'behind'}" if abs(ahead) > 1 else ""
     if desk.silent_since is not None:
         return Text(f"both paths are silent since {moment(desk.silent_since)}: {desk.detail}", "red")
     if desk.state == "ok":
@@ -220,7 +222,7 @@ def _draw_counts(counts: Mapping[str, int], *, red: tuple[str, ...], yellow: tup
 def _draw_lag(lag: console.Lag) -> Text:
     if lag.p50 is None or lag.p95 is None or lag.p99 is None or lag.max is None:
         return Text("no delivery was news")
-    shown = f"half within {span(lag.p50)}, 95 % {span(lag.p95)}, 99 % {span(lag.p99)}, slowest {span(lag.max)}"
+    shown = f"50 % {span(lag.p50)}, 95 % {span(lag.p95)}, 99 % {span(lag.p99)}, all {span(lag.max)}"
     return Text(f"{shown} (of {lag.samples:,})")
 
 

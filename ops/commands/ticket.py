@@ -7,12 +7,12 @@ from typing import Annotated, Literal
 import msgspec
 import typer
 from rich.console import RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from db import console
 from db.database import Database
-from ops.answer import Answer, AsJson, CommandError, Exit, Workplace, ago, answer, facts, moment, span, titled
+from freescout_audit.conversation import MAX_ID
+from ops.answer import Answer, AsJson, CommandError, Exit, Workplace, ago, answer, columns, facts, moment, span, titled
 from ops.commands.heal import content
 from ops.commands.journal import LOOK_CLOSER, STYLES
 
@@ -76,7 +76,7 @@ def ticket(
     """What the cache answers for a ticket, why, and what happened to it. Ends with 1 when that is none, or wrong."""
     numbered = which.startswith("#")
     typed = which.removeprefix("#")
-    if not (typed.isascii() and typed.isdecimal() and len(typed) < 20):  # noqa: PLR2004 - ids are 64-bit
+    if not (typed.isascii() and typed.isdecimal() and 0 < int(typed[:20]) <= MAX_ID):
         raise typer.BadParameter(f"{which!r} is neither an id (4711) nor a number ('#4711')")
 
     async def look(workplace: Workplace) -> Answer:
@@ -92,16 +92,15 @@ async def explain(workplace: Workplace, database: Database, ticket_id: int, *, a
     said = None
     if ask:
         async with workplace.desk() as desk:
-            sighting = await desk.reads.conversation(ticket_id)
-        said = sighting
+            said = await desk.reads.conversation(ticket_id)
     reading, row, now = await console.read_row(database, ticket_id)
     desk_says = None
     if ask:
         true = "none" if said is None or said.state != "published" else said.status or "none"
         desk_says = DeskSays(
-            status=said and said.status,
+            status=None if said is None else said.status,
             state="gone" if said is None else said.state,
-            updated_at=said and said.updated_at,
+            updated_at=None if said is None else said.updated_at,
             agrees=reading.ticket_state == true,
         )
     document = Ticket(
@@ -192,7 +191,7 @@ def _draw_answer(ticket: Ticket) -> Text:
 
 def _draw_desk(says: DeskSays) -> Text:
     dated = "" if says.updated_at is None else f", changed {moment(says.updated_at)}"
-    agrees = (" – the cache agrees", "green") if says.agrees else (" – the cache does not say so: heal it", "red")
+    agrees = (" - the cache agrees", "green") if says.agrees else (" - the cache does not say so: heal it", "red")
     return Text.assemble(f"{content(says.status, says.state)}{dated}", agrees)
 
 
@@ -207,13 +206,11 @@ def _draw_expiry(ticket: Ticket, row: console.Row) -> str:
 def _draw_history(history: Sequence[Moment]) -> RenderableType:
     if not history:
         return "[dim]no delivery and no gap in the journal[/dim]"
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    for heading in ("when", "what", "says", "dated", "outcome"):
-        table.add_column(heading, no_wrap=heading in {"when", "dated"}, overflow="fold")
+    table = columns("when", "what", "says", "dated", "outcome", fold={"outcome"})
     for event in history:
         detail = "" if event.detail in {"", "news", "known"} else f" {event.detail}"
         table.add_row(
-            moment(event.at),
+            moment(event.at, year=False),
             Text(event.event.removeprefix("convo."), "magenta" if event.kind == "gap" else ""),
             event.content,
             "" if event.dated is None else moment(event.dated, day=False),

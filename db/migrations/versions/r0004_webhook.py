@@ -18,7 +18,8 @@ CREATE TABLE freescout_webhook (
     url           text NOT NULL,
     events        text[] NOT NULL,
     began_at      timestamptz NOT NULL,
-    registered_at timestamptz
+    registered_at timestamptz,
+    removed_at    timestamptz
 )
 """,
     "COMMENT ON TABLE freescout_webhook IS 'What is registered at the desk; without an id nobody knows whether it is.'",

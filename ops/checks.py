@@ -1,0 +1,372 @@
+"""The pre-flight list as checks: each green, or yellow or red with the next step in one line."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
+from datetime import UTC, datetime, timedelta
+from typing import Literal
+
+import msgspec
+
+from db import console, lease
+from db.database import Database
+from db.migrate import newest_revision
+from freescout_audit.delivery import CONVERSATION_EVENTS
+from freescout_audit.errors import DatabaseUnavailableError, FreescoutAuditError, SettingsError
+from ops import selftest
+from ops.answer import CommandError, Workplace, ago, moment, span
+from ops.commands.status import is_alive
+from poller.freescout import DeskError, FreeScout
+from settings import Environment, Secret, unwise
+
+Colour = Literal["green", "yellow", "red"]
+
+_DESK_PATIENCE = 20.0
+_CLOCK_GOOD, _CLOCK_TOLERATED = 5.0, 60.0
+_NEWEST = 200
+"""Deliveries among which twins are looked for."""
+_HEX_KEY = 32
+_DAY = timedelta(days=1)
+_SETTINGS_PAGE = "Manage » Settings » API & Webhooks"
+
+
+class Check(msgspec.Struct, frozen=True, kw_only=True):
+    """One thing that was looked at; ``next_step`` is empty when there is none."""
+
+    name: str
+    state: Colour
+    detail: str
+    next_step: str = ""
+
+
+VAULT_CHECKS: list[Callable[[Workplace], Awaitable[Sequence[Check]]]] = []
+"""What else there is to look at where secrets come from a vault; whoever reads one adds its checks here."""
+
+
+def green(name: str, detail: str) -> Check:
+    """Return a check that found nothing wrong."""
+    return Check(name=name, state="green", detail=detail)
+
+
+def yellow(name: str, detail: str, next_step: str = "") -> Check:
+    """Return a check whose finding may be meant so, or will pass."""
+    return Check(name=name, state="yellow", detail=detail, next_step=next_step)
+
+
+def red(name: str, detail: str, next_step: str) -> Check:
+    """Return a check that found something wrong."""
+    return Check(name=name, state="red", detail=detail, next_step=next_step)
+
+
+async def examine(workplace: Workplace, url: str | None = None) -> list[Check]:
+    """Look at everything once; ``url``, the audit endpoint's, gets a signed delivery as well."""
+    environment = workplace.environment
+    checks: list[Check] = []
+    async with AsyncExitStack() as stack:
+        database, standing = await _open(workplace, stack, checks)
+        checks += keys(environment)
+        for look in VAULT_CHECKS:
+            checks += await look(workplace)
+        checks += [yellow("settings", line, "see docs/settings.md") for line in unwise(workplace.settings)]
+        checks += await _look_at_the_desk(workplace, database, standing)
+        if database is not None and standing is not None:
+            checks += await _look_at_deliveries(database, url)
+        if url is not None:
+            checks.append(await _send_one(environment, database if standing is not None else None, url))
+        if database is not None and standing is not None:
+            checks += poller(standing, workplace)
+            checks += await _look_at_gaps(database)
+    return checks
+
+
+async def _open(
+    workplace: Workplace, stack: AsyncExitStack, checks: list[Check]
+) -> tuple[Database | None, console.Standing | None]:
+    """Open the database and look at it; what cannot be opened is None."""
+    try:
+        database = await stack.enter_async_context(workplace.database())
+        async with database.connection() as connection:
+            version: str = await connection.fetchval("SELECT split_part(version(), ' ', 2)")
+    except SettingsError as error:
+        checks.append(red("database", str(error), "set DATABASE_URL as the database's owner gave it"))
+        return None, None
+    except (DatabaseUnavailableError, CommandError) as error:
+        checks.append(red("database", str(error), "is DATABASE_URL right, and does PostgreSQL run?"))
+        return None, None
+    embedded = ", embedded (for laptops)" if workplace.environment.database_url is None else ""
+    checks.append(green("database", f"PostgreSQL {version} answers{embedded}"))
+    migrate = "run python -m db.migrate"
+    try:
+        standing = await console.read_standing(database)
+    except DatabaseUnavailableError:
+        checks.append(red("schema", "our tables are not there", migrate))
+        return database, None
+    if standing is None or standing.revision is None:
+        checks.append(red("schema", "it is incomplete", "restore the database, or migrate another"))
+        return database, None
+    newest = newest_revision()
+    if standing.revision < newest:
+        checks.append(red("schema", f"it is at {standing.revision}, this code expects {newest}", migrate))
+        return database, None
+    checks.append(green("schema", f"at {standing.revision}"))
+    if standing.behind_pooler:
+        checks.append(red("pooler", "one stands before PostgreSQL; LISTEN and session locks break", "connect directly"))
+    else:
+        checks.append(green("pooler", "none in front"))
+    return database, standing
+
+
+def keys(environment: Environment) -> list[Check]:
+    """Look at the flag and the keys, as far as they can be judged by themselves."""
+    checks = []
+    if environment.receive:
+        checks.append(green("flag", "deliveries are taken"))
+    else:
+        checks.append(
+            yellow(
+                "flag",
+                "off: deliveries are answered 503",
+                "set FLAG_FREESCOUT_WEBHOOK_RECEIVE=1 when all else is green",
+            )
+        )
+    api_key, token = environment.freescout_api_key, environment.ops_token
+    if not environment.webhook_secrets:
+        checks.append(
+            red(
+                "webhook key",
+                "FREESCOUT_AUDIT_WEBHOOK_SECRET is not set: deliveries are answered 503",
+                f"copy it from FreeScout's {_SETTINGS_PAGE}",
+            )
+        )
+    else:
+        checks.append(_key("webhook key", environment.webhook_secrets[0], others={"the API key": api_key}))
+    for previous in environment.webhook_secrets[1:]:
+        check = _key("previous key", previous, others={"the API key": api_key})
+        checks.append(
+            check
+            if check.state == "red"
+            else yellow("previous key", "accepted as well", "remove it when rotate status says that it may go")
+        )
+    if environment.freescout_url is None and api_key is None:
+        checks.append(
+            yellow(
+                "API key", "no desk is named: deliveries alone are believed", "set FREESCOUT_URL and FREESCOUT_API_KEY"
+            )
+        )
+    elif api_key is None or environment.freescout_url is None:
+        missing = "FREESCOUT_API_KEY" if api_key is None else "FREESCOUT_URL"
+        checks.append(red("API key", f"{missing} is not set", f"copy it from FreeScout's {_SETTINGS_PAGE}"))
+    else:
+        checks.append(_key("API key", api_key, others={}))
+    if token is None:
+        checks.append(
+            yellow("OPS_TOKEN", "not set: /metrics and the details of /readyz are shut", "freescout-audit secret new")
+        )
+    elif token in {*environment.webhook_secrets, api_key}:
+        checks.append(
+            red("OPS_TOKEN", "it is one of FreeScout's keys", "make one of its own: freescout-audit secret new")
+        )
+    else:
+        checks.append(green("OPS_TOKEN", "set"))
+    return checks
+
+
+def _key(name: str, key: Secret, *, others: dict[str, Secret | None]) -> Check:
+    """Judge a key by itself: any length and alphabet may be right, but not another thing's value."""
+    value = key.reveal()
+    if value.startswith("base64:"):
+        return red(
+            name,
+            "this looks like FreeScout's APP_KEY, which both keys only follow from",
+            f"copy the key itself from {_SETTINGS_PAGE}, or freescout-audit secret derive",
+        )
+    for other, its_key in others.items():
+        if key == its_key:
+            return red(name, f"it is the same as {other}", f"they differ on {_SETTINGS_PAGE}: copy both again")
+    if any(character.isspace() or character in "\"'" for character in value):
+        return red(name, "there is a space or a quote in it", f"copy it again from {_SETTINGS_PAGE}, and nothing else")
+    usual = len(value) == _HEX_KEY and all(character in "0123456789abcdef" for character in value.lower())
+    return green(name, "set" if usual else "set; other than the 32 hex digits that FreeScout usually has")
+
+
+async def _look_at_the_desk(
+    workplace: Workplace, database: Database | None, standing: console.Standing | None
+) -> list[Check]:
+    environment = workplace.environment
+    if environment.freescout_url is None or environment.freescout_api_key is None:
+        return []
+    checks = []
+    if standing is not None and standing.desk_url not in {None, environment.freescout_url}:
+        checks.append(
+            red(
+                "desk",
+                f"the database holds the tickets of {standing.desk_url}",
+                f"set that FREESCOUT_URL or, if it moved, freescout-audit desk change {environment.freescout_url}",
+            )
+        )
+    try:
+        async with workplace.desk() as desk, asyncio.timeout(_DESK_PATIENCE):
+            checks += await _ask_the_desk(desk.reads, workplace, database, standing)
+    except TimeoutError:
+        checks.append(
+            red("API", f"no answer within {_DESK_PATIENCE:g} s", "is the desk up, and is FREESCOUT_URL right?")
+        )
+    except DeskError as error:
+        problem, _, next_step = str(error).partition(": ")
+        checks.append(red("API", problem, next_step or "is the desk up, and is FREESCOUT_URL right?"))
+    except DatabaseUnavailableError as error:
+        checks.append(red("database", str(error), "it went away while we looked: try again"))
+    return checks
+
+
+async def _ask_the_desk(
+    desk: FreeScout, workplace: Workplace, database: Database | None, standing: console.Standing | None
+) -> list[Check]:
+    page = await desk.page(size=1, sort="createdAt", retries=0)
+    now = datetime.now(UTC) if database is None or standing is None else await lease.now(database)
+    checks = [green("API", f"answers, and lets us read: {page.total:,} conversations"), _clock(page.desk_clock, now)]
+    size = workplace.settings.poller.page_size
+    began = time.perf_counter()
+    try:
+        rows = (await desk.page(size=size, retries=0)).rows
+    except DeskError as error:
+        checks.append(red("page size", f"{size} rows: {error}", "set a smaller POLLER_PAGE_SIZE"))
+    else:
+        checks.append(green("page size", f"{rows} of {size} rows in {span(time.perf_counter() - began)}"))
+    return checks
+
+
+def _clock(theirs: datetime, ours: datetime) -> Check:
+    """Compare the desk's clock, which has whole seconds, with ours."""
+    ahead = (theirs - ours).total_seconds()
+    detail = f"{span(ahead)} {'ahead of' if ahead > 0 else 'behind'} ours"
+    if abs(ahead) <= _CLOCK_GOOD:
+        return green("clock", "the desk's agrees with ours")
+    if abs(ahead) <= _CLOCK_TOLERATED:
+        return yellow("clock", detail, "set the desk's time server right")
+    return red(
+        "clock",
+        f"{detail}; without a poller, which measures it, deliveries are not believed",
+        "set the desk's time server right",
+    )
+
+
+async def _look_at_deliveries(database: Database, url: str | None) -> list[Check]:
+    """Look at what is registered, as far as anybody can tell, and at what has come."""
+    known = await console.read_webhook(database)
+    last = await console.read_last_delivery(database)
+    standing_at = await lease.now(database)
+    checks = [webhook(known, came=last is not None, url=url)]
+    if last is None:
+        checks.append(
+            yellow("deliveries", "none has come yet", "change a ticket made for tests: freescout-audit webhook test ID")
+        )
+        return checks
+    deliveries, twins = await console.count_twins(database, _NEWEST)
+    if twins >= max(2, deliveries * 0.4):
+        checks.append(
+            red(
+                "deliveries",
+                f"{twins} of the last {deliveries} came twice: the webhook is registered twice",
+                "find the other at Manage » API & Webhooks: freescout-audit webhook remove --id ID",
+            )
+        )
+    else:
+        checks.append(green("deliveries", f"the last {ago(last.received_at, standing_at)}: {last.event}"))
+    return checks
+
+
+def webhook(known: console.Webhook | None, *, came: bool, url: str | None) -> Check:
+    """Judge what is noted of the webhook; FreeScout's API cannot list any."""
+    name = "webhook"
+    if known is None and not came:
+        return yellow(name, "none is noted", "freescout-audit webhook register https://<app>")
+    if known is None:
+        return yellow(
+            name, "deliveries come, but its id is not noted", "freescout-audit webhook register https://<app> --id ID"
+        )
+    if known.webhook_id is None:
+        return red(
+            name,
+            f"a registration began at {moment(known.began_at)} and did not end",
+            "freescout-audit webhook register says how to go on",
+        )
+    if url is not None and known.url != url:
+        return red(
+            name, f"{known.webhook_id} is registered for {known.url}", "freescout-audit webhook register URL --replace"
+        )
+    missing = sorted(set(CONVERSATION_EVENTS) - set(known.events))
+    if missing:
+        return yellow(name, f"{known.webhook_id} lacks {', '.join(missing)}", "remove it and register it again")
+    return green(name, f"{known.webhook_id}, all conversation events, {known.url}")
+
+
+async def _send_one(environment: Environment, database: Database | None, url: str) -> Check:
+    name = "self-test"
+    if not environment.webhook_secrets:
+        return yellow(name, "nothing to sign with", "set FREESCOUT_AUDIT_WEBHOOK_SECRET")
+    try:
+        sent = await selftest.send(url, environment.webhook_secrets[0], database)
+    except FreescoutAuditError as error:
+        return red(name, str(error), "try again")
+    if sent.fault:
+        problem, _, next_step = sent.fault.partition(": ")
+        return red(name, problem, next_step)
+    if sent.same_database is False:
+        return red(
+            name,
+            "it was taken, but does not stand in this database",
+            "the address is of another app, or DATABASE_URL of another database",
+        )
+    return green(name, f"signed, taken and journalled in {span(sent.seconds)}")
+
+
+def poller(standing: console.Standing, workplace: Workplace) -> list[Check]:
+    """Judge poller, lease and the alarm of two silent paths."""
+    activate = "heroku ps:scale poller=1"
+    if not is_alive(standing, workplace.terms):
+        ttl = span(workplace.settings.cache.ttl)
+        return [yellow("poller", f"none alive: a delivery is believed for {ttl}, a lost one never noticed", activate)]
+    checks = [green("poller", f"{standing.leader} leads, heartbeat {ago(standing.heartbeat_at, standing.now)}")]
+    until = standing.lease_until
+    if until is None:
+        checks.append(
+            yellow("lease", "the first pass is not complete yet", "wait: freescout-audit status shows how far")
+        )
+    elif until <= standing.now:
+        checks.append(
+            red(
+                "lease",
+                f"it ended {ago(until, standing.now)}: {standing.desk_detail or 'no pass is complete'}",
+                "freescout-audit logs --event pass.failed says why",
+            )
+        )
+    else:
+        age = span((standing.now - (standing.passed_at or standing.now)).total_seconds())
+        left = span((until - standing.now).total_seconds())
+        checks.append(green("lease", f"valid for {left} more; last pass {age} ago"))
+    if standing.silent_since is not None:
+        checks.append(
+            red(
+                "silence",
+                f"both paths are silent since {moment(standing.silent_since)}",
+                "is the API & Webhooks module active, has APP_KEY changed?",
+            )
+        )
+    else:
+        checks.append(green("silence", "not both paths are silent"))
+    return checks
+
+
+async def _look_at_gaps(database: Database) -> list[Check]:
+    gaps = await console.count_gaps(database, _DAY)
+    if gaps["lost"]:
+        return [
+            yellow(
+                "gaps",
+                f"{gaps['lost']:,} deliveries of the last 24 h were lost; all are healed",
+                "freescout-audit gaps --verdict lost, then FreeScout's own delivery log",
+            )
+        ]
+    return [green("gaps", "no delivery of the last 24 h was lost")]

@@ -1,0 +1,135 @@
+"""``logs``: our log for people, out of a pipe or a file: ``heroku logs --tail | freescout-audit logs --ticket 7``."""
+
+import os
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, BinaryIO
+
+import msgspec
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from ops.answer import AsJson
+from ops.commands.journal import LOOK_CLOSER
+from ops.loglines import Filter, LogLine, read_line, value_of
+from ops.times import SinceOption
+
+_STYLES = {"debug": "dim", "info": "", "warning": "yellow", "error": "red"}
+_NOT_SHOWN = ("request_id", "endpoint")
+
+app = typer.Typer()
+
+
+class Level(StrEnum):
+    """How important a line is."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+class Counts(msgspec.Struct, frozen=True, kw_only=True):
+    """What ``logs --by --json`` says; without ``--by`` each line is our log's own object."""
+
+    by: str
+    lines: int
+    counts: Mapping[str, int]
+
+
+@app.command(rich_help_panel=LOOK_CLOSER)
+def logs(
+    file: Annotated[Path | None, typer.Argument(help="Standard input if left out.", show_default=False)] = None,
+    *,
+    ticket: Annotated[
+        int | None, typer.Option(metavar="ID", help="Only about this ticket.", show_default=False)
+    ] = None,
+    event: Annotated[
+        list[str] | None, typer.Option(metavar="PATTERN", help="Only these events: gap.lost, 'gap.*'.")
+    ] = None,
+    since: SinceOption = None,
+    level: Annotated[Level, typer.Option(help="Only what is at least as important.")] = Level.DEBUG,
+    by: Annotated[
+        str | None, typer.Option(metavar="FIELD", help="Count instead: by event, level, outcome …", show_default=False)
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Read our log lines, as Heroku or a file has them: filter, show, count. What is not ours is passed over."""
+    wanted = Filter(
+        ticket_id=ticket,
+        events=event or (),
+        since=None if since is None else since.at(datetime.now(UTC)),
+        level=level,
+    )
+    try:
+        with suppress(KeyboardInterrupt):  # how `--tail` ends
+            if file is None:
+                _run(sys.stdin.buffer, wanted, by, as_json=as_json)
+            else:
+                with file.open("rb") as stream:
+                    _run(stream, wanted, by, as_json=as_json)
+    except BrokenPipeError:
+        # Whoever read us has seen enough; Python would complain once more when it flushes.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        raise typer.BadParameter(f"{file}: {error.strerror}") from error
+
+
+def _run(stream: BinaryIO, wanted: Filter, by: str | None, *, as_json: bool) -> None:
+    lines = (line for line in read_lines(stream) if wanted.wants(line))
+    if by is not None:
+        _count(lines, by, as_json=as_json)
+        return
+    console = Console(highlight=False, soft_wrap=True)
+    for line in lines:
+        if as_json:
+            sys.stdout.write(msgspec.json.encode(line.raw).decode() + "\n")
+        else:
+            console.print(draw(line))
+        sys.stdout.flush()
+
+
+def read_lines(stream: Iterable[bytes]) -> Iterator[LogLine]:
+    """Yield our lines as they come."""
+    for raw in stream:
+        line = read_line(raw.decode("utf-8", "replace").rstrip("\r\n"))
+        if line is not None:
+            yield line
+
+
+def draw(line: LogLine) -> Text:
+    """Draw a line: when, who, what, and its fields."""
+    text = Text.assemble(
+        (line.at.astimezone(UTC).strftime("%m-%d %H:%M:%S"), "dim"),
+        f" {line.process:<9} ",
+        (f"{line.event:<24}", _STYLES.get(line.level, "bold")),
+    )
+    for name, value in line.fields.items():
+        if name not in _NOT_SHOWN:
+            text.append(f" {name}=", "dim").append(str(value))
+    return text
+
+
+def _count(lines: Iterator[LogLine], by: str, *, as_json: bool) -> None:
+    """Count lines by a field; Ctrl-C ends a stream that does not, and shows what there was."""
+    counts: Counter[str] = Counter()
+    with suppress(KeyboardInterrupt):
+        for line in lines:
+            counts[value_of(line, by)] += 1
+    document = Counts(by=by, lines=counts.total(), counts=dict(counts.most_common()))
+    if as_json:
+        sys.stdout.write(msgspec.json.encode(document).decode() + "\n")
+        return
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    table.add_column(by, overflow="fold")
+    table.add_column("lines", justify="right")
+    for value, count in document.counts.items():
+        table.add_row(Text(value), f"{count:,}")
+    Console(highlight=False).print(table)
