@@ -146,8 +146,8 @@ async def _register(workplace: Workplace, url: str, known_id: int | None, *, rep
         stranger = None if known is not None or force else await console.find_stranger(database)
         if stranger is not None:
             raise CommandError(
-                f"a delivery came at {moment(stranger)}, so one is registered already: find its id at {PAGE} and note it"
-                " with --id ID. A second one would double every delivery; --force if that one is gone"
+                f"a delivery came at {moment(stranger)}, so one is registered already: find its id at {PAGE} and note"
+                " it with --id ID. A second one would double every delivery; --force if that one is gone"
             )
         if known is None and not await console.begin_webhook(database, url, CONVERSATION_EVENTS):
             raise CommandError("another registration is under way: look again with freescout-audit doctor")
