@@ -331,7 +331,7 @@ async def read_lag(database: Database, within: timedelta) -> Lag:
         record = await connection.fetchrow(LAG, within)
     if not record["samples"]:
         return Lag(samples=0)
-    p50, p95, p99, slowest = (round(lag, 3) for lag in record["lags"])
+    p50, p95, p99, slowest = (round(lag, 3) + 0.0 for lag in record["lags"])
     return Lag(samples=record["samples"], p50=p50, p95=p95, p99=p99, max=slowest)
 
 

@@ -24,7 +24,7 @@ Colour = Literal["green", "yellow", "red"]
 
 _DESK_PATIENCE = 20.0
 _CLOCK_GOOD, _CLOCK_TOLERATED = 5.0, 60.0
-_NEWEST = 200
+_NEWEST = 40
 """Deliveries among which twins are looked for."""
 _HEX_KEY = 32
 _DAY = timedelta(days=1)
@@ -213,11 +213,18 @@ async def _look_at_the_desk(
             red("API", f"no answer within {_DESK_PATIENCE:g} s", "is the desk up, and is FREESCOUT_URL right?")
         )
     except DeskError as error:
-        problem, _, next_step = str(error).partition(": ")
-        checks.append(red("API", problem, next_step or "is the desk up, and is FREESCOUT_URL right?"))
+        checks.append(_desk_failed(error))
     except DatabaseUnavailableError as error:
         checks.append(red("database", str(error), "it went away while we looked: try again"))
     return checks
+
+
+def _desk_failed(error: DeskError) -> Check:
+    """Return what an error of the desk's means: what it says behind its colon is the next step, where there is one."""
+    problem, _, next_step = str(error).partition(": ")
+    if not next_step or problem == "FreeScout does not answer":
+        return red("API", str(error), "is the desk up, and is FREESCOUT_URL right?")
+    return red("API", problem, next_step)
 
 
 async def _ask_the_desk(

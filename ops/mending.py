@@ -95,7 +95,8 @@ class Mender:
         async for read in self._reader.walk(since, by=by):
             if read.cursor is not None:
                 reached(read.cursor)
-            await self.write(read)
+            await self._write(read.truths)
+            self.rows += read.page.rows
             done += read.page.rows
             tell(done, max(done, read.page.total))
             if pause is not None:
@@ -109,14 +110,18 @@ class Mender:
         """
         census = Census(self._database)
         await Deletions(
-            self._desk, census, self._now, size=self._size, write=self.write, dispute=self._dispute
+            self._desk, census, self._now, size=self._size, write=self._write_once_more, dispute=self._dispute
         ).search()
         await self.ask(await console.disputed_ids(self._database))
 
-    async def write(self, read: Read) -> None:
-        """Write an answer's rows."""
-        self.rows += read.page.rows
+    async def _write_once_more(self, read: Read) -> None:
+        """Write rows that may have been read before: only what differs is new."""
+        same = self.counts.get("same", 0)
         await self._write(read.truths)
+        if same:
+            self.counts["same"] = same
+        else:
+            self.counts.pop("same", None)
 
     async def _ask_one(self, ticket_id: int) -> Finding:
         asked_at = await self._now()

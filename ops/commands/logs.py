@@ -16,10 +16,19 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ops.answer import AsJson
+from ops.answer import AsJson, Exit, fail
 from ops.commands.journal import LOOK_CLOSER
 from ops.loglines import Filter, LogLine, read_line, value_of
 from ops.times import SinceOption
+
+
+class _Screen(Console):
+    """A terminal, or a pipe whose reader may have seen enough."""
+
+    def on_broken_pipe(self) -> None:
+        """Tell our caller; Rich would end the process with 1."""
+        raise BrokenPipeError
+
 
 _STYLES = {"debug": "dim", "info": "", "warning": "yellow", "error": "red"}
 _NOT_SHOWN = ("request_id", "endpoint")
@@ -79,7 +88,7 @@ def logs(
         # Whoever read us has seen enough; Python would complain once more when it flushes.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
-        raise typer.BadParameter(f"{file}: {error.strerror}") from error
+        fail(f"{file} cannot be read: {error.strerror}", Exit.USAGE, as_json=as_json)
 
 
 def _run(stream: BinaryIO, wanted: Filter, by: str | None, *, as_json: bool) -> None:
@@ -87,7 +96,7 @@ def _run(stream: BinaryIO, wanted: Filter, by: str | None, *, as_json: bool) -> 
     if by is not None:
         _count(lines, by, as_json=as_json)
         return
-    console = Console(highlight=False, soft_wrap=True)
+    console = _Screen(highlight=False, soft_wrap=True)
     for line in lines:
         if as_json:
             sys.stdout.write(msgspec.json.encode(line.raw).decode() + "\n")

@@ -120,7 +120,7 @@ def measure(
     if status not in {None, "active", "pending", "closed", "spam"}:
         raise typer.BadParameter(f"{status!r} is no status: active, pending, closed or spam")
     wanted: Status | None = msgspec.convert(status, Status | None)
-    answer(lambda workplace: _test(workplace, ticket, wanted, by_user, within, yes=yes), as_json=as_json)
+    answer(lambda workplace: run_test(workplace, ticket, wanted, by_user, within, yes=yes), as_json=as_json)
 
 
 async def _register(workplace: Workplace, url: str, known_id: int | None, *, replace: bool, force: bool) -> Answer:
@@ -225,9 +225,10 @@ async def _remove(workplace: Workplace, webhook_id: int | None, *, forget: bool,
     return Answer(Removal(webhook_id=removed, existed=existed), said)
 
 
-async def _test(
+async def run_test(
     workplace: Workplace, ticket_id: int, wanted: Status | None, by_user: int, within: float, *, yes: bool
 ) -> Answer:
+    """Change a ticket, watch it arrive, and put it back whatever happens."""
     async with AsyncExitStack() as stack:
         database = await stack.enter_async_context(workplace.database())
         desk = await stack.enter_async_context(workplace.desk())

@@ -1,0 +1,393 @@
+"""``doctor``: what is green, and for everything else the next step in one line."""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+
+import asyncpg
+import msgspec
+import pytest
+
+from conftest import ENVIRONMENT
+from console_world import Operator, Said, at_the_console, run
+from db import console
+from db.database import Database
+from examples import NOON, at
+from freescout_audit.delivery import CONVERSATION_EVENTS
+from ops.answer import Workplace
+from ops.checks import Check, green, keys, poller, red, webhook, yellow
+from ops.commands.doctor import LOOK_EVERY, watch
+from settings import Secret, load_settings
+from simulator import ApiFault
+from world import make_world
+
+
+@pytest.fixture
+async def operator(database: Database, database_url: str, sql: asyncpg.Connection) -> AsyncIterator[Operator]:
+    """A healthy app: registered, a delivery has come, a poller is alive and a pass complete."""
+    async with (
+        make_world(database, sql, tickets=12) as world,
+        at_the_console(world, database_url) as operator,
+    ):
+        await world.poll()
+        await sql.execute("UPDATE freescout_poller SET leader = 'poller.1', led_since = freescout_now()")
+        await sql.execute(
+            "INSERT INTO freescout_webhook (webhook_id, url, events, began_at) VALUES ($1, $2, $3, now())",
+            *next((hook.id, hook.url, hook.events) for hook in world.desk.webhooks.values()),
+        )
+        world.desk.bulk_set_status([1, 2], "spam")
+        await world.advance(10)
+        yield operator
+
+
+def colours(said: Said) -> dict[str, str]:
+    return {check["name"]: check["state"] for check in said.json["checks"]}
+
+
+def found(said: Said, name: str) -> tuple[str, str]:
+    """What a check found, and the next step."""
+    (check,) = [check for check in said.json["checks"] if check["name"] == name]
+    return check["detail"], check["next_step"]
+
+
+async def test_a_healthy_app_is_green_from_top_to_bottom(operator: Operator) -> None:
+    said = await operator.types("doctor", "--url", operator.receiver, "--json")
+
+    assert [check for check in said.json["checks"] if check["state"] != "green"] == []
+    assert list(colours(said)) == [
+        "database",
+        "schema",
+        "pooler",
+        "flag",
+        "webhook key",
+        "API key",
+        "OPS_TOKEN",
+        "API",
+        "clock",
+        "page size",
+        "webhook",
+        "deliveries",
+        "self-test",
+        "poller",
+        "lease",
+        "silence",
+        "gaps",
+    ]
+    assert (said.code, said.json["green"], said.json["red"]) == (0, 17, 0)
+
+
+async def test_nothing_it_says_is_a_secret(operator: Operator) -> None:
+    secrets = {
+        value for name, value in operator.variables.items() if "KEY" in name or "SECRET" in name or "TOKEN" in name
+    }
+
+    for arguments in (("doctor", "--json"), ("doctor",), ("status",), ("doctor", "--url", operator.receiver)):
+        await operator.types(*arguments)
+
+    shown = "".join(said.out + said.err for said in operator.said)
+    assert len(secrets) == 3
+    assert [secret for secret in secrets if secret in shown] == []
+
+
+async def test_the_self_test_changes_no_answer_and_is_no_delivery_of_the_desks(
+    operator: Operator, sql: asyncpg.Connection
+) -> None:
+    before = await sql.fetch("SELECT * FROM freescout_ticket ORDER BY ticket_id")
+    last = (await operator.types("status", "--json")).json["last_delivery"]
+
+    said = await operator.types("doctor", "--url", operator.receiver, "--json")
+
+    assert colours(said)["self-test"] == "green"
+    assert await sql.fetch("SELECT * FROM freescout_ticket ORDER BY ticket_id") == before
+    newest = await sql.fetchrow("SELECT event, ticket_id, outcome FROM freescout_delivery ORDER BY delivery_id DESC")
+    assert newest["event"].startswith("freescout-audit.selftest.")
+    assert (newest["ticket_id"], newest["outcome"]) == (None, "ignored")
+    assert (await operator.types("status", "--json")).json["last_delivery"] == last
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """Something that is wrong, and what ``doctor`` has to say of it."""
+
+    name: str
+    state: str
+    detail: str
+    next_step: str
+    variables: dict[str, str] = field(default_factory=dict)
+    faults: dict[str, object] = field(default_factory=dict)
+    statement: str = ""
+    mend: str = ""
+
+
+TROUBLES = [
+    Trouble("database", "red", "must begin with postgres://", "set DATABASE_URL", {"DATABASE_URL": "mysql://x"}),
+    Trouble("database", "red", "not available", "does PostgreSQL run", {"DATABASE_URL": "postgres://127.0.0.1:1/x"}),
+    Trouble("flag", "yellow", "503", "FLAG_FREESCOUT_WEBHOOK_RECEIVE=1", {"FLAG_FREESCOUT_WEBHOOK_RECEIVE": "0"}),
+    Trouble("API", "red", "does not answer", "FREESCOUT_URL right", {"FREESCOUT_URL": "http://127.0.0.1:1"}),
+    Trouble("API", "red", "answers 401", "compare FREESCOUT_API_KEY", {"FREESCOUT_API_KEY": "wrong"}),
+    Trouble("settings", "yellow", "cache.lease", "docs/settings.md", {"CACHE_LEASE": "200"}),
+    Trouble("API", "red", "answers 404", "module active?", faults={"module_active": False}),
+    Trouble("API", "red", "answers 503", "is the desk up", faults={"api": ApiFault.MAINTENANCE}),
+    Trouble("clock", "red", "behind ours", "time server", faults={"clock_offset": -90}),
+    Trouble("clock", "yellow", "ahead of ours", "time server", faults={"clock_offset": 20}),
+    Trouble("page size", "red", "200 rows: FreeScout answers 500", "POLLER_PAGE_SIZE", faults={"memory_limit_rows": 5}),
+    Trouble(
+        "desk",
+        "red",
+        "https://x",
+        "desk change",
+        statement="UPDATE freescout_lease SET desk_url = 'https://x'",
+        mend="UPDATE freescout_lease SET desk_url = NULL",
+    ),
+    Trouble(
+        "gaps",
+        "yellow",
+        "1 deliveries",
+        "gaps --verdict lost",
+        statement="INSERT INTO freescout_gap (ticket_id, healed_at, verdict) VALUES (1, freescout_now(), 'lost')",
+        mend="DELETE FROM freescout_gap",
+    ),
+    Trouble(
+        "deliveries",
+        "red",
+        "came twice",
+        "webhook remove --id",
+        statement="""
+            INSERT INTO freescout_delivery (received_at, endpoint, event, ticket_id, outcome, reason, body_bytes,
+                                            body_ms, signed_with)
+            SELECT freescout_now(), 'audit', 'convo.status', id, 'duplicate', '', 1, 1, 'current'
+            FROM generate_series(1, 5) AS id, generate_series(1, 2)
+        """,
+        mend="DELETE FROM freescout_delivery",
+    ),
+    Trouble("deliveries", "yellow", "none has come", "webhook test"),
+    Trouble(
+        "schema",
+        "red",
+        "at 0002",
+        "python -m db.migrate",
+        statement="UPDATE freescout_schema SET version_num = '0002'",
+    ),
+    Trouble("schema", "red", "incomplete", "restore", statement="DELETE FROM freescout_lease"),
+    Trouble("schema", "red", "are not there", "python -m db.migrate", statement="DROP TABLE freescout_schema"),
+]
+
+
+async def test_what_is_wrong_is_named_with_the_next_step(operator: Operator, sql: asyncpg.Connection) -> None:
+    healthy = replace(operator.world.desk.faults)
+    for trouble in TROUBLES:
+        if trouble.statement:
+            await sql.execute(trouble.statement)
+        operator.world.desk.faults = replace(healthy, **trouble.faults)
+
+        said = await operator.types("doctor", "--json", **trouble.variables)
+
+        assert colours(said)[trouble.name] == trouble.state, trouble
+        assert trouble.detail in found(said, trouble.name)[0], trouble
+        assert trouble.next_step in found(said, trouble.name)[1], trouble
+        assert said.code == (1 if said.json["red"] else 0)
+        if trouble.mend:
+            await sql.execute(trouble.mend)
+
+
+def noted(**changes: object) -> console.Webhook:
+    ordinary = console.Webhook(
+        webhook_id=7, url="https://a.example.org/x", events=list(CONVERSATION_EVENTS), began_at=NOON, registered_at=NOON
+    )
+    return msgspec.structs.replace(ordinary, **changes)
+
+
+@pytest.mark.parametrize(
+    ("known", "came", "state", "said"),
+    [
+        (noted(), True, "green", "7, all conversation events"),
+        (None, False, "yellow", "webhook register https://<app>"),
+        (None, True, "yellow", "--id ID"),
+        (noted(webhook_id=None), False, "red", "did not end"),
+        (noted(url="https://b.example.org/x"), True, "red", "--replace"),
+        (noted(events=["convo.status"]), True, "yellow", "convo.deleted_forever"),
+    ],
+)
+def test_what_is_noted_of_the_webhook_is_judged(
+    *, known: console.Webhook | None, came: bool, state: str, said: str
+) -> None:
+    check = webhook(known, came=came, url="https://a.example.org/x")
+
+    assert check.state == state
+    assert said in f"{check.detail} {check.next_step}"
+
+
+def standing(**changes: object) -> console.Standing:
+    nothing = dict.fromkeys(console.Standing.__struct_fields__)
+    ordinary = nothing | {
+        "now": NOON,
+        "heartbeat_at": at(-5),
+        "leader": "poller.1",
+        "lease_until": at(800),
+        "passed_at": at(-60),
+        "desk_detail": "FreeScout answers 503",
+    }
+    return console.Standing(**(ordinary | changes))
+
+
+@pytest.mark.parametrize(
+    ("seen", "states", "said"),
+    [
+        (standing(), ["green", "green", "green"], "poller.1 leads"),
+        (standing(heartbeat_at=None), ["yellow"], "ps:scale poller=1"),
+        (standing(heartbeat_at=at(-901)), ["yellow"], "none alive"),
+        (standing(lease_until=None), ["green", "yellow", "green"], "status shows how far"),
+        (standing(lease_until=at(-60)), ["green", "red", "green"], "it ended 1 min ago: FreeScout answers 503"),
+        (standing(silent_since=at(-600)), ["green", "green", "red"], "has APP_KEY changed?"),
+    ],
+)
+def test_poller_lease_and_silence_are_judged(seen: console.Standing, states: list[str], said: str) -> None:
+    checks = poller(seen, Workplace(ENVIRONMENT, load_settings({})))
+
+    assert [check.state for check in checks] == states
+    assert said in " ".join(f"{check.detail} {check.next_step}" for check in checks)
+
+
+async def test_a_self_test_that_fails_says_why(operator: Operator) -> None:
+    for address, variables, detail, next_step in (
+        (operator.receiver, {"FREESCOUT_AUDIT_WEBHOOK_SECRET": "another"}, "answers 401", "restart the web process"),
+        ("http://127.0.0.1:1", {}, "nothing answers there", "is the address right"),
+        (operator.variables["FREESCOUT_URL"], {}, "answers 404", "is it the right app?"),
+    ):
+        said = await operator.types("doctor", "--json", "--url", address, **variables)
+
+        assert said.code == 1
+        assert detail in found(said, "self-test")[0]
+        assert next_step in found(said, "self-test")[1]
+
+
+async def test_a_self_test_that_another_database_keeps_is_recognised(
+    operator: Operator, sql: asyncpg.Connection
+) -> None:
+    # What another app's receiver took is not to be found here.
+    await sql.execute("CREATE FUNCTION drop_it() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'")
+    await sql.execute(
+        "CREATE TRIGGER elsewhere BEFORE INSERT ON freescout_delivery FOR EACH ROW EXECUTE FUNCTION drop_it()"
+    )
+
+    said = await operator.types("doctor", "--json", "--url", operator.receiver)
+
+    assert "does not stand in this database" in found(said, "self-test")[0]
+
+
+@pytest.mark.parametrize(
+    ("address", "problem"),
+    [
+        ("app.example.org", "is no address"),
+        ("http://app.example.org", "must begin with https://"),
+        ("https://app.example.org/webhook", "leave the path out"),
+    ],
+)
+def test_an_address_that_cannot_be_right_is_a_wrong_call(address: str, problem: str) -> None:
+    said = run("doctor", "--url", address, variables={})
+
+    assert said.code == 2
+    assert problem in " ".join(said.err.replace("│", " ").split())
+
+
+APP_KEY = "base64:c2ltdWxhdG9yLWFwcC1rZXktMzItYnl0ZXMtbG9uZyE="
+
+
+@pytest.mark.parametrize(
+    ("webhook_key", "api_key", "token", "expected"),
+    [
+        ("a" * 32, "b" * 32, "t", []),
+        ("any length and alphabet".replace(" ", "ä"), "Z", "t", []),
+        (APP_KEY, "b" * 32, "t", [("webhook key", "red", "looks like FreeScout's APP_KEY")]),
+        ("a" * 32, APP_KEY, "t", [("API key", "red", "looks like FreeScout's APP_KEY")]),
+        ("a" * 32, "a" * 32, "t", [("webhook key", "red", "the same as the API key")]),
+        ('"' + "a" * 32 + '"', "b" * 32, "t", [("webhook key", "red", "a space or a quote")]),
+        ("a" * 32, "b" * 32, "a" * 32, [("OPS_TOKEN", "red", "one of FreeScout's keys")]),
+        (None, "b" * 32, "t", [("webhook key", "red", "is not set")]),
+        ("a" * 32, None, "t", [("API key", "red", "FREESCOUT_API_KEY is not set")]),
+        ("a" * 32, "b" * 32, None, [("OPS_TOKEN", "yellow", "not set")]),
+    ],
+)
+def test_a_mix_up_of_keys_is_recognised_and_nothing_else(
+    webhook_key: str | None, api_key: str | None, token: str | None, expected: list[tuple[str, str, str]]
+) -> None:
+    environment = replace(
+        ENVIRONMENT,
+        webhook_secrets=() if webhook_key is None else (Secret(webhook_key),),
+        freescout_url="https://desk.example.org",
+        freescout_api_key=None if api_key is None else Secret(api_key),
+        ops_token=None if token is None else Secret(token),
+    )
+
+    checks = [check for check in keys(environment) if check.state != "green"]
+
+    assert [(check.name, check.state) for check in checks] == [(name, state) for name, state, _ in expected]
+    for check, (_, _, detail) in zip(checks, expected, strict=True):
+        assert detail in check.detail
+
+
+def test_a_second_key_is_yellow_while_a_rotation_lasts() -> None:
+    environment = replace(ENVIRONMENT, webhook_secrets=(Secret("a"), Secret("b")))
+
+    (check,) = [check for check in keys(environment) if check.name == "previous key"]
+
+    assert (check.state, "rotate status" in check.next_step) == ("yellow", True)
+
+
+class Looks:
+    """Looks that find one thing after another, and a clock that only waiting moves."""
+
+    def __init__(self, *found: list[Check]) -> None:
+        self._found = list(found)
+        self.now = 0.0
+        self.told: list[str] = []
+
+    async def look(self) -> list[Check]:
+        return self._found.pop(0) if len(self._found) > 1 else self._found[0]
+
+    async def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+    async def watch(self, *, good: set[str], within: float = 600) -> list[str]:
+        checks = await watch(
+            self.look, good=good, within=within, tell=self.told.append, sleep=self.sleep, clock=lambda: self.now
+        )
+        return [check.state for check in checks]
+
+
+ALL_GREEN = [green("API", ""), green("lease", "")]
+LOADING = [green("API", ""), yellow("lease", "", "wait")]
+AWAY = [red("API", "", "look"), yellow("lease", "", "wait")]
+
+
+async def test_waiting_ends_when_all_is_green_and_tells_what_it_waits_for_once() -> None:
+    looks = Looks(AWAY, AWAY, LOADING, ALL_GREEN)
+
+    assert await looks.watch(good={"green"}) == ["green", "green"]
+
+    assert looks.told == ["waiting for: API, lease", "waiting for: lease"]
+    assert looks.now == 3 * LOOK_EVERY
+
+
+async def test_who_accepts_yellow_waits_only_for_what_is_red() -> None:
+    looks = Looks(AWAY, LOADING, ALL_GREEN)
+
+    assert await looks.watch(good={"green", "yellow"}) == ["green", "yellow"]
+
+
+async def test_waiting_ends_in_time() -> None:
+    looks = Looks(AWAY)
+
+    assert await looks.watch(good={"green"}, within=60) == ["red", "yellow"]
+
+    assert looks.now <= 60
+
+
+async def test_a_wait_in_vain_is_wrong_even_when_only_yellow_is_left(
+    operator: Operator, sql: asyncpg.Connection
+) -> None:
+    await sql.execute("UPDATE freescout_lease SET heartbeat_at = freescout_now() - $1::interval", timedelta(hours=1))
+
+    assert (await operator.types("doctor")).code == 0
+    assert (await operator.types("doctor", "--wait", "--within", "1")).code == 1
+    assert (await operator.types("doctor", "--wait", "--within", "1", "--accept-yellow")).code == 0
