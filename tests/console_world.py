@@ -3,14 +3,16 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 from unittest import mock
 
 from typer.testing import CliRunner
 
+from ops.answer import Workplace
 from ops.console import app
+from settings import load_environment, load_settings
 from simulator import Api, ApiFault, ApiRequest, ApiResponse, Desk
 from simulator import serve as serve_desk
 from world import World
@@ -75,22 +77,14 @@ class Operator:
         self.said.append(said)
         return said
 
-    @asynccontextmanager
-    async def time_passes(self) -> AsyncIterator[None]:
-        """Let time pass by itself, a good deal faster than outside."""
+    @property
+    def workplace(self) -> Workplace:
+        """What a command works with, for a test that calls what is behind it."""
+        return Workplace(load_environment(self.variables), load_settings({}))
 
-        async def flow() -> None:
-            while True:
-                await self.world.advance(0.25)
-                await asyncio.sleep(0)
-
-        task = asyncio.create_task(flow())
-        try:
-            yield
-        finally:
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
+    async def waits(self, _seconds: float) -> None:
+        """Let a quarter of a second pass in the world."""
+        await self.world.advance(0.25)
 
 
 @asynccontextmanager

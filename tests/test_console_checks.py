@@ -178,7 +178,9 @@ async def test_what_is_wrong_is_named_with_the_next_step(operator: Operator, sql
     for trouble in TROUBLES:
         if trouble.statement:
             await sql.execute(trouble.statement)
-        operator.world.desk.faults = replace(healthy, **trouble.faults)
+        operator.world.desk.faults = replace(healthy)
+        for name, value in trouble.faults.items():
+            setattr(operator.world.desk.faults, name, value)
 
         said = await operator.types("doctor", "--json", **trouble.variables)
 
@@ -219,7 +221,7 @@ def test_what_is_noted_of_the_webhook_is_judged(
 
 def standing(**changes: object) -> console.Standing:
     nothing = dict.fromkeys(console.Standing.__struct_fields__)
-    ordinary = nothing | {
+    ordinary = {
         "now": NOON,
         "heartbeat_at": at(-5),
         "leader": "poller.1",
@@ -227,7 +229,8 @@ def standing(**changes: object) -> console.Standing:
         "passed_at": at(-60),
         "desk_detail": "FreeScout answers 503",
     }
-    return console.Standing(**(ordinary | changes))
+    types = {"backend": 1, "behind_pooler": False, "clock_offset": timedelta(), "desk_state": "ok"}
+    return msgspec.convert(nothing | types | ordinary | changes, console.Standing)
 
 
 @pytest.mark.parametrize(

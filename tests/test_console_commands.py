@@ -9,9 +9,7 @@ import pytest
 
 from console_world import Operator, at_the_console, run
 from db.database import Database
-from ops.answer import Workplace
 from ops.commands import webhook
-from settings import load_environment, load_settings
 from simulator import ApiFault
 from world import make_world
 
@@ -437,24 +435,27 @@ class TestWebhook:
     async def test_a_test_changes_a_ticket_measures_the_delivery_and_puts_it_back(self, operator: Operator) -> None:
         before = operator.world.desk.get(3).status
 
-        async with operator.time_passes():
-            said = await operator.types("webhook", "test", "3", "--yes", "--json")
+        found = await webhook.run_test(operator.workplace, 3, yes=True, sleep=operator.waits)
 
-        assert said.code == 0
-        assert said.json["changed_to"] == ("pending" if before != "pending" else "active")
-        assert 0 < said.json["delivered_after_s"] <= said.json["cached_after_s"] < 30
-        assert (said.json["event"], said.json["put_back"]) == ("convo.status", True)
+        document = found.document
+        assert isinstance(document, webhook.DeliveryTest)
+        assert found.code == 0
+        assert document.changed_to == ("pending" if before != "pending" else "active")
+        assert document.delivered_after_s is not None
+        assert document.cached_after_s is not None
+        assert 0 <= document.delivered_after_s <= document.cached_after_s <= 6
+        assert (document.event, document.put_back) == ("convo.status", True)
         assert operator.world.desk.get(3).status == before
 
     async def test_a_delivery_that_does_not_come_is_wrong_and_the_ticket_is_put_back(self, operator: Operator) -> None:
         before = operator.world.desk.get(3).status
         operator.world.desk.faults.drop_chance = 1
 
-        async with operator.time_passes():
-            said = await operator.types("webhook", "test", "3", "--yes", "--within", "20")
+        found = await webhook.run_test(operator.workplace, 3, yes=True, within=20, sleep=operator.waits)
 
-        assert said.code == 1
-        assert "no delivery came" in said.out
+        assert found.code == 1
+        assert isinstance(found.document, webhook.DeliveryTest)
+        assert (found.document.delivered_after_s, found.document.put_back) == (None, True)
         assert operator.world.desk.get(3).status == before
 
     async def test_it_asks_first_and_takes_only_a_ticket_that_can_show_something(self, operator: Operator) -> None:
@@ -473,8 +474,7 @@ class TestWebhook:
     async def test_a_test_that_is_interrupted_puts_the_ticket_back(self, operator: Operator) -> None:
         before = operator.world.desk.get(3).status
         operator.world.desk.faults.drop_chance = 1
-        workplace = Workplace(load_environment(operator.variables), load_settings({}))
-        testing = asyncio.create_task(webhook.run_test(workplace, 3, None, 1, 60, yes=True))
+        testing = asyncio.create_task(webhook.run_test(operator.workplace, 3, yes=True))
         await until_changed(operator, 3)
 
         testing.cancel()
@@ -487,8 +487,7 @@ class TestWebhook:
         self, operator: Operator, capsys: pytest.CaptureFixture[str]
     ) -> None:
         before = operator.world.desk.get(3).status
-        workplace = Workplace(load_environment(operator.variables), load_settings({}))
-        testing = asyncio.create_task(webhook.run_test(workplace, 3, None, 1, 60, yes=True))
+        testing = asyncio.create_task(webhook.run_test(operator.workplace, 3, yes=True))
         await until_changed(operator, 3)
         third = "closed" if before != "closed" else "active"
         operator.world.desk.set_status(3, third)

@@ -1,7 +1,7 @@
 """``webhook``: registers the audit URL at the desk, removes it, and measures a delivery from end to end."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from datetime import datetime, timedelta
 from typing import Annotated
@@ -120,7 +120,9 @@ def measure(
     if status not in {None, "active", "pending", "closed", "spam"}:
         raise typer.BadParameter(f"{status!r} is no status: active, pending, closed or spam")
     wanted: Status | None = msgspec.convert(status, Status | None)
-    answer(lambda workplace: run_test(workplace, ticket, wanted, by_user, within, yes=yes), as_json=as_json)
+    answer(
+        lambda workplace: run_test(workplace, ticket, wanted, by_user=by_user, within=within, yes=yes), as_json=as_json
+    )
 
 
 async def _register(workplace: Workplace, url: str, known_id: int | None, *, replace: bool, force: bool) -> Answer:
@@ -226,9 +228,16 @@ async def _remove(workplace: Workplace, webhook_id: int | None, *, forget: bool,
 
 
 async def run_test(
-    workplace: Workplace, ticket_id: int, wanted: Status | None, by_user: int, within: float, *, yes: bool
+    workplace: Workplace,
+    ticket_id: int,
+    wanted: Status | None = None,
+    *,
+    by_user: int = 1,
+    within: float = 60,
+    yes: bool = False,
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
 ) -> Answer:
-    """Change a ticket, watch it arrive, and put it back whatever happens."""
+    """Change a ticket, watch it arrive for ``within`` seconds, and put it back whatever happens."""
     async with AsyncExitStack() as stack:
         database = await stack.enter_async_context(workplace.database())
         desk = await stack.enter_async_context(workplace.desk())
@@ -249,7 +258,7 @@ async def run_test(
         put_back = False
         try:
             await desk.changes.set_status(ticket_id, status, by_user=by_user)
-            await watch.look(within)
+            await watch.look(within, sleep)
         finally:
             # Also after Ctrl-C, and after a change of which nobody knows whether it was made.
             put_back = await _put_back(workplace, desk, sighting, status, by_user)
@@ -280,7 +289,7 @@ class _Watch:
         self.event: str | None = None
         self.outcome: str | None = None
 
-    async def look(self, within: float) -> None:
+    async def look(self, within: float, sleep: Callable[[float], Awaitable[None]]) -> None:
         """Look until both show it, or the time is over."""
         while self.cached_after is None or self.delivered_after is None:
             now = await lease.now(self._database)
@@ -296,7 +305,7 @@ class _Watch:
                 if entry.status == self._status:
                     self.delivered_after = round((entry.received_at - self._began).total_seconds(), 3)
                     self.event, self.outcome = entry.event, entry.outcome
-            await asyncio.sleep(_LOOK_EVERY)
+            await sleep(_LOOK_EVERY)
 
 
 async def _put_back(workplace: Workplace, desk: Desk, before: Sighting, status: Status, by_user: int) -> bool:
