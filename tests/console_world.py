@@ -82,9 +82,9 @@ class Operator:
         """What a command works with, for a test that calls what is behind it."""
         return Workplace(load_environment(self.variables), load_settings({}))
 
-    async def waits(self, _seconds: float) -> None:
-        """Let a quarter of a second pass in the world."""
-        await self.world.advance(0.25)
+    async def waits(self, seconds: float) -> None:
+        """Let time pass in the world, a quarter of a second at the least."""
+        await self.world.advance(max(seconds, 0.25))
 
 
 @asynccontextmanager

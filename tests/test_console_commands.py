@@ -432,7 +432,9 @@ class TestWebhook:
         assert said.code == 3
         assert await sql.fetchval("SELECT count(*) FROM freescout_webhook") == 0
 
-    async def test_a_test_changes_a_ticket_measures_the_delivery_and_puts_it_back(self, operator: Operator) -> None:
+    async def test_a_test_changes_a_ticket_measures_the_delivery_and_puts_it_back_in_another_second(
+        self, operator: Operator, sql: asyncpg.Connection
+    ) -> None:
         before = operator.world.desk.get(3).status
 
         found = await webhook.run_test(operator.workplace, 3, yes=True, sleep=operator.waits)
@@ -443,8 +445,11 @@ class TestWebhook:
         assert document.changed_to == ("pending" if before != "pending" else "active")
         assert document.delivered_after_s is not None
         assert document.cached_after_s is not None
+        assert document.back_after_s is not None
         assert 0 <= document.delivered_after_s <= document.cached_after_s <= 6
         assert (document.event, document.put_back) == ("convo.status", True)
+        # Within one second the two changes would bear the same date, and the second be disputed.
+        assert await sql.fetchval("SELECT array_agg(outcome) FROM freescout_delivery") == ["applied", "applied"]
         assert operator.world.desk.get(3).status == before
 
     async def test_a_delivery_that_does_not_come_is_wrong_and_the_ticket_is_put_back(self, operator: Operator) -> None:
