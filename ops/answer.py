@@ -35,7 +35,7 @@ Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask whether it is
 
 WIDEST = 110
 """Columns a picture takes at the most: longer lines are hard to read."""
-_SIGTERM_CODE = 143
+_SIGINT_CODE, _SIGTERM_CODE = 130, 143
 
 
 class Exit(IntEnum):
@@ -191,6 +191,8 @@ def answer(work: Work, *, as_json: bool) -> None:
         fail(f"PostgreSQL refuses what we ask it: {line}", Exit.UNAVAILABLE, as_json=as_json)
     except asyncio.CancelledError:
         raise typer.Exit(_SIGTERM_CODE) from None
+    except KeyboardInterrupt:
+        raise typer.Exit(_SIGINT_CODE) from None
     show(found, as_json=as_json)
     if found.code is not Exit.GOOD:
         raise typer.Exit(found.code)

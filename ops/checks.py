@@ -26,6 +26,8 @@ _DESK_PATIENCE = 20.0
 _CLOCK_GOOD, _CLOCK_TOLERATED = 5.0, 60.0
 _NEWEST = 40
 """Deliveries among which twins are looked for."""
+_FEW_TWINS, _MANY_TWINS = 5, 0.4
+"""Fewer than so many, or than this share, are no sign: two changes within a second look alike."""
 _HEX_KEY = 32
 _DAY = timedelta(days=1)
 _SETTINGS_PAGE = "Manage » Settings » API & Webhooks"
@@ -271,7 +273,7 @@ async def _look_at_deliveries(database: Database, url: str | None) -> list[Check
         )
         return checks
     deliveries, twins = await console.count_twins(database, _NEWEST)
-    if twins >= max(2, deliveries * 0.4):
+    if twins >= max(_FEW_TWINS, _MANY_TWINS * deliveries):
         checks.append(
             red(
                 "deliveries",

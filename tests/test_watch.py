@@ -33,6 +33,22 @@ async def gaps(world: World) -> list[tuple[object, ...]]:
     return [tuple(row) for row in rows]
 
 
+async def test_a_self_test_of_ours_is_no_sign_of_life_of_the_desks(world: World) -> None:
+    watch = Watch(world.database, patience=timedelta(minutes=4))
+    await world.sql.execute(
+        "UPDATE freescout_poller SET desk_state = 'refused', desk_since = freescout_now() - interval '10 minutes'"
+    )
+    await world.sql.execute("UPDATE freescout_delivery SET received_at = freescout_now() - interval '1 hour'")
+    await world.sql.execute(
+        "INSERT INTO freescout_delivery (received_at, endpoint, event, outcome, reason, body_bytes, body_ms, signed_with)"
+        " VALUES (freescout_now(), 'audit', 'freescout-audit.selftest.0123abcd', 'ignored', '', 1, 1, 'current')"
+    )
+
+    await watch.look()
+
+    assert await world.sql.fetchval("SELECT silent_since IS NOT NULL FROM freescout_poller")
+
+
 class TestGaps:
     async def test_a_change_that_a_pass_found_first_is_kept_with_what_was_and_what_is(
         self, world: World, log: Log
