@@ -40,7 +40,8 @@ async def test_a_self_test_of_ours_is_no_sign_of_life_of_the_desks(world: World)
     )
     await world.sql.execute("UPDATE freescout_delivery SET received_at = freescout_now() - interval '1 hour'")
     await world.sql.execute(
-        "INSERT INTO freescout_delivery (received_at, endpoint, event, outcome, reason, body_bytes, body_ms, signed_with)"
+        "INSERT INTO freescout_delivery"
+        " (received_at, endpoint, event, outcome, reason, body_bytes, body_ms, signed_with)"
         " VALUES (freescout_now(), 'audit', 'freescout-audit.selftest.0123abcd', 'ignored', '', 1, 1, 'current')"
     )
 
