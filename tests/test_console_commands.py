@@ -1,15 +1,20 @@
 """What the console finds out and repairs, against a desk whose deliveries get lost."""
 
 import asyncio
+import io
 from collections.abc import AsyncIterator
 from datetime import datetime
 
 import asyncpg
 import pytest
+from rich.console import Console
 
+from conftest import ENVIRONMENT
 from console_world import Operator, at_the_console, run
 from db.database import Database
+from ops.answer import Workplace
 from ops.commands import webhook
+from settings import load_settings
 from simulator import ApiFault
 from world import make_world
 
@@ -396,6 +401,16 @@ class TestWebhook:
         methods = [request.method for request in operator.api.requests if "webhooks" in request.path]
         assert methods == ["POST", "POST", "DELETE"]
 
+    async def test_an_old_one_that_cannot_be_removed_is_named(self, operator: Operator) -> None:
+        operator.world.desk.webhooks.clear()
+        first = await operator.types("webhook", "register", operator.receiver, "--json")
+        operator.api.answers_left = 2
+
+        said = await operator.types("webhook", "register", "https://new.example.org", "--replace", "--json")
+
+        assert said.code == 1
+        assert f"webhook remove --id {first.json['webhook_id']}" in said.json["error"]
+
     async def test_one_registered_by_hand_is_not_registered_again(self, operator: Operator) -> None:
         operator.world.desk.set_status(12, other(operator, 12))
         await operator.world.advance(10)
@@ -503,6 +518,20 @@ class TestWebhook:
 
         assert operator.world.desk.get(3).status == third
         assert "somebody else changed it" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("on_a_terminal", "as_json", "drawn"), [(True, False, True), (False, False, False), (True, True, False)]
+)
+def test_long_work_shows_a_bar_on_a_terminal_only(*, on_a_terminal: bool, as_json: bool, drawn: bool) -> None:
+    stream = io.StringIO()
+    screen = Console(file=stream, force_terminal=on_a_terminal, width=100)
+    workplace = Workplace(ENVIRONMENT, load_settings({}), as_json=as_json, screen=screen)
+
+    with workplace.progress("reading every ticket") as tell:
+        tell(200, 400)
+
+    assert ("200/400" in stream.getvalue()) == drawn
 
 
 class TestStatus:

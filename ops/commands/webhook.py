@@ -161,7 +161,7 @@ async def _register(workplace: Workplace, url: str, known_id: int | None, *, rep
         await console.save_webhook(database, webhook_id, url, CONVERSATION_EVENTS)
         replaced = None if known is None else known.webhook_id
         if replaced is not None:
-            await desk.changes.remove_webhook(replaced)
+            await _remove_the_old(desk, replaced)
     return _registered(webhook_id, url, already=False, replaced=replaced)
 
 
@@ -178,6 +178,17 @@ async def _tell_the_desk(database: Database, desk: Desk, url: str, *, begun: boo
             f"{error}; nobody knows whether it is registered: look at {PAGE}, then note its id with"
             " webhook register URL --id ID or, if it is not there, webhook remove --forget and register again",
             Exit.UNAVAILABLE,
+        ) from error
+
+
+async def _remove_the_old(desk: Desk, webhook_id: int) -> None:
+    """Remove the webhook that another has replaced; its id is noted nowhere but in the message when that fails."""
+    try:
+        await desk.changes.remove_webhook(webhook_id)
+    except DeskError as error:
+        raise CommandError(
+            f"the new webhook is registered, but the old one is still there and every delivery comes twice ({error}):"
+            f" freescout-audit webhook remove --id {webhook_id}"
         ) from error
 
 
