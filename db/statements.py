@@ -152,7 +152,7 @@ WRITE_GAPS = """
 INSERT INTO freescout_gap (ticket_id, cached_status, cached_state, true_status, true_state, changed_at, healed_at)
 SELECT g.*, $1 FROM unnest($2::bigint[], $3::text[], $4::text[], $5::text[], $6::text[], $7::timestamptz[]) AS g
 WHERE (SELECT complete_through IS NOT NULL FROM freescout_lease)
-  AND (SELECT is_called FROM freescout_delivery_delivery_id_seq)
+  AND EXISTS (SELECT FROM freescout_delivery WHERE ticket_id IS NOT NULL)
 RETURNING ticket_id
 """
 """Write changes that a pass found first; there are none before the first complete pass and the first delivery."""

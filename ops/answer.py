@@ -133,7 +133,7 @@ class Workplace:
             raise SettingsError(
                 f"{missing} is not set: take it from FreeScout's Manage » Settings » API & Webhooks, and set it"
             )
-        async with http_transport(url, key, patience=self.settings.poller.timeout) as transport:
+        async with http_transport(url, lambda: key, patience=self.settings.poller.timeout) as transport:
             reads = FreeScout(transport, concurrency=self.settings.poller.concurrency)
             yield Desk(url, reads, Changes(transport.send))
 

@@ -92,7 +92,7 @@ async def test_all_of_it_over_http() -> None:
     desk = Desk(clock=ManualClock(), seed=1)
     ticket = desk.customer_writes()
     api = Api(desk)
-    async with serve(desk, api=api) as url, http_transport(url, Secret(desk.api_key), patience=5) as transport:
+    async with serve(desk, api=api) as url, http_transport(url, lambda: Secret(desk.api_key), patience=5) as transport:
         changes = Changes(transport.send)
         await changes.set_status(ticket, "spam", by_user=1)
         webhook_id = await changes.register_webhook("https://app.example.org/x", CONVERSATION_EVENTS)

@@ -5,8 +5,8 @@ Old code goes on as before: it does not know the table.
 
 from alembic import op
 
-revision = "0004"
-down_revision = "0002"
+revision = "0006"
+down_revision = "0005"
 branch_labels = None
 depends_on = None
 
