@@ -5,6 +5,8 @@ PYTHON_IN_VENV := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 # The folders with Python in them, for the type checker.
 PACKAGES := $(patsubst %/,%,$(sort $(dir $(wildcard $(addsuffix /*.py,freescout_audit settings db receiver poller ops simulator proof tests bench)))))
+
+PACKAGES := $(patsubst %/,%,$(sort $(dir $(wildcard $(addsuffix /*.py,freescout_audit settings db receiver poller ops simulator tests bench proof)))))
 BENCHES := $(patsubst bench/%.py,%,$(filter-out bench/_%,$(wildcard bench/*.py)))
 PIN := uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --upgrade --quiet \
 	--no-config --system-certs --no-emit-index-url --no-emit-find-links --no-header --no-annotate
@@ -59,6 +61,9 @@ format: $(STAMP) ## format the code and repair what can be repaired
 
 bench: $(STAMP) ## measure
 	@for bench in $(BENCHES); do echo "bench.$$bench"; $(PYTHON_IN_VENV) -m "bench.$$bench" $(ARGS) || exit; done
+
+fuzz: $(STAMP) ## send a receiver hostile input: REQUESTS=1000000 SEED=1
+	@exec $(PYTHON_IN_VENV) -m proof.fuzz $(if $(REQUESTS),--requests $(REQUESTS)) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 clean: ## remove what was made here: .venv, the embedded database, caches
 	rm -rf $(VENV) .local .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
