@@ -47,7 +47,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     touched_at: datetime | None = None
     """When a claim last said something about the ticket that we did not know."""
     truth_at: datetime | None = None
-    """The *s* of the last truth written."""
+    """The *s* of the last truth written, or of the last list that lacked the ticket."""
     disputed_at: datetime | None = None
     """When the open dispute began; None when there is none."""
     grace_until: datetime | None = None
@@ -202,7 +202,9 @@ def judge_absence(row: Row | None, asked_at: datetime, *, terms: Terms, now: dat
         return Verdict(outcome="dropped", row=row, reason="already_gone")
     if any(heard is not None and heard >= asked_at for heard in (row.touched_at, row.truth_at)):
         return Verdict(outcome="dropped", row=row, reason="heard_of_since")
-    return Verdict(outcome="disputed", row=_dispute(row, row, now, terms), reason="missing_from_the_list")
+    # A question that was asked before the list may still find the ticket alive: it must not settle this.
+    missed = msgspec.structs.replace(_dispute(row, row, now, terms), truth_at=asked_at)
+    return Verdict(outcome="disputed", row=missed, reason="missing_from_the_list")
 
 
 def is_discovery(before: Row | None, verdict: Verdict) -> bool:

@@ -9,7 +9,18 @@ from hypothesis import strategies as st
 
 from examples import at, claim, lease, not_found, row, sighting, truth
 from freescout_audit.conversation import State, Status
-from freescout_audit.rule import Claim, Lease, Row, Terms, Truth, Verdict, expiry, judge_claim, judge_truth
+from freescout_audit.rule import (
+    Claim,
+    Lease,
+    Row,
+    Terms,
+    Truth,
+    Verdict,
+    expiry,
+    judge_absence,
+    judge_claim,
+    judge_truth,
+)
 
 TERMS = Terms()
 ALONE = lease()
@@ -197,6 +208,19 @@ class TestClaims:
         assert verdict.outcome == "disputed"
         assert verdict.row is not None
         assert verdict.row.content == ("closed", "published")
+
+
+class TestAbsences:
+    def test_a_question_asked_before_the_list_does_not_settle_what_the_list_lacked(self) -> None:
+        """The question found the ticket alive, and then it was deleted for ever."""
+        missed = judge_absence(row("active", disputed=10, touched=10), at(30), terms=TERMS, now=at(31)).row
+
+        verdict = read(missed, truth("active", asked=20), now=40)
+
+        assert verdict.outcome == "dropped"
+        assert verdict.row is not None
+        assert verdict.row.disputed_at == at(10)
+        assert read(missed, not_found(asked=32), now=40).outcome == "written"
 
 
 class TestTruths:
