@@ -1,0 +1,264 @@
+"""Two caches for one machine of histories: the store on PostgreSQL, and the bare rule over a dictionary."""
+
+import asyncio
+from collections.abc import Collection, Coroutine, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any, Protocol, TypeVar
+
+import asyncpg
+import msgspec
+import uvloop
+
+from db import lease as standing
+from db.database import Database
+from db.reads import read_from
+from db.store import Delivery, lease_of, record_absences, record_deliveries, record_truths
+from db.url import normalise
+from examples import NOON
+from freescout_audit import rule
+from freescout_audit.rule import Claim, Lease, Row, Terms, Truth, Verdict
+
+TERMS = Terms()
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Look:
+    """What the cache shows of one ticket: the row, what the function answers, until when by the view."""
+
+    ticket: int
+    row: Row | None
+    answer: str
+    expires: datetime | None
+
+
+@dataclass(frozen=True)
+class Sight:
+    """All of it at one moment, and how many deliveries the journal has."""
+
+    tickets: tuple[Look, ...]
+    lease: Lease
+    journalled: int
+
+
+class Cache(Protocol):
+    """What a history does to a cache. Our clock is ``now``, and stands still."""
+
+    def begin(self, now: datetime, offset: timedelta) -> None: ...
+    def set_clock(self, now: datetime) -> None: ...
+    def deliver(self, claims: Sequence[Claim]) -> Sequence[Verdict]: ...
+    def learn(self, truths: Sequence[Truth]) -> Sequence[Verdict]: ...
+    def miss(self, tickets: Collection[int], asked_at: datetime) -> None: ...
+    def beat(self) -> None: ...
+    def begin_pass(self, desk_clock: datetime) -> standing.Beginning: ...
+    def renew(self, beginning: standing.Beginning, desk_clock: datetime) -> None: ...
+    def look(self, tickets: Collection[int]) -> Sight: ...
+    def read(self, ticket: int) -> str: ...
+
+
+class Judges(Protocol):
+    """The rule, or one that has been broken on purpose."""
+
+    judge_claim: Any
+    judge_truth: Any
+    judge_absence: Any
+
+
+@dataclass
+class RuleCache:
+    """The rule and nothing else."""
+
+    judges: Judges = rule
+    now: datetime = NOON
+    offset: timedelta = timedelta()
+    rows: dict[int, Row] = field(default_factory=dict)
+    lease: Lease = field(default_factory=Lease)
+    renewed_by: datetime | None = None
+    journalled: int = 0
+
+    def begin(self, now: datetime, offset: timedelta) -> None:
+        self.now, self.rows, self.renewed_by, self.journalled = now, {}, None, 0
+        self.lease = Lease(clock_offset=offset)
+
+    def set_clock(self, now: datetime) -> None:
+        self.now = now
+
+    def deliver(self, claims: Sequence[Claim]) -> Sequence[Verdict]:
+        self.journalled += len(claims)
+        return [
+            self._keep(
+                claim.sighting.ticket_id,
+                self.judges.judge_claim(
+                    self.rows.get(claim.sighting.ticket_id), claim, lease=self.lease, terms=TERMS, now=self.now
+                ),
+            )
+            for claim in claims
+        ]
+
+    def learn(self, truths: Sequence[Truth]) -> Sequence[Verdict]:
+        return [
+            self._keep(
+                truth.ticket_id,
+                self.judges.judge_truth(self.rows.get(truth.ticket_id), truth, terms=TERMS, now=self.now),
+            )
+            for truth in truths
+        ]
+
+    def miss(self, tickets: Collection[int], asked_at: datetime) -> None:
+        for ticket in tickets:
+            self._keep(ticket, self.judges.judge_absence(self.rows.get(ticket), asked_at, terms=TERMS, now=self.now))
+
+    def beat(self) -> None:
+        self.lease = msgspec.structs.replace(self.lease, heartbeat_at=self.now)
+
+    def begin_pass(self, desk_clock: datetime) -> standing.Beginning:
+        beginning = standing.Beginning(asked_at=self.now, lease=self.lease, load=None, complete_offset=None)
+        seen = self.lease.seen_through
+        self.lease = msgspec.structs.replace(
+            self.lease, seen_through=desk_clock if seen is None else max(seen, desk_clock)
+        )
+        return beginning
+
+    def renew(self, beginning: standing.Beginning, desk_clock: datetime) -> None:
+        if self.renewed_by is None or self.renewed_by < beginning.asked_at:
+            self.renewed_by = beginning.asked_at
+            self.lease = msgspec.structs.replace(
+                self.lease, lease_until=beginning.asked_at + TERMS.lease, complete_through=desk_clock
+            )
+
+    def look(self, tickets: Collection[int]) -> Sight:
+        looks = []
+        for ticket in sorted(tickets):
+            row = self.rows.get(ticket)
+            until = None if row is None else rule.expiry(row, self.lease)
+            answer = row.status if row is not None and until is not None and until > self.now else None
+            looks.append(Look(ticket, row, answer or "none", until))
+        return Sight(tuple(looks), self.lease, self.journalled)
+
+    def read(self, ticket: int) -> str:
+        return self.look([ticket]).tickets[0].answer
+
+    def _keep(self, ticket: int, verdict: Verdict) -> Verdict:
+        if verdict.row is not None:
+            self.rows[ticket] = verdict.row
+        return verdict
+
+
+READ = """
+SELECT id, t.*, c.ttl_expires, freescout_ticket_state(id) AS answer, l.seen_through, l.complete_through, l.lease_until,
+       l.clock_offset, l.heartbeat_at, (SELECT count(*) FROM freescout_delivery) AS journalled
+FROM unnest($1::bigint[]) AS id
+CROSS JOIN freescout_lease l
+LEFT JOIN freescout_ticket t ON t.ticket_id = id
+LEFT JOIN freescout_ticket_cache c ON c.ticket_id = id
+ORDER BY id
+"""
+CLOCK = """
+CREATE TABLE test_clock (at timestamptz);
+INSERT INTO test_clock VALUES (now());
+CREATE OR REPLACE FUNCTION freescout_now() RETURNS timestamptz LANGUAGE sql VOLATILE
+RETURN (SELECT at FROM test_clock)
+"""
+CLEAN = """
+DELETE FROM freescout_ticket;
+DELETE FROM freescout_delivery;
+DELETE FROM freescout_gap;
+UPDATE freescout_lease
+SET (seen_through, complete_through, lease_until, renewed_by_pass, heartbeat_at) = (NULL, NULL, NULL, NULL, NULL);
+"""
+EPOCH = datetime.fromisoformat("1970-01-01T00:00:00Z")
+
+
+@dataclass
+class StoreCache:
+    """The store on a real PostgreSQL, for code that cannot await."""
+
+    runner: asyncio.Runner
+    database: Database
+    sql: asyncpg.Connection
+    offset: timedelta = timedelta()
+
+    def begin(self, now: datetime, offset: timedelta) -> None:
+        self.offset = offset
+        self._run(self.sql.execute(CLEAN))
+        self._run(self.sql.execute("UPDATE freescout_lease SET clock_offset = $1", offset))
+        self.set_clock(now)
+
+    def set_clock(self, now: datetime) -> None:
+        self._run(self.sql.execute("UPDATE test_clock SET at = $1", now))
+
+    def deliver(self, claims: Sequence[Claim]) -> Sequence[Verdict]:
+        recorded = self._run(record_deliveries(self.database, [_entry(claim) for claim in claims], terms=TERMS))
+        return [verdict for verdict in recorded.verdicts if verdict is not None]
+
+    def learn(self, truths: Sequence[Truth]) -> Sequence[Verdict]:
+        return self._run(record_truths(self.database, truths, terms=TERMS)).verdicts
+
+    def miss(self, tickets: Collection[int], asked_at: datetime) -> None:
+        self._run(record_absences(self.database, tickets, asked_at=asked_at, terms=TERMS))
+
+    def beat(self) -> None:
+        self._run(standing.beat(self.database))
+
+    def begin_pass(self, desk_clock: datetime) -> standing.Beginning:
+        beginning = self._run(standing.read_beginning(self.database))
+        self._run(standing.see_through(self.database, desk_clock))
+        # A Date has no fractions, so what is measured is up to a second behind; the desk of a history is exact.
+        self._run(self.sql.execute("UPDATE freescout_lease SET clock_offset = $1", self.offset))
+        return beginning
+
+    def renew(self, beginning: standing.Beginning, desk_clock: datetime) -> None:
+        clock = standing.DeskClock(at=desk_clock, offset=self.offset)
+        self._run(standing.renew(self.database, beginning, clock=clock, lease=TERMS.lease, rows=0, requests=0))
+
+    def look(self, tickets: Collection[int]) -> Sight:
+        records = self._run(self.sql.fetch(READ, sorted(tickets)))
+        looks = tuple(
+            Look(record["id"], _row_of(record), record["answer"], _shown(record["ttl_expires"])) for record in records
+        )
+        return Sight(looks, lease_of(records[0]), records[0]["journalled"])
+
+    def read(self, ticket: int) -> str:
+        reading = self._run(read_from(self.database, ticket, deadline=5))
+        assert reading.reason != "unavailable"
+        return reading.ticket_state
+
+    def _run(self, waiting: Coroutine[Any, Any, Result]) -> Result:
+        return self.runner.run(waiting)
+
+
+@contextmanager
+def store_cache(database_url: str) -> Iterator[StoreCache]:
+    """A store whose database has a clock that stands still."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        database = Database(normalise(database_url), connections=2)
+        sql = runner.run(asyncpg.connect(database_url))
+        runner.run(sql.execute(CLOCK))
+        yield StoreCache(runner, database, sql)
+        runner.run(sql.close())
+        runner.run(database.close())
+
+
+def _shown(expires: datetime | None) -> datetime | None:
+    """What is never vouched for shows the epoch."""
+    return None if expires == EPOCH else expires
+
+
+def _row_of(record: asyncpg.Record) -> Row | None:
+    if record["ticket_id"] is None:
+        return None
+    return Row(**{name: record[name] for name in Row.__struct_fields__})
+
+
+def _entry(claim: Claim) -> Delivery:
+    return Delivery(
+        claim=claim,
+        endpoint="audit",
+        event="convo.deleted_forever" if claim.says_gone else "convo.status",
+        body_bytes=1310,
+        body_ms=0.5,
+        signed_with="current",
+    )

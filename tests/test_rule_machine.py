@@ -1,0 +1,144 @@
+"""No history makes the cache say what is not true; a rule broken on purpose lets one through.
+
+``make test`` tries the same histories every time; ``RULE_MACHINE=2000`` so many new ones, and longer.
+"""
+
+import os
+import types
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis.stateful import run_state_machine_as_test
+
+from caches import Cache, Judges, RuleCache, store_cache
+from freescout_audit import rule
+from histories import Histories
+
+MORE = int(os.environ.get("RULE_MACHINE", "0"))
+TWEAKS = settings(
+    database=None,
+    deadline=None,
+    derandomize=not MORE,
+    print_blob=True,
+    stateful_step_count=50 if MORE else 30,
+    suppress_health_check=list(HealthCheck),
+)
+
+
+def machine_on(cache: Cache) -> type[Histories]:
+    return type("Machine", (Histories,), {"cache": cache})
+
+
+def test_the_store_keeps_every_promise(database_url: str) -> None:
+    with store_cache(database_url) as cache:
+        run_state_machine_as_test(machine_on(cache), settings=settings(TWEAKS, max_examples=MORE or 20))
+
+
+def test_a_question_that_a_later_list_overtook_settles_nothing() -> None:
+    """Disputed, asked about and found alive, deleted for ever, missed by a pass: only then came the answer."""
+    history = machine_on(RuleCache())()
+    history.begin(offset=0)
+    delivered = history.change(pause=0, ticket=1, content=("active", "published"), at_once=True)
+    history.deliver(pause=1, claims=[delivered], forged=True)
+    history.what_is_read_is_what_was_promised()
+    history.ask()
+    history.change(pause=1, ticket=1, content=None, at_once=False)
+    history.begin_a_pass()
+    history.end_a_pass()
+
+    history.answer()
+
+    history.what_is_read_is_what_was_promised()
+    assert history.disputed() == [1]
+    history.come_to_rest()
+
+
+def test_the_rule_keeps_every_promise() -> None:
+    run_state_machine_as_test(machine_on(RuleCache()), settings=settings(TWEAKS, max_examples=MORE or 100))
+
+
+SOURCE = Path(rule.__file__).read_text(encoding="utf-8")
+BROKEN = {
+    "a claim of the very moment is overwritten": (
+        "row.touched_at < truth.asked_at:",
+        "row.touched_at <= truth.asked_at:",
+    ),
+    "a replay prolongs trust": (
+        'return Verdict(outcome="duplicate", row=row, reason="known")',
+        'return Verdict(outcome="duplicate", row=msgspec.structs.replace(row, expires_at=now + terms.ttl), reason="")',
+    ),
+    "news settles a dispute while the poller is alive": ("return told if alive else msgspec", "return msgspec"),
+    "no pass has ever seen anything": (
+        "horizon = lease.seen_through if alive else lease.complete_through",
+        "horizon = None",
+    ),
+    "only complete passes have seen": (
+        "horizon = lease.seen_through if alive else lease.complete_through",
+        "horizon = lease.complete_through",
+    ),
+    "a claim revives a tombstone": ('return _disputed(row, said, now, terms, "about_a_tombstone")', "row = None"),
+    "truths in any order": ("truth.asked_at <= row.truth_at:", "False:"),
+    "a truth overwrites what came meanwhile": (
+        "if row is None or row.touched_at is None or row.touched_at < truth.asked_at:",
+        "if True:",
+    ),
+    "a dispute begins anew with each claim": (
+        "    if before.disputed_at is not None:\n        return",
+        "    if False:\n        return",
+    ),
+    "the second of the pass is news": ("said.updated_at <= horizon", "said.updated_at < horizon"),
+    "the last of a second wins": ("said.updated_at > row.updated_at):", "said.updated_at >= row.updated_at):"),
+    "what is older is stale": (
+        'return _disputed(row, said, now, terms, "older")',
+        'return Verdict(outcome="stale", row=row, reason="older")',
+    ),
+    "who says it is gone is believed": (
+        'return _disputed(row, said, now, terms, "said_to_be_gone")',
+        "return judge_truth(row, Truth(ticket_id=said.ticket_id, sighting=None, asked_at=now), terms=terms, now=now)",
+    ),
+    "a contested row is not disputed": ("row=_dispute(held, row, now, terms), reason=", "row=held, reason="),
+    "an equal truth settles what is disputed": ("if row.disputed_at is None and equal and", "if equal and"),
+    "what a list lacks is not asked about": (
+        'return Verdict(outcome="disputed", row=_dispute(row, row, now, terms), reason="missing_from_the_list")',
+        'return Verdict(outcome="dropped", row=row, reason="")',
+    ),
+    "any date of the content we hold is a replay": (
+        "row.updated_at is not None and said.updated_at <= row.updated_at:",
+        "True:",
+    ),
+    "news does not touch": ("told = msgspec.structs.replace(told, touched_at=now)", "pass"),
+    "a dispute does not touch": (
+        "_dispute(held, held, now, terms), touched_at=now)",
+        "_dispute(held, held, now, terms))",
+    ),
+    "old news is never asked about": ("if alive and not same:", "if False:"),
+}
+
+
+SOON_FOUND = (
+    "a replay prolongs trust",
+    "news settles a dispute while the poller is alive",
+    "a dispute begins anew with each claim",
+)
+"""These take a dozen histories each; docs/proof.md says what the others take."""
+
+
+def broken(name: str) -> Judges:
+    """The rule with one line changed."""
+    good, bad = BROKEN[name]
+    assert SOURCE.count(good) == 1, "the rule reads otherwise now: break the line that does this"
+    module = types.ModuleType(rule.__name__)
+    exec(compile(SOURCE.replace(good, bad), rule.__file__, "exec"), module.__dict__)
+    return module
+
+
+@pytest.mark.parametrize("name", BROKEN if MORE else SOON_FOUND)
+def test_a_broken_rule_is_found_out(name: str) -> None:
+    machine = machine_on(RuleCache(broken(name)))
+
+    with pytest.raises(AssertionError):
+        run_state_machine_as_test(
+            machine,
+            settings=settings(TWEAKS, max_examples=MORE or 300, stateful_step_count=50, phases=[Phase.generate]),
+        )
