@@ -273,7 +273,7 @@ async def fuzz(
     inputs = Inputs(seed, await load_samples())
     began = time.perf_counter()
     async with receiver(database_url) as watched:
-        run = Fuzz(inputs, watched.port, requests)
+        run = Fuzz(inputs, watched.log.port, requests)
         try:
             await run.send([inputs.valid(_CROWD_BATCH + 1000)])
             watched.memory_start = watched.memory()
@@ -286,8 +286,8 @@ async def fuzz(
         report.memory = (watched.memory_start, watched.memory_peak, watched.memory())
         report.tallies = run.tallies
     report.seconds = time.perf_counter() - began
-    report.log_lines = watched.events.total()
-    report.problems += watched.wrong
+    report.log_lines = watched.log.events.total()
+    report.problems += watched.log.wrong
     if watched.stderr:
         report.problems.append(f"it wrote to stderr: {watched.stderr.decode(errors='replace')}")
     if watched.process.returncode != 0:

@@ -310,7 +310,7 @@ def _page(chance: Random) -> Input:
         (
             (b"/healthz", {200}),
             (b"/healthz?" + b"a=1&" * 50, {200}),
-            (b"/readyz", {200}),
+            (b"/readyz", {200, 503}),
             (b"/metrics", {401}),
             (b"/", {404}),
             (b"//", {404}),

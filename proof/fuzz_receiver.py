@@ -19,6 +19,8 @@ from proof.fuzz_inputs import BODY_TIMEOUT, MAX_BODY, OPS_TOKEN
 ROOT = Path(__file__).resolve().parent.parent
 _LOOK_EVERY = 0.5
 _LONGEST_LINE = 2**20
+_LONGEST_STDERR = 20_000
+_ENOUGH = 10
 _NAMES = frozenset(event.name for event in CATALOGUE)
 _NEVER = frozenset({RECEIVER_FAULT.name, PROCESS_FAILED.name})
 _BROKEN_HTTP = frozenset(
@@ -39,14 +41,43 @@ _decoder = msgspec.json.Decoder(_Line)
 
 
 @dataclass(slots=True)
+class Log:
+    """What the receiver has logged, each line having been checked."""
+
+    events: Counter[str] = field(default_factory=Counter)
+    wrong: list[str] = field(default_factory=list)
+    """What it should not have said; the first few are enough."""
+    port: int = 0
+    """Where it listens, once it has said so."""
+
+    def check(self, raw: bytes) -> None:
+        """Take one line."""
+        try:
+            line = _decoder.decode(raw)
+        except msgspec.MsgspecError:
+            self._note("a line of the log is no object", raw)
+            return
+        self.events[line.event] += 1
+        if line.event == RECEIVER_STARTED.name:
+            self.port = line.port
+        if line.event not in _NAMES:
+            self._note("a line of the log has a name that the catalogue lacks", raw)
+        if line.event in _NEVER or (line.event == LIBRARY_MESSAGE.name and line.error not in _BROKEN_HTTP):
+            self._note("the log tells of a fault", raw)
+        if any(secret in raw for secret in _SECRETS):
+            self._note("the log shows what must never be seen", raw)
+
+    def _note(self, what: str, raw: bytes) -> None:
+        if len(self.wrong) < _ENOUGH:
+            self.wrong.append(f"{what}: {raw[:400]!r}")
+
+
+@dataclass(slots=True)
 class Watched:
     """A receiver that runs, and what has been seen of it."""
 
     process: asyncio.subprocess.Process
-    port: int = 0
-    events: Counter[str] = field(default_factory=Counter)
-    wrong: list[str] = field(default_factory=list)
-    """What its log should not have said."""
+    log: Log = field(default_factory=Log)
     stderr: bytearray = field(default_factory=bytearray)
     memory_start: int = 0
     memory_peak: int = 0
@@ -69,36 +100,16 @@ class Watched:
         """Check its log, line by line, until it ends."""
         assert self.process.stdout is not None  # noqa: S101 - it was asked for
         async for raw in self.process.stdout:
-            self._check(raw)
-            if self.port and not started.is_set():
+            self.log.check(raw)
+            if self.log.port:
                 started.set()
         started.set()
-
-    def _check(self, raw: bytes) -> None:
-        try:
-            line = _decoder.decode(raw)
-        except msgspec.MsgspecError:
-            self._note("a line of the log is no object", raw)
-            return
-        self.events[line.event] += 1
-        if line.event == RECEIVER_STARTED.name:
-            self.port = line.port
-        if line.event not in _NAMES:
-            self._note("a line of the log has a name that the catalogue lacks", raw)
-        if line.event in _NEVER or (line.event == LIBRARY_MESSAGE.name and line.error not in _BROKEN_HTTP):
-            self._note("the log tells of a fault", raw)
-        if any(secret in raw for secret in _SECRETS):
-            self._note("the log shows what must never be seen", raw)
-
-    def _note(self, what: str, raw: bytes) -> None:
-        if len(self.wrong) < 10:
-            self.wrong.append(f"{what}: {raw[:400]!r}")
 
     async def read_stderr(self) -> None:
         """Keep what it writes elsewhere: a traceback, most likely."""
         assert self.process.stderr is not None  # noqa: S101 - it was asked for
         async for raw in self.process.stderr:
-            self.stderr += raw[: 20_000 - len(self.stderr)]
+            self.stderr += raw[: _LONGEST_STDERR - len(self.stderr)]
 
     async def watch_memory(self) -> None:
         """Note the most memory it takes, for ever."""
@@ -143,7 +154,7 @@ async def receiver(database_url: str) -> AsyncIterator[Watched]:
     try:
         async with asyncio.timeout(60):
             await started.wait()
-        if not watched.port:
+        if not watched.log.port:
             raise RuntimeError(f"the receiver did not start: {watched.stderr.decode(errors='replace')}")
         yield watched
     finally:
@@ -155,6 +166,6 @@ async def receiver(database_url: str) -> AsyncIterator[Watched]:
                 await asyncio.gather(*reading)
                 await process.wait()
         except TimeoutError:
-            watched.wrong.append("it did not end within 15 s of SIGTERM")
+            watched.log.wrong.append("it did not end within 15 s of SIGTERM")
             process.kill()
             await process.wait()
