@@ -200,8 +200,11 @@ class Inputs:
         raw = delivery(body, b"convo.status")
         head = raw[: -len(body)]
         shape = chance.randrange(4)
-        if shape == 0:  # byte by byte, but in time
-            return Input(kind="slow sender", raw=raw, allowed=TAKEN, deliveries=1, ends="waits", pieces=20, pause=0.05)
+        if shape == 0:  # piece by piece, but in time
+            last = request([(b"X-FreeScout-Event", b"convo.status"), (b"Connection", b"close"), signature(body)], body)
+            return Input(
+                kind="slow sender", raw=last, allowed=TAKEN, deliveries=1, ends="closes", pieces=20, pause=0.05
+            )
         if shape == 1:  # a head that never ends
             return Input(kind="slow sender", raw=head[:-2], allowed=_BROKEN, ends="waits", pieces=10, pause=0.2)
         if shape == 2:

@@ -60,10 +60,6 @@ def test_the_rule_keeps_every_promise() -> None:
 
 SOURCE = Path(rule.__file__).read_text(encoding="utf-8")
 BROKEN = {
-    "a claim of the very moment is overwritten": (
-        "row.touched_at < truth.asked_at:",
-        "row.touched_at <= truth.asked_at:",
-    ),
     "a replay prolongs trust": (
         'return Verdict(outcome="duplicate", row=row, reason="known")',
         'return Verdict(outcome="duplicate", row=msgspec.structs.replace(row, expires_at=now + terms.ttl), reason="")',
@@ -87,12 +83,7 @@ BROKEN = {
         "    if before.disputed_at is not None:\n        return",
         "    if False:\n        return",
     ),
-    "the second of the pass is news": ("said.updated_at <= horizon", "said.updated_at < horizon"),
     "the last of a second wins": ("said.updated_at > row.updated_at):", "said.updated_at >= row.updated_at):"),
-    "what is older is stale": (
-        'return _disputed(row, said, now, terms, "older")',
-        'return Verdict(outcome="stale", row=row, reason="older")',
-    ),
     "who says it is gone is believed": (
         'return _disputed(row, said, now, terms, "said_to_be_gone")',
         "return judge_truth(row, Truth(ticket_id=said.ticket_id, sighting=None, asked_at=now), terms=terms, now=now)",
@@ -100,7 +91,7 @@ BROKEN = {
     "a contested row is not disputed": ("row=_dispute(held, row, now, terms), reason=", "row=held, reason="),
     "an equal truth settles what is disputed": ("if row.disputed_at is None and equal and", "if equal and"),
     "what a list lacks is not asked about": (
-        'return Verdict(outcome="disputed", row=_dispute(row, row, now, terms), reason="missing_from_the_list")',
+        'return Verdict(outcome="disputed", row=missed, reason="missing_from_the_list")',
         'return Verdict(outcome="dropped", row=row, reason="")',
     ),
     "any date of the content we hold is a replay": (
@@ -108,11 +99,6 @@ BROKEN = {
         "True:",
     ),
     "news does not touch": ("told = msgspec.structs.replace(told, touched_at=now)", "pass"),
-    "a dispute does not touch": (
-        "_dispute(held, held, now, terms), touched_at=now)",
-        "_dispute(held, held, now, terms))",
-    ),
-    "old news is never asked about": ("if alive and not same:", "if False:"),
 }
 
 
@@ -133,6 +119,11 @@ def broken(name: str) -> Judges:
     return module
 
 
+@pytest.mark.parametrize("name", BROKEN)
+def test_each_way_to_break_the_rule_still_does(name: str) -> None:
+    assert broken(name) is not rule
+
+
 @pytest.mark.parametrize("name", BROKEN if MORE else SOON_FOUND)
 def test_a_broken_rule_is_found_out(name: str) -> None:
     machine = machine_on(RuleCache(broken(name)))
@@ -140,5 +131,7 @@ def test_a_broken_rule_is_found_out(name: str) -> None:
     with pytest.raises(AssertionError):
         run_state_machine_as_test(
             machine,
-            settings=settings(TWEAKS, max_examples=MORE or 300, stateful_step_count=50, phases=[Phase.generate]),
+            settings=settings(
+                TWEAKS, max_examples=5000 if MORE else 300, stateful_step_count=50, phases=[Phase.generate]
+            ),
         )
