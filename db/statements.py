@@ -67,8 +67,8 @@ NOW = "SELECT freescout_now()"
 """Read our clock: the *s* of a request that is about to be sent."""
 
 READ_PASS = """
-SELECT freescout_now() AS now, l.seen_through, l.complete_through, l.covered_through, l.lease_until, l.clock_offset,
-       l.heartbeat_at, p.load_cursor, p.load_began, p.complete_offset
+SELECT freescout_now() AS now, l.seen_through, l.complete_through, l.covered_through, l.lease_until, l.renewed_by_pass,
+       l.clock_offset, l.heartbeat_at, p.load_cursor, p.load_began, p.complete_offset
 FROM freescout_lease l CROSS JOIN freescout_poller p
 """
 """Read what a pass begins with."""
@@ -199,8 +199,8 @@ NOTE_SILENCE = "UPDATE freescout_poller SET silent_since = $1"
 
 READ_STANDING = """
 SELECT (SELECT version_num FROM freescout_schema) AS revision, pg_backend_pid() AS backend, freescout_now() AS now,
-       l.seen_through, l.complete_through, l.covered_through, l.lease_until, l.clock_offset, l.heartbeat_at,
-       p.desk_state, p.desk_detail, p.desk_since, p.silent_since,
+       l.seen_through, l.complete_through, l.covered_through, l.lease_until, l.renewed_by_pass,
+       l.clock_offset, l.heartbeat_at, p.desk_state, p.desk_detail, p.desk_since, p.silent_since,
        (SELECT count(*) FROM freescout_ticket WHERE disputed_at IS NOT NULL) AS disputes
 FROM freescout_lease l CROSS JOIN freescout_poller p
 """

@@ -186,7 +186,7 @@ class _Batch:
 
     def apply_truth(self, truth: Truth, terms: Terms) -> Verdict:
         before = self._rows.get(truth.ticket_id)
-        verdict = self._keep(truth.ticket_id, judge_truth(before, truth, terms=terms, now=self.now))
+        verdict = self._keep(truth.ticket_id, judge_truth(before, truth, lease=self.lease, terms=terms, now=self.now))
         if before is not None and is_discovery(before, verdict):
             said = truth.sighting
             self._gaps.append(

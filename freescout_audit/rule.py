@@ -86,6 +86,8 @@ class Lease(msgspec.Struct, frozen=True, kw_only=True):
     desk's clock was set back."""
     lease_until: datetime | None = None
     """Until when the last complete pass vouches for everything."""
+    renewed_by_pass: datetime | None = None
+    """The *s* of that pass, by our clock."""
     clock_offset: timedelta = timedelta()
     """The desk's clock minus ours, as last measured."""
     heartbeat_at: datetime | None = None
@@ -168,16 +170,19 @@ def judge_claim(row: Row | None, claim: Claim, *, lease: Lease, terms: Terms, no
     return Verdict(outcome="stale", row=row, reason="older")
 
 
-def judge_truth(row: Row | None, truth: Truth, *, terms: Terms, now: datetime) -> Verdict:
+def judge_truth(row: Row | None, truth: Truth, *, lease: Lease, terms: Terms, now: datetime) -> Verdict:
     """Apply an API read to a row.
 
     Returns:
         ``written``: the row is what FreeScout says. ``confirmed``: a claim came while we asked, and it agrees.
-        ``contested``: a claim came while we asked, and it differs; the row is disputed. ``dropped``: a truth asked
-        later is already there.
+        ``contested``: a claim came while we asked, and it differs, or a whole pass, and it found no such ticket; the
+        row is disputed. ``dropped``: a truth asked later is already there.
     """
     if row is not None and row.truth_at is not None and truth.asked_at <= row.truth_at:
         return Verdict(outcome="dropped", row=row, reason="truth_is_newer")
+    if row is None and lease.renewed_by_pass is not None and truth.asked_at <= lease.renewed_by_pass:
+        nothing = _nothing(truth.ticket_id, now, via="poller")
+        return Verdict(outcome="contested", row=_dispute(nothing, nothing, now, terms), reason="a_later_pass_lacked_it")
     if row is None or row.touched_at is None or row.touched_at < truth.asked_at:
         return Verdict(outcome="written", row=_true(row, truth, terms), reason="read")
 

@@ -76,11 +76,12 @@ class RuleCache:
     offset: timedelta = timedelta()
     rows: dict[int, Row] = field(default_factory=dict)
     lease: Lease = field(default_factory=Lease)
-    renewed_by: datetime | None = None
+    seen: datetime | None = None
+    """What the pass that is under way has seen, or would have seen."""
     journalled: int = 0
 
     def begin(self, now: datetime, offset: timedelta) -> None:
-        self.now, self.rows, self.renewed_by, self.journalled = now, {}, None, 0
+        self.now, self.rows, self.seen, self.journalled = now, {}, None, 0
         self.lease = Lease(clock_offset=offset)
 
     def set_clock(self, now: datetime) -> None:
@@ -102,7 +103,9 @@ class RuleCache:
         return [
             self._keep(
                 truth.ticket_id,
-                self.judges.judge_truth(self.rows.get(truth.ticket_id), truth, terms=TERMS, now=self.now),
+                self.judges.judge_truth(
+                    self.rows.get(truth.ticket_id), truth, lease=self.lease, terms=TERMS, now=self.now
+                ),
             )
             for truth in truths
         ]
@@ -117,16 +120,18 @@ class RuleCache:
     def begin_pass(self, desk_clock: datetime) -> standing.Beginning:
         beginning = standing.Beginning(asked_at=self.now, lease=self.lease, load=None, complete_offset=None)
         seen = self.lease.seen_through
-        self.lease = msgspec.structs.replace(
-            self.lease, seen_through=desk_clock if seen is None else max(seen, desk_clock)
-        )
+        self.seen = desk_clock if seen is None else max(seen, desk_clock)
+        self.lease = msgspec.structs.replace(self.lease, seen_through=self.seen)
         return beginning
 
     def renew(self, beginning: standing.Beginning, desk_clock: datetime) -> None:
-        if self.renewed_by is None or self.renewed_by < beginning.asked_at:
-            self.renewed_by = beginning.asked_at
+        if self.lease.renewed_by_pass is None or self.lease.renewed_by_pass < beginning.asked_at:
             self.lease = msgspec.structs.replace(
-                self.lease, lease_until=beginning.asked_at + TERMS.lease, complete_through=desk_clock
+                self.lease,
+                lease_until=beginning.asked_at + TERMS.lease,
+                complete_through=desk_clock,
+                covered_through=self.seen,
+                renewed_by_pass=beginning.asked_at,
             )
 
     def look(self, tickets: Collection[int]) -> Sight:
@@ -148,8 +153,8 @@ class RuleCache:
 
 
 READ = """
-SELECT id, t.*, c.ttl_expires, freescout_ticket_state(id) AS answer, l.seen_through, l.complete_through, l.lease_until,
-       l.clock_offset, l.heartbeat_at, (SELECT count(*) FROM freescout_delivery) AS journalled
+SELECT id, t.*, c.ttl_expires, freescout_ticket_state(id) AS answer, l.seen_through, l.complete_through,
+       l.covered_through, l.lease_until, l.renewed_by_pass, l.clock_offset, l.heartbeat_at, (SELECT count(*) FROM freescout_delivery) AS journalled
 FROM unnest($1::bigint[]) AS id
 CROSS JOIN freescout_lease l
 LEFT JOIN freescout_ticket t ON t.ticket_id = id
@@ -167,7 +172,8 @@ DELETE FROM freescout_ticket;
 DELETE FROM freescout_delivery;
 DELETE FROM freescout_gap;
 UPDATE freescout_lease
-SET (seen_through, complete_through, lease_until, renewed_by_pass, heartbeat_at) = (NULL, NULL, NULL, NULL, NULL);
+SET (seen_through, complete_through, covered_through, lease_until, renewed_by_pass, heartbeat_at)
+  = (NULL, NULL, NULL, NULL, NULL, NULL);
 """
 EPOCH = datetime.fromisoformat("1970-01-01T00:00:00Z")
 
@@ -180,6 +186,8 @@ class StoreCache:
     database: Database
     sql: asyncpg.Connection
     offset: timedelta = timedelta()
+    clock: standing.DeskClock | None = None
+    """The desk's clock when the pass that is under way began."""
 
     def begin(self, now: datetime, offset: timedelta) -> None:
         self.offset = offset
@@ -205,14 +213,25 @@ class StoreCache:
 
     def begin_pass(self, desk_clock: datetime) -> standing.Beginning:
         beginning = self._run(standing.read_beginning(self.database))
-        self._run(standing.see_through(self.database, desk_clock))
+        self.clock = self._run(standing.see_through(self.database, desk_clock))
         # A Date has no fractions, so what is measured is up to a second behind; the desk of a history is exact.
         self._run(self.sql.execute("UPDATE freescout_lease SET clock_offset = $1", self.offset))
         return beginning
 
     def renew(self, beginning: standing.Beginning, desk_clock: datetime) -> None:
-        clock = standing.DeskClock(at=desk_clock, offset=self.offset)
-        self._run(standing.renew(self.database, beginning, clock=clock, lease=TERMS.lease, rows=0, requests=0))
+        assert self.clock is not None
+        clock = msgspec.structs.replace(self.clock, at=desk_clock, offset=self.offset)
+        self._run(
+            standing.renew(
+                self.database,
+                beginning,
+                clock=clock,
+                covered_through=clock.seen_through,
+                lease=TERMS.lease,
+                rows=0,
+                requests=0,
+            )
+        )
 
     def look(self, tickets: Collection[int]) -> Sight:
         records = self._run(self.sql.fetch(READ, sorted(tickets)))
@@ -237,9 +256,12 @@ def store_cache(database_url: str) -> Iterator[StoreCache]:
         database = Database(normalise(database_url), connections=2)
         sql = runner.run(asyncpg.connect(database_url))
         runner.run(sql.execute(CLOCK))
-        yield StoreCache(runner, database, sql)
-        runner.run(sql.close())
-        runner.run(database.close())
+        try:
+            yield StoreCache(runner, database, sql)
+        finally:
+            # A loop with an open connection does not close.
+            runner.run(sql.close())
+            runner.run(database.close())
 
 
 def _shown(expires: datetime | None) -> datetime | None:

@@ -31,8 +31,8 @@ def judge(held: Row | None, said: Claim, *, now: float = 100, standing: Lease = 
     return judge_claim(held, said, lease=standing, terms=terms, now=at(now))
 
 
-def read(held: Row | None, found: Truth, *, now: float = 100) -> Verdict:
-    return judge_truth(held, found, terms=TERMS, now=at(now))
+def read(held: Row | None, found: Truth, *, now: float = 100, standing: Lease = ALONE) -> Verdict:
+    return judge_truth(held, found, lease=standing, terms=TERMS, now=at(now))
 
 
 def alive(*, seen: float | None = None, complete: float | None = None, until: float | None = None) -> Lease:
@@ -250,6 +250,17 @@ class TestTruths:
         assert verdict.row is not None
         assert not verdict.row.gone
 
+    def test_a_truth_about_nothing_is_a_question_when_a_later_pass_is_complete_and_lacked_it(self) -> None:
+        """It was deleted between the two; the later pass has counted, and vouches for what is in the cache."""
+        later = msgspec.structs.replace(ALONE, renewed_by_pass=at(70))
+
+        verdict = read(None, truth("closed", 0, asked=70), standing=later)
+        assert verdict.outcome == "contested"
+        assert verdict.row is not None
+        assert (verdict.row.gone, verdict.row.disputed_at) == (True, at(100))
+
+        assert read(None, truth("closed", 0, asked=71), standing=later).outcome == "written"
+
     def test_a_404_leaves_a_tombstone_and_a_200_revives_it(self) -> None:
         dead = read(row("active", 0), not_found(asked=70)).row
         assert dead is not None
@@ -351,7 +362,7 @@ def histories(draw: st.DrawFn) -> list[tuple[Claim | Truth, datetime, Lease]]:
 def step(held: Row | None, came: Claim | Truth, now: datetime, standing: Lease) -> Verdict:
     if isinstance(came, Claim):
         return judge_claim(held, came, lease=standing, terms=TERMS, now=now)
-    return judge_truth(held, came, terms=TERMS, now=now)
+    return judge_truth(held, came, lease=standing, terms=TERMS, now=now)
 
 
 class TestOverAnyHistory:
@@ -424,7 +435,7 @@ class TestOverAnyHistory:
         asked = max([at(0)] + [now for _, now, _ in history] + [at(200)]) + timedelta(seconds=1)
         last = Truth(ticket_id=7, sighting=last.sighting, asked_at=asked)
 
-        verdict = judge_truth(held, last, terms=TERMS, now=asked)
+        verdict = judge_truth(held, last, lease=ALONE, terms=TERMS, now=asked)
 
         assert verdict.outcome == "written"
         assert verdict.row is not None

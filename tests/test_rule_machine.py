@@ -65,13 +65,10 @@ BROKEN = {
         'return Verdict(outcome="duplicate", row=msgspec.structs.replace(row, expires_at=now + terms.ttl), reason="")',
     ),
     "news settles a dispute while the poller is alive": ("return told if alive else msgspec", "return msgspec"),
-    "no pass has ever seen anything": (
-        "horizon = lease.seen_through if alive else lease.complete_through",
-        "horizon = None",
-    ),
+    "no pass has ever seen anything": ("horizon = _horizon(row, lease, alive=alive)", "horizon = None"),
     "only complete passes have seen": (
-        "horizon = lease.seen_through if alive else lease.complete_through",
-        "horizon = lease.complete_through",
+        "*([lease.seen_through] if alive else [lease.complete_through, lease.covered_through]),",
+        "lease.complete_through,",
     ),
     "a claim revives a tombstone": ('return _disputed(row, said, now, terms, "about_a_tombstone")', "row = None"),
     "truths in any order": ("truth.asked_at <= row.truth_at:", "False:"),
@@ -86,7 +83,7 @@ BROKEN = {
     "the last of a second wins": ("said.updated_at > row.updated_at):", "said.updated_at >= row.updated_at):"),
     "who says it is gone is believed": (
         'return _disputed(row, said, now, terms, "said_to_be_gone")',
-        "return judge_truth(row, Truth(ticket_id=said.ticket_id, sighting=None, asked_at=now), terms=terms, now=now)",
+        "return judge_truth(row, Truth(ticket_id=said.ticket_id, sighting=None, asked_at=now), lease=lease, terms=terms, now=now)",
     ),
     "a contested row is not disputed": ("row=_dispute(held, row, now, terms), reason=", "row=held, reason="),
     "an equal truth settles what is disputed": ("if row.disputed_at is None and equal and", "if equal and"),

@@ -62,7 +62,7 @@ MUTANTS = (
     ),
     Mutant(
         "a clock that was set back is not remembered",
-        ((STATEMENTS, "THEN now + clock_offset END", "THEN NULL END"),),
+        ((STATEMENTS, "THEN now + clock_offset END", "THEN NULL::timestamptz END"),),
     ),
     Mutant(
         "without a poller only the last pass's own date counts",

@@ -18,7 +18,8 @@ LOCK = (
 DO $do$ BEGIN EXECUTE format($create$
     CREATE FUNCTION freescout_lock(tickets bigint[], patience interval) RETURNS TABLE (
         now timestamptz, seen_through timestamptz, complete_through timestamptz, covered_through timestamptz,
-        lease_until timestamptz, clock_offset interval, heartbeat_at timestamptz, made boolean,
+        lease_until timestamptz, renewed_by_pass timestamptz, clock_offset interval, heartbeat_at timestamptz,
+        made boolean,
         ticket_id bigint, number bigint, mailbox_id bigint, status text, state text, updated_at timestamptz,
         created_at timestamptz, gone boolean, observed_at timestamptz, observed_via text, expires_at timestamptz,
         touched_at timestamptz, truth_at timestamptz, disputed_at timestamptz, grace_until timestamptz)
@@ -38,8 +39,8 @@ DO $do$ BEGIN EXECUTE format($create$
         )
         SELECT array_agg(ticket_id) INTO new_ones FROM made;
         RETURN QUERY
-        SELECT freescout_now(), l.seen_through, l.complete_through, l.covered_through, l.lease_until, l.clock_offset,
-               l.heartbeat_at, coalesce(t.ticket_id = ANY (new_ones), false),
+        SELECT freescout_now(), l.seen_through, l.complete_through, l.covered_through, l.lease_until,
+               l.renewed_by_pass, l.clock_offset, l.heartbeat_at, coalesce(t.ticket_id = ANY (new_ones), false),
                t.ticket_id, t.number, t.mailbox_id, t.status, t.state, t.updated_at, t.created_at, t.gone,
                t.observed_at, t.observed_via, t.expires_at, t.touched_at, t.truth_at, t.disputed_at, t.grace_until
         FROM freescout_lease l LEFT JOIN freescout_ticket t ON t.ticket_id = ANY (tickets);
