@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import asyncpg
 from sqlalchemy.engine import URL
@@ -68,8 +68,7 @@ class Database:
             "idle_in_transaction_session_timeout": "10s",
         }
 
-    @asynccontextmanager
-    async def connection(self, deadline: float | None = None) -> AsyncIterator[asyncpg.Connection]:
+    def connection(self, deadline: float | None = None) -> AbstractAsyncContextManager[asyncpg.Connection]:
         """Lend a connection for ``deadline`` seconds (None: `PATIENCE`), the wait for it included.
 
         Whatever goes wrong while it is lent ends it: nobody waits for a server that may never answer. The server
@@ -78,8 +77,7 @@ class Database:
         Raises:
             DatabaseUnavailableError: PostgreSQL is away, not migrated, or did not answer within the deadline.
         """
-        async with self.session(self._patience if deadline is None else deadline) as connection:
-            yield connection
+        return self.session(self._patience if deadline is None else deadline)
 
     @asynccontextmanager
     async def session(self, deadline: float | None = None) -> AsyncIterator[asyncpg.Connection]:

@@ -8,7 +8,8 @@ import msgspec
 
 from db import statements
 from db.database import Database
-from freescout_audit.conversation import MAX_ID, State, Status
+from freescout_audit.conversation import MAX_ID, Status
+from freescout_audit.rule import Lease, Row, expiry
 
 Reason = Literal["ok", "miss", "expired", "disputed", "unpublished", "gone", "unknown", "never_synced", "unavailable"]
 
@@ -50,16 +51,29 @@ def explain(record: asyncpg.Record) -> Reading:
         return _none("never_synced" if record["complete_through"] is None else "miss")
     if record["gone"]:
         return _none("gone" if record["disputed_at"] is None else "disputed")
-    expires_at: datetime = record["ttl_expires"]
-    if expires_at > now:
-        status: Status = record["status"]
-        return Reading(ticket_state=status, reason="ok", expires_at=expires_at)
-    if record["grace_until"] is not None and record["grace_until"] <= now:
+    row = Row(**{name: record[name] for name in _OF_ROW})
+    expires_at = expiry(row, Lease(lease_until=record["lease_until"]))
+    if row.status is not None and expires_at is not None and expires_at > now:
+        return Reading(ticket_state=row.status, reason="ok", expires_at=expires_at)
+    if row.grace_until is not None and row.grace_until <= now:
         return _none("disputed")
-    if record["status"] is None or record["state"] is None or record["updated_at"] is None:
+    if row.status is None or row.state is None or row.updated_at is None:
         return _none("unknown")
-    state: State = record["state"]
-    return _none("expired" if state == "published" else "unpublished")
+    return _none("expired" if row.state == "published" else "unpublished")
+
+
+_OF_ROW = (
+    "ticket_id",
+    "status",
+    "state",
+    "updated_at",
+    "gone",
+    "observed_at",
+    "observed_via",
+    "expires_at",
+    "disputed_at",
+    "grace_until",
+)
 
 
 def _none(reason: Reason) -> Reading:

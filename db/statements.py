@@ -55,13 +55,12 @@ DELETE FROM freescout_delivery WHERE delivery_id IN (
 """Delete some deliveries older than $1, so few at a time that nobody notices."""
 
 READ_TICKET = """
-SELECT freescout_now() AS now, l.complete_through, c.ttl_expires,
-       t.ticket_id, t.status, t.state, t.updated_at, t.gone, t.disputed_at, t.grace_until
-FROM freescout_lease l
-LEFT JOIN freescout_ticket t ON t.ticket_id = $1
-LEFT JOIN freescout_ticket_cache c ON c.ticket_id = t.ticket_id
+SELECT freescout_now() AS now, l.complete_through, l.lease_until,
+       t.ticket_id, t.status, t.state, t.updated_at, t.gone, t.observed_at, t.observed_via, t.expires_at,
+       t.disputed_at, t.grace_until
+FROM freescout_lease l LEFT JOIN freescout_ticket t ON t.ticket_id = $1
 """
-"""Read one ticket's answer and what explains it; ``ttl_expires`` is the view's, so there is one definition of it."""
+"""Read what answers for one ticket, and what explains the answer."""
 
 NOW = "SELECT freescout_now()"
 """Read our clock: the *s* of a request that is about to be sent."""

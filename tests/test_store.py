@@ -2,6 +2,8 @@
 
 import asyncio
 import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import timedelta
 
 import asyncpg
@@ -36,6 +38,21 @@ async def record(database: Database, *claims: Claim | None) -> Recorded:
 
 def outcomes(recorded: Recorded) -> list[str | None]:
     return [None if verdict is None else verdict.outcome for verdict in recorded.verdicts]
+
+
+@asynccontextmanager
+async def waiting_for_a_row(
+    database_url: str, sql: asyncpg.Connection, database: Database, said: Claim
+) -> AsyncIterator[tuple[asyncpg.Connection, "asyncio.Task[Recorded]"]]:
+    """Hold ticket 7, let a claim about it wait, and commit what is done inside."""
+    holder = await asyncpg.connect(database_url)
+    async with holder.transaction():
+        await holder.execute("SELECT FROM freescout_ticket WHERE ticket_id = 7 FOR UPDATE")
+        waiting = asyncio.create_task(record(database, said))
+        while not await sql.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"):
+            assert not waiting.done()
+        yield holder, waiting
+    await holder.close()
 
 
 async def test_a_batch_is_judged_in_its_order(database: Database, clock: Clock, sql: asyncpg.Connection) -> None:
@@ -133,21 +150,33 @@ async def test_a_second_writer_sees_what_the_first_wrote_and_a_later_clock(
 ) -> None:
     """`touched_at` is taken under the row's lock: who waited for it does not come out earlier."""
     await record(database, claim("active", -9))
-    holder = await asyncpg.connect(database_url)
-    transaction = holder.transaction()
-    await transaction.start()
-    await holder.execute("SELECT FROM freescout_ticket WHERE ticket_id = 7 FOR UPDATE")
-
-    waiting = asyncio.create_task(record(database, claim("closed", -5)))
-    while not await sql.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"):
-        assert not waiting.done()
-    released_at = await holder.fetchval("SELECT clock_timestamp()")
-    await transaction.commit()
+    async with waiting_for_a_row(database_url, sql, database, claim("closed", -5)) as (holder, waiting):
+        released_at = await holder.fetchval("SELECT clock_timestamp()")
 
     recorded = await waiting
     assert recorded.now >= released_at
     assert outcomes(recorded) == ["applied"]
-    await holder.close()
+
+
+async def test_a_second_writer_judges_by_the_lease_as_it_is_when_the_locks_are_held(
+    database: Database, sql: asyncpg.Connection, database_url: str
+) -> None:
+    """What a pass has seen through while we waited makes a claim old news."""
+    await record(database, claim("active", -9))
+    async with waiting_for_a_row(database_url, sql, database, claim("closed", -5)) as (holder, waiting):
+        await holder.execute("UPDATE freescout_lease SET seen_through = $1, heartbeat_at = freescout_now()", at(0))
+
+    assert outcomes(await waiting) == ["disputed"]
+
+
+async def test_a_lock_is_waited_for_as_long_as_we_are_told(database: Database, sql: asyncpg.Connection) -> None:
+    await record(database, claim("active", -9))
+    async with sql.transaction():
+        await sql.execute("SELECT FROM freescout_ticket FOR UPDATE")
+        with pytest.raises(asyncpg.LockNotAvailableError):
+            await record_deliveries(
+                database, [delivery(claim("closed", -5))], terms=TERMS, deadline=20, lock_patience=0.01
+            )
 
 
 async def test_a_batch_that_cannot_be_committed_leaves_nothing(database: Database, sql: asyncpg.Connection) -> None:
