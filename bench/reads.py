@@ -1,23 +1,31 @@
-"""Readers in a queue, by SQLAlchemy's pool and by ours: what a read takes, its wait for a connection included.
+"""What a read takes: one at a time against a bare SELECT by primary key, and many in a queue for few connections.
 
-More readers than connections want one row each, again and again. ``python -m bench.reads`` prints the table.
+One at a time, the ways to read are called in turn, so that a noisy machine disturbs all of them alike. In the queue
+more readers than connections want one row each, again and again, by SQLAlchemy's pool and by ours.
+``python -m bench.reads`` prints both tables.
 """
 
 import asyncio
+import statistics
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import cast
 
 import asyncpg
+import msgspec
+import uvloop
 from rich.console import Console
 from rich.table import Table
 from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import create_async_engine
 
+from bench.report import Line, print_table
 from db import statements
 from db.database import Database
 from db.embedded import EmbeddedPostgres
 from db.migrate import migrate
+from db.reads import read_from
 from db.url import normalise
 
 CONNECTIONS = 5
@@ -27,11 +35,81 @@ READS = 50
 Read = Callable[[], Awaitable[None]]
 
 
+class Reads(msgspec.Struct, kw_only=True):
+    """The median seconds of a read, by who answers."""
+
+    bare: float
+    function: float
+    function_by_lease: float
+    read_ticket: float
+    read_ticket_by_lease: float
+
+
+async def one_at_a_time(url: str, *, tickets: int = 100_000, reads: int = 4000) -> Reads:
+    """Read tickets that vouch for themselves, and tickets that only the lease vouches for."""
+    setting = await asyncpg.connect(url)
+    await setting.execute(
+        "DROP TABLE IF EXISTS bench_read; CREATE TABLE bench_read (ticket_id bigint PRIMARY KEY, status text)"
+    )
+    await setting.execute("INSERT INTO bench_read SELECT id, 'closed' FROM generate_series(1, $1) id", tickets)
+    await setting.execute("TRUNCATE freescout_ticket")
+    await setting.execute(
+        "INSERT INTO freescout_ticket (ticket_id, status, state, updated_at, gone, expires_at)"
+        " SELECT id, 'closed', 'published', now(), false, now() + (id % 2) * interval '1 day'"
+        " FROM generate_series(1, $1) id",
+        tickets,
+    )
+    await setting.execute("UPDATE freescout_lease SET lease_until = now() + interval '1 day'")
+    await setting.execute("VACUUM ANALYZE freescout_ticket, bench_read, freescout_lease")
+    bare = await setting.prepare("SELECT status FROM bench_read WHERE ticket_id = $1")
+    function = await setting.prepare("SELECT freescout_ticket_state($1)")
+    database = Database(normalise(url))
+    ways: tuple[tuple[Callable[[int], Awaitable[object]], int], ...] = (
+        (bare.fetchval, 1),
+        (function.fetchval, 1),
+        (function.fetchval, 0),
+        (partial(read_from, database), 1),
+        (partial(read_from, database), 0),
+    )
+    took: list[list[float]] = [[] for _ in ways]
+    for number in range(reads):
+        ticket = number * 37 % (tickets // 2) * 2
+        for (way, odd), times in zip(ways, took, strict=True):
+            began = time.perf_counter()
+            await way(ticket + 2 - odd)
+            times.append(time.perf_counter() - began)
+    await database.close()
+    await setting.close()
+    return Reads(**dict(zip(Reads.__struct_fields__, map(statistics.median, took), strict=True)))
+
+
+def lines(reads: Reads) -> list[Line]:
+    """Return the reads as lines of the report."""
+    return [
+        Line(
+            what=what,
+            ours=f"{value * 1e6:.0f} µs",
+            against=f"a bare SELECT by primary key: {reads.bare * 1e6:.0f} µs",
+            ratio=f"{value / reads.bare:.2f}",
+            target=f"≤ {target:g} x",
+            met=value / reads.bare <= target,
+        )
+        for what, value, target in (
+            ("read by freescout_ticket_state", reads.function, 1.2),
+            ("… of a ticket that only the lease vouches for", reads.function_by_lease, 1.2),
+            ("read by read_ticket", reads.read_ticket, 2),
+            ("… of a ticket that only the lease vouches for", reads.read_ticket_by_lease, 2),
+        )
+    ]
+
+
 async def main() -> None:
-    """Run both sides in turn, twice, on one database."""
+    """Print what one read takes, and then run both pools in turn, twice, on one database."""
+    console = Console()
     with EmbeddedPostgres(database="bench") as server:
         url = normalise(server.url())
         await migrate(url)
+        print_table(console, lines(await one_at_a_time(server.url())), "one read at a time")
         table = Table("pool", "reads/s", "p50 ms", "p99 ms", title=f"{READERS} readers, {CONNECTIONS} connections")
         tails: dict[str, float] = {}
         for _ in range(2):
@@ -40,7 +118,6 @@ async def main() -> None:
                 tails[name] = tail
                 table.add_row(name, f"{rate:,.0f}", f"{median * 1000:.1f}", f"{tail * 1000:.1f}")
         theirs, ours = tails.values()
-        console = Console()
         console.print(table)
         console.print(f"p99, theirs over ours: {theirs / ours:.1f}")
 
@@ -92,4 +169,5 @@ async def _measure(read: Read, close: Callable[[], Awaitable[None]]) -> tuple[fl
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(main())

@@ -1,7 +1,8 @@
 """What to compare with: servers that do less than ours, and nothing that ours may leave out.
 
-``verify``: reads the body, verifies its signature and decodes it. ``read``: reads the body and computes its HMAC.
-``empty``: answers at once. ``python -m bench.servers verify 8090`` serves one on 127.0.0.1 until it is ended.
+``verify``: our receiver with all its checks, that decodes a delivery and answers without a commit or a line of log.
+``bare``: a plain aiohttp handler that verifies and decodes. ``read``: one that reads the body and computes its HMAC.
+``empty``: one that answers at once. ``python -m bench.servers verify 8090`` serves one on 127.0.0.1 until it is ended.
 """
 
 import asyncio
@@ -17,10 +18,20 @@ from aiohttp import web
 from bench.load import KEY
 from freescout_audit import verify_freescout_hmac
 from freescout_audit.delivery import read_claim
+from receiver.audit import ENDPOINT
+from receiver.endpoints import Endpoint, VerifiedDelivery, register
+from receiver.metrics import Metrics
+from settings import Secret, load_settings
 
 
-async def verify(request: web.Request) -> web.Response:
-    """Verify and decode, as ours does before it commits."""
+async def decode(delivery: VerifiedDelivery) -> web.Response:
+    """Decode what our gate has verified."""
+    claim = read_claim(delivery.event, delivery.body)
+    return web.json_response({"outcome": "applied" if claim is not None else "ignored"})
+
+
+async def bare(request: web.Request) -> web.Response:
+    """Verify and decode."""
     body = await request.read()
     if not verify_freescout_hmac(body, request.headers.get("X-FreeScout-Signature"), secrets=[KEY]):
         return web.json_response({"error": "unauthorized"}, status=401)
@@ -42,7 +53,11 @@ async def empty(_request: web.Request) -> web.Response:
 async def serve(name: str, port: int) -> None:
     """Serve until SIGTERM."""
     app = web.Application(client_max_size=2**30)
-    app.router.add_post("/{path:.*}", {"verify": verify, "read": read, "empty": empty}[name])
+    if name == "verify":
+        endpoint = Endpoint(name=ENDPOINT, enabled=lambda: True, secrets=lambda: [Secret(KEY)], handle=decode)
+        register(app, endpoint, settings=load_settings({}).receiver, metrics=Metrics())
+    else:
+        app.router.add_post("/{path:.*}", {"bare": bare, "read": read, "empty": empty}[name])
     runner = web.AppRunner(app, access_log=None, auto_decompress=False)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", port, reuse_address=True).start()

@@ -1,0 +1,300 @@
+"""Deliveries: ours beside the servers that do less and the one that most teams would write, in alternating rounds."""
+
+import asyncio
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from datetime import UTC, datetime
+
+import aiohttp
+import asyncpg
+import msgspec
+
+from bench.load import Result, make, threads
+from bench.processes import ROOT, Server, free_port, limit, load, receiver, server
+from bench.report import Line, Point
+
+MEGABYTE = 1_000_000
+_PATH = "/api/internal/freescout-webhook/audit"
+_FIRST = datetime(2026, 1, 2, tzinfo=UTC)
+_BODIES = (1_000, 10_000, 100_000, 1_000_000, 10_000_000, 54_000_000)
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """How long to measure."""
+
+    rounds: int
+    seconds: float
+
+
+class Side(msgspec.Struct, kw_only=True):
+    """What one server did, round by round."""
+
+    rates: list[float] = msgspec.field(default_factory=list)
+    cpus: list[float] = msgspec.field(default_factory=list)
+    p50s: list[float] = msgspec.field(default_factory=list)
+    p99s: list[float] = msgspec.field(default_factory=list)
+    generator: list[float] = msgspec.field(default_factory=list)
+    failures: int = 0
+
+    def add(self, result: Result, cpu: float) -> None:
+        """Note a round; ``cpu`` in seconds of the server."""
+        answered = sum(result.statuses.values())
+        self.rates.append(result.rate)
+        self.cpus.append(cpu / answered)
+        self.p50s.append(result.latencies["p50"])
+        self.p99s.append(result.latencies["p99"])
+        self.generator.append(result.cpu / answered)
+        self.failures += result.failures
+
+
+def alternate(
+    servers: Mapping[str, Server], plan: Plan, *, size: int, rate: float | None = None, most: int = 15_000
+) -> dict[str, Side]:
+    """Load the servers in turn, round after round; ``most`` deliveries a second are made."""
+    sides = {name: Side() for name in servers}
+    number = int(plan.seconds * most)
+    for turn in range(plan.rounds):
+        for name, one in servers.items():
+            before = one.cpu()
+            result = load(
+                one.port, size=size, seconds=plan.seconds, number=number, first=(turn + 1) * number, rate=rate
+            )
+            sides[name].add(result, one.cpu() - before)
+    return sides
+
+
+def ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
+    """Return the median of the rounds' ratios."""
+    return statistics.median(mine / other for mine, other in zip(ours, theirs, strict=True))
+
+
+def small(url: str, plan: Plan) -> Iterator[Line]:
+    """4 KB deliveries, as many as are answered, and the latencies at half of what the limit takes."""
+    with receiver(url) as ours, limit("verify") as verify, limit("bare") as bare:
+        both = {"ours": ours, "verify": verify, "bare": bare}
+        sides = alternate(both, plan, size=4096)
+        mine, theirs, least = sides["ours"], sides["verify"], sides["bare"]
+        steady = alternate({"ours": ours, "verify": verify}, plan, size=4096, rate=statistics.median(theirs.rates) / 2)
+    yield _rates("4 KB deliveries, committed before the answer", mine, theirs, "verified and decoded only", 0.75)
+    yield _times("… CPU of the receiver per delivery", mine.cpus, theirs.cpus, 1.3, "µs", 1e6)
+    yield _times("… p99, as many as are answered", mine.p99s, theirs.p99s, 2, "ms", 1e3)
+    yield _times("… p99, at half the limit's rate (open)", steady["ours"].p99s, steady["verify"].p99s, None, "ms", 1e3)
+    yield _rates("4 KB deliveries, against a bare aiohttp handler", mine, least, "verified and decoded only", None)
+    yield _times("… CPU of the receiver per delivery", mine.cpus, least.cpus, None, "µs", 1e6)
+
+
+def flask(url: str, plan: Plan) -> Iterator[Line]:
+    """4 KB deliveries against Flask, gunicorn and psycopg2."""
+    from bench.flask_peer import TABLE  # noqa: PLC0415 - what it imports is installed for the bench alone
+
+    async def make_table() -> None:
+        connection = await asyncpg.connect(url)
+        await connection.execute(TABLE + "; TRUNCATE bench_peer")
+        await connection.close()
+
+    asyncio.run(make_table())
+    port = free_port()
+    arguments = ["-m", "gunicorn", "-w", "4", "-k", "gthread", "--threads", "16", "--keep-alive", "60"]
+    arguments += ["--log-level", "error", "-b", f"127.0.0.1:{port}", "bench.flask_peer:app"]
+    with receiver(url) as ours, server(arguments, port, DATABASE_URL=url) as theirs:
+        load(port, seconds=1, number=2000)
+        sides = alternate({"ours": ours, "flask": theirs}, plan, size=4096)
+    yield _rates("4 KB deliveries", sides["ours"], sides["flask"], "Flask, gunicorn (4 workers), psycopg2", 6)
+    yield _times("… CPU per delivery", sides["ours"].cpus, sides["flask"].cpus, None, "µs", 1e6)
+
+
+def medium(url: str, plan: Plan) -> Iterator[Line]:
+    """200 KB deliveries."""
+    with receiver(url) as ours, limit("read") as theirs:
+        sides = alternate({"ours": ours, "read": theirs}, plan, size=200_000, most=3000)
+    yield _rates("200 KB deliveries", sides["ours"], sides["read"], "aiohttp: read, HMAC", 0.9)
+    yield _times("… CPU of the receiver per delivery", sides["ours"].cpus, sides["read"].cpus, None, "µs", 1e6)
+
+
+def pair(url: str, plan: Plan) -> Iterator[Line]:
+    """Two receivers on one database against one, half of the connections each."""
+    number = int(plan.seconds * 15_000)
+    gains = []
+    with receiver(url) as first, receiver(url) as second, ThreadPoolExecutor(2) as senders:
+        for turn in range(plan.rounds):
+            offset = (turn + 1) * 2 * number
+            alone = load(first.port, seconds=plan.seconds, number=number, first=offset)
+            half = {"seconds": plan.seconds, "number": number // 2, "connections": 32}
+            results = [
+                senders.submit(load, first.port, first=offset + number, **half),
+                senders.submit(load, second.port, first=offset + number + number // 2, **half),
+            ]
+            gains.append((sum(result.result().rate for result in results), alone.rate))
+    together, one = (statistics.median(each) for each in zip(*gains, strict=True))
+    yield Line(
+        what="two receivers on one database, 4 KB",
+        ours=f"{together:,.0f}/s",
+        against=f"one: {one:,.0f}/s",
+        ratio=f"{statistics.median(both / alone for both, alone in gains):.2f}",
+    )
+
+
+def large(url: str) -> Iterator[Line]:
+    """Eight deliveries of 54 MB at once, and small ones beside them."""
+    tail = threads(54 * MEGABYTE) + b"]}}"
+    with receiver(url) as ours:
+        load(ours.port, seconds=1, number=2000)
+        stop = threading.Event()
+        results: list[Result] = []
+
+        def beside() -> None:
+            while not stop.is_set():
+                results.append(load(ours.port, seconds=1, number=200, rate=20, connections=2, first=len(results) * 200))
+
+        sender = threading.Thread(target=beside)
+        sender.start()
+        began = time.perf_counter()
+        codes = asyncio.run(_eight(ours.port, tail))
+        took = time.perf_counter() - began
+        stop.set()
+        sender.join()
+        peak = ours.peak()
+    slowest = max(result.latencies["p100"] for result in results)
+    yield Line(
+        what="eight 54 MB deliveries at once",
+        ours=f"{codes.count(200)} answered 200, in {took:.1f} s",
+        target="all answered",
+        met=codes.count(200) == len(codes),
+    )
+    yield _at_most("… most resident memory of the receiver", peak / MEGABYTE, 200, "MB")
+    yield _at_most("… the slowest 4 KB delivery beside them", slowest * 1000, 50, "ms")
+
+
+async def _eight(port: int, tail: bytes) -> list[int]:
+    address = f"http://127.0.0.1:{port}{_PATH}"
+
+    async def send(client: aiohttp.ClientSession, number: int) -> int:
+        made = make(number, tail, path=_PATH, tickets=100_000, host="bench", first_at=_FIRST)
+        head, _, beginning = made.beginning.partition(b"\r\n\r\n")
+        signature = head.partition(b"X-FreeScout-Signature: ")[2].partition(b"\r\n")[0].decode()
+
+        async def pieces() -> AsyncIterator[bytes]:
+            yield beginning
+            for start in range(0, len(tail), 1 << 20):
+                yield tail[start : start + (1 << 20)]
+
+        headers = {
+            "X-FreeScout-Event": "convo.status",
+            "X-FreeScout-Signature": signature,
+            "Content-Length": str(made.body_bytes),
+        }
+        async with client.post(address, data=pieces(), headers=headers, expect100=True) as response:
+            await response.read()
+            return response.status
+
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=60)) as client:
+        return list(await asyncio.gather(*(send(client, 50_000 + number) for number in range(8))))
+
+
+def alone(url: str, plan: Plan) -> Iterator[Line]:
+    """One delivery at a time, against a bare upsert and an empty request."""
+    ours: list[float] = []
+    floor: list[float] = []
+    with receiver(url) as mine, limit("empty") as empty:
+        for turn in range(plan.rounds):
+            single = load(mine.port, seconds=plan.seconds / 2, number=5000, connections=1, first=(turn + 1) * 5000)
+            nothing = load(empty.port, seconds=plan.seconds / 2, number=8000, connections=1, size=0)
+            ours.append(single.latencies["p50"])
+            floor.append(nothing.latencies["p50"] + asyncio.run(_bare_upsert(url)))
+    yield _times("one delivery alone, p50", ours, floor, 2.5, "ms", 1e3, "a bare upsert and an empty request")
+
+
+async def _bare_upsert(url: str) -> float:
+    """Return the median seconds of one upsert into a plain table, committed, on asyncpg alone."""
+    connection = await asyncpg.connect(url)
+    await connection.execute("CREATE TABLE IF NOT EXISTS bench_plain (ticket_id bigint PRIMARY KEY, status text)")
+    upsert = await connection.prepare(
+        "INSERT INTO bench_plain VALUES ($1, $2) ON CONFLICT (ticket_id) DO UPDATE SET status = excluded.status"
+    )
+    took = []
+    for number in range(400):
+        began = time.perf_counter()
+        await upsert.fetch(number % 100, "active" if number % 2 else "closed")
+        took.append(time.perf_counter() - began)
+    await connection.close()
+    return statistics.median(took)
+
+
+def beside(url: str, plan: Plan, *, conversations: int) -> Iterator[Line]:
+    """The p99 of deliveries at a steady rate, idle and while a first load fills the cache."""
+    idle: list[float] = []
+    busy: list[float] = []
+    with receiver(url) as mine:
+        for turn in range(plan.rounds):
+            options = {"rate": 500, "seconds": plan.seconds, "number": int(plan.seconds * 600)}
+            idle.append(load(mine.port, first=(2 * turn + 1) * 10_000, **options).latencies["p99"])
+            with _loading(url, conversations):
+                busy.append(load(mine.port, first=(2 * turn + 2) * 10_000, **options).latencies["p99"])
+    yield _times("p99 at 500/s while a first load runs", busy, idle, 2, "ms", 1e3, "idle")
+
+
+@contextmanager
+def _loading(url: str, conversations: int) -> Iterator[None]:
+    process = subprocess.Popen(  # noqa: S603 - our own module
+        [sys.executable, "-m", "bench.first_load", str(conversations), url], cwd=ROOT, stdout=subprocess.DEVNULL
+    )
+    time.sleep(2)  # until it is under way
+    try:
+        yield
+    finally:
+        process.kill()
+        process.wait()
+
+
+def growth(url: str) -> list[Point]:
+    """How one delivery alone grows with its body, p50."""
+    points = []
+    with receiver(url) as ours:
+        for index, size in enumerate(_BODIES):
+            number = max(6, min(400, 20_000_000 // size))
+            result = load(ours.port, size=size, seconds=60, number=number, connections=1, first=index * 10_000)
+            points.append(Point(size, result.latencies["p50"] * 1000))
+    return points
+
+
+def _rates(what: str, mine: Side, theirs: Side, name: str, target: float | None) -> Line:
+    value = ratio(mine.rates, theirs.rates)
+    failed = f", {mine.failures} failed" if mine.failures else ""
+    return Line(
+        what=what,
+        ours=f"{statistics.median(mine.rates):,.0f}/s{failed}",
+        against=f"{name}: {statistics.median(theirs.rates):,.0f}/s",
+        ratio=f"{value:.2f}",
+        target="" if target is None else f"≥ {target:g} x",
+        met=None if target is None else value >= target and not mine.failures,
+    )
+
+
+def _times(
+    what: str,
+    mine: Sequence[float],
+    theirs: Sequence[float],
+    target: float | None,
+    unit: str,
+    factor: float,
+    name: str = "",
+) -> Line:
+    value = ratio(mine, theirs)
+    return Line(
+        what=what,
+        ours=f"{statistics.median(mine) * factor:,.3g} {unit}",
+        against=f"{name}: {statistics.median(theirs) * factor:,.3g} {unit}".removeprefix(": "),
+        ratio=f"{value:.2f}",
+        target="" if target is None else f"≤ {target:g} x",
+        met=None if target is None else value <= target,
+    )
+
+
+def _at_most(what: str, value: float, target: float, unit: str) -> Line:
+    return Line(what=what, ours=f"{value:,.0f} {unit}", target=f"≤ {target:g} {unit}", met=value <= target)

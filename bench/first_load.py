@@ -1,0 +1,107 @@
+"""A first load from a desk that answers from memory: how many conversations a second, and how much memory it takes.
+
+``python -m bench.first_load 1000000 URL`` makes one complete first pass in a process of its own and prints a line of
+JSON. The desk writes its pages as they are asked for, about 1 KB a row, so that it takes no memory itself.
+"""
+
+import asyncio
+import resource
+import sys
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+
+import msgspec
+import typer
+import uvloop
+
+from db import lease
+from db.database import Database
+from db.url import normalise
+from freescout_audit.logs import set_up_logs
+from freescout_audit.rule import Terms
+from poller.freescout import Answer, FreeScout
+from poller.passes import Passes
+
+PAGE = 200
+_BEGAN = datetime(2020, 1, 1, tzinfo=UTC)
+_ROW = (
+    '{"id":%d,"number":%d,"threadsCount":3,"type":"email","folderId":4,"status":"closed","state":"published",'
+    '"subject":"A subject","preview":"' + "p" * 400 + '","mailboxId":1,"createdBy":{"id":1,"type":"customer"},'
+    '"createdAt":"%s","updatedAt":"%s","closedAt":null,"customer":{"id":1,"firstName":"' + "n" * 100 + '"},'
+    '"_embedded":{}}'
+)
+
+
+class Loaded(msgspec.Struct, kw_only=True):
+    """What a first load took."""
+
+    conversations: int
+    seconds: float
+    peak_bytes: int
+    cpu: float
+
+
+class MemoryDesk:
+    """A desk with a conversation for each second since 2020, all at rest."""
+
+    def __init__(self, conversations: int) -> None:
+        self._total = conversations
+
+    async def __call__(self, path: str, query: Mapping[str, str], /) -> Answer:
+        """Answer a list request; this desk is asked for nothing else."""
+        assert path == "conversations", path  # noqa: S101 - a cache that holds what the desk has asks no other
+        first, total = 0, self._total
+        if "createdSince" in query:
+            since = datetime.strptime(query["createdSince"], "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
+            first = max(int((since - _BEGAN).total_seconds()), 0)
+        if "updatedSince" in query:
+            first = total  # nothing has changed lately
+        size, number = int(query["pageSize"]), int(query["page"])
+        begin = first + (number - 1) * size
+        rows = ",".join(self._row(each) for each in range(begin, min(begin + size, total)))
+        body = f'{{"_embedded":{{"conversations":[{rows}]}},"page":{{"totalElements":{max(total - first, 0)}}}}}'
+        headers = {"content-type": "application/json", "date": format_datetime(datetime.now(UTC), usegmt=True)}
+        return Answer(status=200, headers=headers, body=body.encode())
+
+    def _row(self, number: int) -> str:
+        date = (_BEGAN + timedelta(seconds=number)).strftime("%Y-%m-%dT%H:%M:%SZ")
+        return _ROW % (number + 1, number + 1, date, date)
+
+
+async def load(conversations: int, url: str) -> Loaded:
+    """Make the first pass over an empty cache."""
+    set_up_logs(process="bench", style="text", level="error")
+    database = Database(normalise(url), name="bench")
+    async with database.connection() as connection:
+        await connection.execute("TRUNCATE freescout_ticket, freescout_gap")
+        await connection.execute(
+            "UPDATE freescout_lease SET complete_through = NULL, seen_through = NULL, renewed_by_pass = NULL,"
+            " lease_until = NULL; UPDATE freescout_poller SET load_cursor = NULL, load_began = NULL"
+        )
+    desk = FreeScout(MemoryDesk(conversations))
+    passes = Passes(desk, database, terms=Terms(), overlap=timedelta(seconds=3900), page_size=PAGE)
+    began = time.perf_counter()
+    await passes.run()
+    seconds = time.perf_counter() - began
+    assert (await lease.read_beginning(database)).lease.complete_through is not None  # noqa: S101 - it is complete
+    await database.close()
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return Loaded(
+        conversations=conversations,
+        seconds=seconds,
+        peak_bytes=usage.ru_maxrss * 1024,
+        cpu=usage.ru_utime + usage.ru_stime,
+    )
+
+
+def main(conversations: int, url: str) -> None:
+    """Load so many conversations into the database at ``url``, whose cache is emptied first."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        loaded = runner.run(load(conversations, url))
+    sys.stdout.buffer.write(msgspec.json.encode(loaded) + b"\n")
+
+
+if __name__ == "__main__":
+    typer.run(main)
