@@ -104,8 +104,11 @@ class Database:
         """Lend a connection inside a READ COMMITTED transaction, committed at the end; errors as in `connection`."""
         async with self.connection(deadline) as connection:
             limit = int(1000 * (self._patience if deadline is None else deadline))
+            # For a batch of one the planner thinks a plan of its own cheaper than the one for any batch, and takes
+            # longer to make it than all the rest.
             await connection.execute(
-                f"BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SET LOCAL statement_timeout = {limit:d}"
+                f"BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SET LOCAL statement_timeout = {limit:d};"
+                " SET LOCAL plan_cache_mode = force_generic_plan"
             )
             yield connection
             await connection.execute("COMMIT")

@@ -22,6 +22,8 @@ from settings.table import JournalSettings, Settings
 
 SHUTDOWN_TIMEOUT = 6.0
 """Seconds that requests in flight are given after SIGTERM; Heroku's patience is 30, our promise 10."""
+READ_BUFFER = 262_144
+"""Bytes read ahead of whoever takes the body; a connection holds twice as many at the most."""
 PRUNE_EVERY = 3600.0
 """Seconds between two looks for deliveries that the journal need not keep any longer."""
 
@@ -86,6 +88,8 @@ async def serve(app: web.Application, *, host: str, port: int) -> AsyncIterator[
         access_log=None,
         # Bodies are verified byte for byte as they were sent, so nothing may decompress them on the way.
         auto_decompress=False,
+        # A usual body is taken without being told to pause and to go on.
+        read_bufsize=READ_BUFFER,
         # What a refused sender still sends is read this long, so that it gets to see the answer.
         lingering_time=2.0,
         shutdown_timeout=SHUTDOWN_TIMEOUT,

@@ -14,6 +14,9 @@ SMALL = 262_144
 """Bodies of so many bytes never wait behind large ones."""
 
 
+_USUAL = 4 * SMALL
+
+
 class BodyTooLargeError(FreescoutAuditError):
     """The body is larger than `receiver.max_body`."""
 
@@ -138,23 +141,27 @@ async def read_body(
         BodyTooSlowError: Not complete in time.
         BodyAbortedError: Not complete, and never will be.
     """
-    body: bytes | bytearray = b""
+    came = 0
     try:
         if request.content.is_eof():
             # A small one came with its head, and needs neither a timer nor a copy.
-            body = request.content.read_nowait()
-            _sign(body, signers, limit, before=0)
-            return body
-        body = bytearray()
+            whole = request.content.read_nowait()
+            _sign(whole, signers, limit, before=0)
+            return whole
+        # Room for all of a usual one at once: growing would copy it again and again. A large one grows as it comes,
+        # without a copy (the allocator moves pages): clearing so much memory in one go would hold up everybody.
+        length = request.content_length or 0
+        body = bytearray(length if length <= _USUAL else 0)
         async with asyncio.timeout(deadline):
             await _say_continue(request)
             async for chunk in request.content.iter_any():
-                _sign(chunk, signers, limit, before=len(body))
-                body += chunk
+                _sign(chunk, signers, limit, before=came)
+                body[came : came + len(chunk)] = chunk
+                came += len(chunk)
     except TimeoutError as error:
-        raise BodyTooSlowError(f"{len(body)} bytes came in {deadline:.3g} s, and then not the rest") from error
+        raise BodyTooSlowError(f"{came} bytes came in {deadline:.3g} s, and then not the rest") from error
     except (OSError, HttpProcessingError, web.RequestPayloadError, web.PayloadAccessError) as error:
-        raise BodyAbortedError(f"{len(body)} bytes came, and then the connection ended") from error
+        raise BodyAbortedError(f"{came} bytes came, and then the connection ended") from error
     return body
 
 
