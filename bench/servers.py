@@ -19,6 +19,7 @@ from bench.load import KEY
 from freescout_audit import verify_freescout_hmac
 from freescout_audit.delivery import read_claim
 from receiver.audit import ENDPOINT
+from receiver.body import Places
 from receiver.endpoints import Endpoint, VerifiedDelivery, register
 from receiver.metrics import Metrics
 from settings import Secret, load_settings
@@ -55,7 +56,8 @@ async def serve(name: str, port: int) -> None:
     app = web.Application(client_max_size=2**30)
     if name == "verify":
         endpoint = Endpoint(name=ENDPOINT, enabled=lambda: True, secrets=lambda: [Secret(KEY)], handle=decode)
-        register(app, endpoint, settings=load_settings({}).receiver, metrics=Metrics())
+        settings = load_settings({}).receiver
+        register(app, endpoint, settings=settings, metrics=Metrics(), places=Places(settings.max_in_flight))
     else:
         app.router.add_post("/{path:.*}", {"bare": bare, "read": read, "empty": empty}[name])
     runner = web.AppRunner(app, access_log=None, auto_decompress=False)

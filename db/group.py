@@ -5,8 +5,8 @@ group. Each waits for its own answer, and for nobody's longer than its own deadl
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Hashable, Iterable, Sequence
-from typing import Generic, TypeVar
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from typing import Generic, Protocol, TypeVar
 
 from freescout_audit.errors import DatabaseUnavailableError
 
@@ -15,6 +15,20 @@ _PARTS_AT_ONCE = 4
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
+Item_contra = TypeVar("Item_contra", contravariant=True)
+Answer_co = TypeVar("Answer_co", covariant=True)
+
+
+class Commit(Protocol[Item_contra, Answer_co]):
+    """Commits items and returns their answers in order, or raises and has committed none of them.
+
+    ``deadline`` is in seconds. A part of a group that was taken ``apart`` holds up nobody but its own key, and may wait
+    for a lock as long as it has; a group may not. ``DatabaseUnavailableError`` fails all items.
+    """
+
+    async def __call__(self, items: Sequence[Item_contra], /, *, deadline: float, apart: bool) -> Sequence[Answer_co]:
+        """Commit."""
+        ...
 
 
 class CrowdedError(DatabaseUnavailableError):
@@ -25,10 +39,9 @@ class GroupCommit(Generic[Item, Answer]):
     """Commits items in groups, in the order in which they came.
 
     Args:
-        commit: Commits items within a deadline in seconds and returns their answers in order, or raises and has
-            committed none. ``DatabaseUnavailableError`` fails the whole group. After any other error the group is
-            taken apart, first by ``key``, then into its members, and each part is tried again beside the groups that
-            follow: what is wrong with one item fails no other, nor holds it up.
+        commit: Commits a group. After an error that is not the whole database's the group is taken apart, first by
+            ``key``, then into its members, and each part is tried again beside the groups that follow: what is wrong
+            with one item fails no other, nor holds it up.
         key: Names what an item is about; items about the same keep their order when a group is taken apart.
         largest: How many items a group has at the most.
         waiting: How many items may wait at the most.
@@ -37,7 +50,7 @@ class GroupCommit(Generic[Item, Answer]):
 
     def __init__(
         self,
-        commit: Callable[[Sequence[Item], float], Awaitable[Sequence[Answer]]],
+        commit: Commit[Item, Answer],
         *,
         key: Callable[[Item], Hashable],
         largest: int = 128,
@@ -97,7 +110,7 @@ class GroupCommit(Generic[Item, Answer]):
         """Commit group after group until nobody waits."""
         try:
             while group := self._next_group():
-                await self._settle(group)
+                await self._settle(group, apart=False)
         finally:
             # In the same step that found the queue empty: whoever comes next finds that nobody works, and begins.
             self._working.discard(_this_task())
@@ -111,16 +124,16 @@ class GroupCommit(Generic[Item, Answer]):
                 group.append(member)
         return group
 
-    async def _settle(self, group: "Sequence[_Member[Item, Answer]]") -> None:
+    async def _settle(self, group: "Sequence[_Member[Item, Answer]]", *, apart: bool) -> None:
         """Give each member of the group its answer or its error, or take the group apart."""
         remaining = max(member.until for member in group) - asyncio.get_running_loop().time()
         try:
-            answers = await self._commit([member.item for member in group], max(remaining, 0.0))
+            answers = await self._commit([member.item for member in group], deadline=max(remaining, 0.0), apart=apart)
         except DatabaseUnavailableError as error:
             for member in group:
                 member.fail(type(error)(*error.args))
         except Exception as error:  # noqa: BLE001 - it is one member's, and that one gets it
-            if len(group) == 1:
+            if apart and len(group) == 1:
                 group[0].fail(error)
             else:
                 self._take_apart(group)
@@ -147,7 +160,7 @@ class GroupCommit(Generic[Item, Answer]):
         for group in groups:
             async with self._apart_turns:
                 if waiting := [member for member in group if not member.answer.done()]:
-                    await self._settle(waiting)
+                    await self._settle(waiting, apart=True)
 
 
 class _Member(Generic[Item, Answer]):

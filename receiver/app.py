@@ -13,6 +13,7 @@ from freescout_audit.events import JOURNAL_PRUNED, RECEIVER_FAULT, RECEIVER_STAR
 from freescout_audit.logs import emit
 from freescout_audit.rule import Terms
 from receiver.audit import ENDPOINT, AuditHandler
+from receiver.body import Places
 from receiver.endpoints import Endpoint, register
 from receiver.health import Health, add_pages
 from receiver.metrics import Metrics
@@ -58,6 +59,7 @@ def create_app(
         ),
         settings=settings.receiver,
         metrics=metrics,
+        places=Places(settings.receiver.max_in_flight),
     )
     add_pages(app, health, metrics, secrets)
 

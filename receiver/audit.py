@@ -18,7 +18,7 @@ from receiver.metrics import Metrics
 
 ENDPOINT = "audit"
 LOCK_PATIENCE = 0.5
-"""Seconds a group waits for one ticket that somebody else has locked, before each of its tickets goes its own way."""
+"""Seconds a group waits for a ticket that somebody else has locked, before each of its tickets goes its own way."""
 
 _Recorded = tuple[Verdict | None, datetime, Lease]
 """A delivery's verdict (None without a claim), our clock and the lease when it was judged."""
@@ -95,13 +95,13 @@ class AuditHandler:
         await self._group.commit(_entry(delivery, None, outcome), deadline=self._commit_timeout)
         self._metrics.delivery(ENDPOINT, delivery.event, outcome)
 
-    async def _record(self, deliveries: Sequence[Delivery], deadline: float) -> Sequence[_Recorded]:
+    async def _record(self, deliveries: Sequence[Delivery], *, deadline: float, apart: bool) -> Sequence[_Recorded]:
         recorded = await record_deliveries(
             self._database,
             deliveries,
             terms=self._terms,
             deadline=deadline,
-            lock_patience=LOCK_PATIENCE if len(deliveries) > 1 else None,
+            lock_patience=None if apart else LOCK_PATIENCE,
         )
         return [(verdict, recorded.now, recorded.lease) for verdict in recorded.verdicts]
 

@@ -76,10 +76,10 @@ def register(
     *,
     settings: ReceiverSettings,
     metrics: Metrics,
-    places: Places | None = None,
+    places: Places,
 ) -> None:
     """Give the endpoint its route; endpoints of one process share ``places``."""
-    gate = _Gate(endpoint, settings, metrics, places or Places(settings.max_in_flight))
+    gate = _Gate(endpoint, settings, metrics, places)
     app.router.add_route("*", PREFIX + endpoint.name, gate.answer, expect_handler=leave_expectation)
 
 
@@ -103,21 +103,26 @@ class _Gate:
 
     async def answer(self, request: web.Request) -> web.Response:
         request_id = _request_id(request)
-        # Not unbound: the connection's next request binds its own, and until then its lines are ours.
         structlog.contextvars.bind_contextvars(endpoint=self._endpoint.name, request_id=request_id)
-        with self._metrics.request(self._endpoint.name) as measured:
-            try:
-                response = await self._take(request, request_id)
-            except _RefusedError as refused:
-                response = refused.response
-            except DatabaseUnavailableError as error:
-                emit(DELIVERY_NOT_SAVED, reason=str(error))
-                response = _problem(503, "the delivery could not be saved", headers=self._come_again)
-            except Exception as error:  # noqa: BLE001 - FreeScout must try again, whatever it was
-                emit(RECEIVER_FAULT, error=type(error).__name__, where=where(error))
-                response = _problem(503, "the delivery could not be saved", headers=self._come_again)
-            measured.status = response.status
-            return response
+        try:
+            with self._metrics.request(self._endpoint.name) as measured:
+                response = await self._response(request, request_id)
+                measured.status = response.status
+                return response
+        finally:
+            # The connection may bring a request to another page, whose lines are not this one's.
+            structlog.contextvars.unbind_contextvars("endpoint", "request_id")
+
+    async def _response(self, request: web.Request, request_id: str) -> web.Response:
+        try:
+            return await self._take(request, request_id)
+        except _RefusedError as refused:
+            return refused.response
+        except DatabaseUnavailableError as error:
+            emit(DELIVERY_NOT_SAVED, reason=str(error))
+        except Exception as error:  # noqa: BLE001 - FreeScout must try again, whatever it was
+            emit(RECEIVER_FAULT, error=type(error).__name__, where=where(error))
+        return _problem(503, "the delivery could not be saved", headers=self._come_again)
 
     async def _take(self, request: web.Request, request_id: str) -> web.Response:
         """Check the head, wait for a place, and hold it until the delivery is answered."""

@@ -8,6 +8,7 @@ from conftest import Log
 from examples import body, signed
 from freescout_audit.errors import DatabaseUnavailableError
 from receiver.app import serve
+from receiver.body import Places
 from receiver.endpoints import Endpoint, VerifiedDelivery, register
 from receiver.metrics import Metrics
 from settings import Secret, load_settings
@@ -36,7 +37,8 @@ def application(error: Exception | None = None, *, taken: list[VerifiedDelivery]
 
     app = web.Application()
     endpoint = Endpoint(name="rbac", enabled=lambda: True, secrets=lambda: [Secret(RBAC_KEY)], handle=handle)
-    register(app, endpoint, settings=load_settings({}).receiver, metrics=Metrics())
+    settings = load_settings({}).receiver
+    register(app, endpoint, settings=settings, metrics=Metrics(), places=Places(settings.max_in_flight))
     return app
 
 

@@ -29,7 +29,7 @@ class Commits:
     deadlines: list[float] = field(default_factory=list)
     away: bool = False
 
-    async def __call__(self, items: Sequence[str], deadline: float) -> Sequence[str]:
+    async def __call__(self, items: Sequence[str], *, deadline: float, apart: bool) -> Sequence[str]:
         self.groups.append(list(items))
         self.begun.put_nowait(None)
         self.deadlines.append(deadline)
@@ -149,26 +149,25 @@ async def test_a_poisoned_item_fails_alone_and_its_neighbours_are_committed() ->
     assert ["poison", "p2"] in commits.groups  # taken apart by key first, in order
 
 
-async def test_while_a_group_is_taken_apart_the_next_ones_go_on() -> None:
+@pytest.mark.parametrize("neighbours", [["locked"], ["locked", "a", "b"]], ids=["alone", "among others"])
+async def test_while_a_group_is_taken_apart_the_next_ones_go_on(neighbours: list[str]) -> None:
     """What is wrong with one ticket (its row is locked, say) holds up nobody else."""
     stuck = asyncio.Event()
-    groups: list[list[str]] = []
 
-    async def commit(items: Sequence[str], _deadline: float) -> Sequence[str]:
-        groups.append(list(items))
+    async def commit(items: Sequence[str], *, deadline: float, apart: bool) -> Sequence[str]:
         await asyncio.sleep(0)
         if "locked" in items:
-            if len(items) > 1:
+            if not apart:
                 raise PoisonError
             await stuck.wait()
         return items
 
     group = GroupCommit(commit, key=lambda item: item[0])
-    tasks = send(group, "locked", "a", "b")
-    neighbours = await answers(tasks[1:])
+    tasks = send(group, *neighbours)
+    beside = await answers([task for task in tasks if task is not tasks[0]])
     later = [await group.commit(f"c{number}", deadline=SOON) for number in range(3)]
 
-    assert (neighbours, later) == (["a", "b"], ["c0", "c1", "c2"])
+    assert (beside, later) == (neighbours[1:], ["c0", "c1", "c2"])
     assert not tasks[0].done()
     stuck.set()
     assert await answers(tasks[:1]) == ["locked"]

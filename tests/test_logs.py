@@ -9,7 +9,7 @@ from pathlib import Path
 
 import structlog
 
-from freescout_audit.events import CATALOGUE, DELIVERY_APPLIED, DELIVERY_DISPUTED, JOURNAL_PRUNED
+from freescout_audit.events import CATALOGUE, DELIVERY_APPLIED, DELIVERY_DISPUTED, JOURNAL_PRUNED, PROCESS_FAILED
 from freescout_audit.logs import emit, set_up_logs
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -52,6 +52,17 @@ def test_a_line_is_one_json_object_that_a_search_for_the_logger_finds() -> None:
     }
     assert list(line)[:4] == ["logger", "process", "level", "event"]
     assert stream.getvalue().count("\n") == 1
+
+
+def test_a_json_line_is_ascii_whatever_it_says() -> None:
+    """A stream of another encoding must not lose it."""
+    stream = io.StringIO()
+    set_up_logs(process="test", style="json", level="info", stream=stream)
+
+    emit(PROCESS_FAILED, message="Manage » Settings")
+
+    assert stream.getvalue().isascii()
+    assert json.loads(stream.getvalue())["message"] == "Manage » Settings"
 
 
 def test_text_is_for_people() -> None:

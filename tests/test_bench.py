@@ -1,0 +1,81 @@
+"""The load generator and the report: what they say is so."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+
+from bench import report
+from bench.load import Load, Result, make, threads
+from bench.report import Line, Point
+from conftest import Receiver
+from examples import NOON
+from receiver.app import serve
+
+PATH = "/api/internal/freescout-webhook/audit"
+
+
+async def run(port: int, *, number: int, connections: int, seconds: float, rate: float | None = None) -> Result:
+    tail = threads(2000) + b"]}}"
+    made = [make(each, tail, path=PATH, tickets=10, host="bench", first_at=NOON) for each in range(number)]
+    return await Load(("127.0.0.1", port), iter(made), tail).run(connections, seconds, rate)
+
+
+async def test_what_the_generator_sends_is_signed_news(receiver: Receiver) -> None:
+    result = await run(receiver.port, number=40, connections=4, seconds=30)
+
+    assert result.statuses == {"200": 40}
+    assert result.failures == 0
+
+
+async def test_an_open_load_counts_from_when_a_delivery_was_due_and_a_closed_one_hides_the_wait() -> None:
+    """A server that holds its first answer back for 0.4 s, before one connection."""
+
+    async def stall(request: web.Request) -> web.Response:
+        await request.read()
+        if "stalled" not in stalled:
+            stalled.add("stalled")
+            await asyncio.sleep(0.4)
+        return web.Response()
+
+    stalled: set[str] = set()
+    app = web.Application()
+    app.router.add_post(PATH, stall)
+    async with serve(app, host="127.0.0.1", port=0) as port:
+        closed = await run(port, number=20, connections=1, seconds=30)
+        stalled.clear()
+        opened = await run(port, number=20, connections=1, seconds=0.2, rate=100)
+
+    assert closed.latencies["p100"] > 0.4 > closed.latencies["p50"] + 0.1
+    assert opened.latencies["p50"] > 0.2
+
+
+@pytest.fixture
+def document(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    path = tmp_path / "performance.md"
+    path.write_text("before\n<!-- bench: begin -->\nold\n<!-- bench: end -->\nafter\n", encoding="utf-8")
+    monkeypatch.setattr(report, "DOCUMENT", path)
+    return path
+
+
+def test_the_table_takes_the_place_of_the_one_before(document: Path) -> None:
+    line = Line(what="reads", ours="3 µs", ratio="1.10", target="≤ 1.2 x", met=True)
+
+    report.write_document([line], quick=False)
+    report.write_document([line], quick=False)
+
+    text = document.read_text(encoding="utf-8")
+    assert text.startswith("before\n<!-- bench: begin -->\nMeasured on ")
+    assert text.endswith("\n| reads | 3 µs |  | 1.10 | ≤ 1.2 x | met |\n<!-- bench: end -->\nafter\n")
+    assert text.count("| reads |") == 1
+    assert "old" not in text
+
+
+def test_a_plot_names_its_points(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(report, "PLOT", tmp_path / "plot.svg")
+
+    report.write_plot({"by bytes": [Point(1000, 0.5), Point(54_000_000, 150)]})
+
+    drawn = (tmp_path / "plot.svg").read_text(encoding="utf-8")
+    assert all(f">{text}<" in drawn for text in ("by bytes", "0.5 ms", "1k", "150 ms", "54M"))
