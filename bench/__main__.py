@@ -73,7 +73,7 @@ def main(
 ) -> None:
     """Measure everything and print the table."""
     set_up_logs(process="bench", style="text", level="error")
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 160)
     plan = Plan(rounds=2, seconds=2) if quick else Plan(rounds=5, seconds=4)
     tickets = 100_000 if quick else 1_000_000
     sizes = tuple(size for size in (1_000, 10_000, 100_000, 1_000_000) if size <= tickets)
