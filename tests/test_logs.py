@@ -7,6 +7,7 @@ import re
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
+import pytest
 import structlog
 
 from freescout_audit.events import CATALOGUE, DELIVERY_APPLIED, DELIVERY_DISPUTED, JOURNAL_PRUNED, PROCESS_FAILED
@@ -54,15 +55,17 @@ def test_a_line_is_one_json_object_that_a_search_for_the_logger_finds() -> None:
     assert stream.getvalue().count("\n") == 1
 
 
-def test_a_json_line_is_ascii_whatever_it_says() -> None:
-    """A stream of another encoding must not lose it."""
+@pytest.mark.parametrize("message", ["Manage » Settings", "set PORT"])
+def test_a_json_line_is_ascii_whatever_it_says_and_looks_as_it_always_did(message: str) -> None:
+    """A stream of another encoding must not lose it, and people search for its fields."""
     stream = io.StringIO()
     set_up_logs(process="test", style="json", level="info", stream=stream)
 
-    emit(PROCESS_FAILED, message="Manage » Settings")
+    emit(PROCESS_FAILED, message=message)
 
     assert stream.getvalue().isascii()
-    assert json.loads(stream.getvalue())["message"] == "Manage » Settings"
+    assert '"event": "process.failed"' in stream.getvalue()
+    assert json.loads(stream.getvalue())["message"] == message
 
 
 def test_text_is_for_people() -> None:
