@@ -136,7 +136,7 @@ class Process:
 
     def has_said(self, event: str) -> bool:
         """Tell whether its newest start has logged an event."""
-        return f'"event":"{event}"' in self._output("out").read_text(encoding="utf-8")
+        return f'"event": "{event}"' in self._output("out").read_text(encoding="utf-8")
 
     def log(self) -> Iterator[dict[str, object]]:
         """Yield the lines of every start; the one that a kill cut off is left out."""

@@ -59,6 +59,10 @@ def test_the_rule_keeps_every_promise() -> None:
 
 
 SOURCE = Path(rule.__file__).read_text(encoding="utf-8")
+BELIEVED_GONE = (
+    "gone = Truth(ticket_id=said.ticket_id, sighting=None, asked_at=now);"
+    " return judge_truth(row, gone, lease=lease, terms=terms, now=now)"
+)
 BROKEN = {
     "a replay prolongs trust": (
         'return Verdict(outcome="duplicate", row=row, reason="known")',
@@ -83,7 +87,7 @@ BROKEN = {
     "the last of a second wins": ("said.updated_at > row.updated_at):", "said.updated_at >= row.updated_at):"),
     "who says it is gone is believed": (
         'return _disputed(row, said, now, terms, "said_to_be_gone")',
-        "return judge_truth(row, Truth(ticket_id=said.ticket_id, sighting=None, asked_at=now), lease=lease, terms=terms, now=now)",
+        BELIEVED_GONE,
     ),
     "a contested row is not disputed": ("row=_dispute(held, row, now, terms), reason=", "row=held, reason="),
     "an equal truth settles what is disputed": ("if row.disputed_at is None and equal and", "if equal and"),

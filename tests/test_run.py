@@ -83,5 +83,5 @@ async def test_everything_comes_up_shows_itself_takes_a_delivery_and_goes(checko
     assert rest.decode().rstrip().endswith("Stopping.")
     assert left_behind(checkout) == []
     log = (checkout / ".local" / "run.log").read_text(encoding="utf-8")
-    assert '"event":"pass.completed"' in log
+    assert '"event": "pass.completed"' in log
     assert "process.failed" not in log

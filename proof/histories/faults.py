@@ -2,7 +2,7 @@
 
 import io
 
-_MUST_NOT_BE = ('"event":"receiver.fault"', '"event":"poller.fault"')
+_MUST_NOT_BE = ('"event": "receiver.fault"', '"event": "poller.fault"')
 
 
 class FaultLog(io.StringIO):

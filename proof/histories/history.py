@@ -27,6 +27,7 @@ from proof.histories.mix import Mix
 from proof.histories.oracle import Oracle, WrongError
 from proof.histories.stage import Process, Stage, play_on
 from receiver.audit import ENDPOINT, AuditHandler
+from receiver.body import Places
 from receiver.endpoints import PREFIX, Endpoint, register
 from receiver.metrics import Metrics
 from settings import Secret, load_settings
@@ -292,7 +293,8 @@ class History:
         metrics, app = Metrics(), web.Application()
         handler = AuditHandler(self._cache, terms=TERMS, commit_timeout=3600, metrics=metrics)
         endpoint = Endpoint(name=ENDPOINT, enabled=lambda: True, secrets=lambda: self._keys, handle=handler.handle)
-        register(app, endpoint, settings=load_settings({}).receiver, metrics=metrics)
+        settings = load_settings({}).receiver
+        register(app, endpoint, settings=settings, metrics=metrics, places=Places(settings.max_in_flight))
         (route,) = app.router.routes()
         return Process("receiver"), route.handler
 
