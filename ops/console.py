@@ -1,10 +1,21 @@
 """``freescout-audit``: the operator's console. Its help is the runbook's table of contents, in the runbook's order."""
 
-import importlib.util
-
 import typer
 
-from ops.commands import backfill, desk, doctor, heal, journal, logs, reconcile, status, ticket, webhook
+from ops.commands import (
+    backfill,
+    desk,
+    doctor,
+    heal,
+    journal,
+    logs,
+    reconcile,
+    rotate,
+    secret,
+    status,
+    ticket,
+    webhook,
+)
 
 _SET_UP = "Set up, and change what is set up"
 
@@ -16,13 +27,12 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,
     help="Sets freescout-audit up, checks it, finds out what happened, and repairs.\n\n"
     "Every command takes --json. It ends with 0 when all is well, 1 when something is wrong, 2 when it was called"
-    " wrongly, and 3 when the database or the desk is not available. docs/runbook.md tells when to use which.",
+    " wrongly, and 3 when the database, the desk or the vault is not available. docs/runbook.md tells when to use"
+    " which.",
 )
 
-for name in ("secret", "rotate"):
-    # They come from elsewhere; until then the console does without.
-    if importlib.util.find_spec(f"ops.commands.{name}") is not None:
-        app.add_typer(importlib.import_module(f"ops.commands.{name}").app, name=name, rich_help_panel=_SET_UP)
+app.add_typer(secret.app, name="secret", rich_help_panel=_SET_UP)
+app.add_typer(rotate.app, name="rotate", rich_help_panel=_SET_UP)
 app.add_typer(webhook.app, name="webhook", rich_help_panel=_SET_UP)
 app.add_typer(desk.app, name="desk", rich_help_panel=_SET_UP)
 for module in (doctor, status, ticket, journal, logs, heal, reconcile, backfill):
