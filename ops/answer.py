@@ -10,6 +10,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, supp
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import IntEnum
+from functools import cached_property
 from typing import Annotated, NoReturn
 
 import asyncpg
@@ -28,7 +29,9 @@ from freescout_audit.rule import Terms
 from poller.changes import Changes
 from poller.freescout import DeskError, DeskUnavailableError, FreeScout
 from poller.transport import http_transport
-from settings import Environment, Settings, load_environment, load_settings
+from settings import Environment, LiveSecrets, Settings, load_environment, load_settings
+from settings.infisical import VaultError
+from settings.keys import Keys
 
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document instead of a picture.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask whether it is meant.")]
@@ -78,9 +81,9 @@ class Desk:
     changes: Changes
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Workplace:
-    """What a command works with: what it was told, the cache, the desk, and the terminal."""
+    """What a command works with: what it was told, the keys, the cache, the desk, and the terminal."""
 
     environment: Environment
     settings: Settings
@@ -93,6 +96,32 @@ class Workplace:
         """How long answers are vouched for."""
         cache = self.settings.cache
         return Terms.of_seconds(lease=cache.lease, ttl=cache.ttl, dispute_grace=cache.dispute_grace)
+
+    @cached_property
+    def secrets(self) -> LiveSecrets:
+        """The keys as receiver and poller know them; those of a vault once `keys` or `fresh_secrets` has read it."""
+        return LiveSecrets(self.environment, self.settings.vault)
+
+    async def keys(self) -> Keys:
+        """Return the keys in use; a vault is read for them once.
+
+        Raises:
+            VaultError: There is a vault and it gave nothing; the message names the next step.
+        """
+        if not self.secrets.are_known:
+            await self.secrets.read_once()
+        return self.secrets.keys
+
+    @asynccontextmanager
+    async def fresh_secrets(self) -> AsyncIterator[None]:
+        """Read a vault as the processes do, now and every ``vault.interval``: no oftener, or it locks us all out."""
+        refreshing = asyncio.create_task(self.secrets.keep_fresh())
+        try:
+            await self.secrets.tried()
+            yield
+        finally:
+            refreshing.cancel()
+            await asyncio.gather(refreshing, return_exceptions=True)
 
     @asynccontextmanager
     async def database(self) -> AsyncIterator[Database]:
@@ -126,14 +155,18 @@ class Workplace:
 
         Raises:
             SettingsError: Nobody said where it is, or with which key.
+            VaultError: The key is in a vault that did not give it.
         """
-        url, key = url or self.environment.freescout_url, self.environment.freescout_api_key
-        if url is None or key is None:
-            missing = "FREESCOUT_URL" if url is None else "FREESCOUT_API_KEY"
+        url = url or self.environment.freescout_url
+        if url is None:
+            raise SettingsError("FREESCOUT_URL is not set: set it to the desk's address, like https://desk.example.org")
+        if (await self.keys()).api_key is None:
+            put_it = "set it" if self.environment.vault is None else "put it into the vault"
             raise SettingsError(
-                f"{missing} is not set: take it from FreeScout's Manage » Settings » API & Webhooks, and set it"
+                "FREESCOUT_API_KEY is not set: take it from FreeScout's Manage » Settings » API & Webhooks,"
+                f" and {put_it}"
             )
-        async with http_transport(url, lambda: key, patience=self.settings.poller.timeout) as transport:
+        async with http_transport(url, self.secrets.api_key, patience=self.settings.poller.timeout) as transport:
             reads = FreeScout(transport, concurrency=self.settings.poller.concurrency)
             yield Desk(url, reads, Changes(transport.send))
 
@@ -298,7 +331,7 @@ def _code(error: FreescoutAuditError) -> Exit:
         return error.code
     if isinstance(error, SettingsError):
         return Exit.USAGE
-    if isinstance(error, (DatabaseUnavailableError, DeskError)):
+    if isinstance(error, (DatabaseUnavailableError, DeskError, VaultError)):
         return Exit.UNAVAILABLE
     return Exit.WRONG
 

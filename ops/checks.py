@@ -2,25 +2,21 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
-from typing import Literal
-
-import msgspec
 
 from db import console, lease
 from db.database import Database
 from db.migrate import newest_revision
 from freescout_audit.delivery import CONVERSATION_EVENTS
 from freescout_audit.errors import DatabaseUnavailableError, FreescoutAuditError, SettingsError
-from ops import selftest
+from ops import keychecks, selftest
 from ops.answer import CommandError, Workplace, ago, moment, span
 from ops.commands.status import is_alive
+from ops.verdict import Check, green, red, yellow
 from poller.freescout import DeskError, FreeScout
-from settings import Environment, Secret, unwise
-
-Colour = Literal["green", "yellow", "red"]
+from settings import Secret, unwise
 
 _DESK_PATIENCE = 20.0
 _CLOCK_GOOD, _CLOCK_TOLERATED = 5.0, 60.0
@@ -28,54 +24,24 @@ _NEWEST = 40
 """Deliveries among which twins are looked for."""
 _FEW_TWINS, _MANY_TWINS = 5, 0.4
 """Fewer than so many, or than this share, are no sign: two changes within a second look alike."""
-_HEX_KEY = 32
 _DAY = timedelta(days=1)
-_SETTINGS_PAGE = "Manage » Settings » API & Webhooks"
-
-
-class Check(msgspec.Struct, frozen=True, kw_only=True):
-    """One thing that was looked at; ``next_step`` is empty when there is none."""
-
-    name: str
-    state: Colour
-    detail: str
-    next_step: str = ""
-
-
-VAULT_CHECKS: list[Callable[[Workplace], Awaitable[Sequence[Check]]]] = []
-"""What else there is to look at where secrets come from a vault; whoever reads one adds its checks here."""
-
-
-def green(name: str, detail: str) -> Check:
-    """Return a check that found nothing wrong."""
-    return Check(name=name, state="green", detail=detail)
-
-
-def yellow(name: str, detail: str, next_step: str = "") -> Check:
-    """Return a check whose finding may be meant so, or will pass."""
-    return Check(name=name, state="yellow", detail=detail, next_step=next_step)
-
-
-def red(name: str, detail: str, next_step: str) -> Check:
-    """Return a check that found something wrong."""
-    return Check(name=name, state="red", detail=detail, next_step=next_step)
 
 
 async def examine(workplace: Workplace, url: str | None = None) -> list[Check]:
-    """Look at everything once; ``url``, the audit endpoint's, gets a signed delivery as well."""
-    environment = workplace.environment
+    """Look at everything once; ``url``, the audit endpoint's, gets a signed delivery as well.
+
+    The vault, where there is one, is not read here: who calls keeps the workplace's secrets fresh.
+    """
     checks: list[Check] = []
     async with AsyncExitStack() as stack:
         database, standing = await _open(workplace, stack, checks)
-        checks += keys(environment)
-        for look in VAULT_CHECKS:
-            checks += await look(workplace)
+        checks += _look_at_the_keys(workplace)
         checks += [yellow("settings", line, "see docs/settings.md") for line in unwise(workplace.settings)]
         checks += await _look_at_the_desk(workplace, database, standing)
         if database is not None and standing is not None:
             checks += await _look_at_deliveries(database, url)
         if url is not None:
-            checks.append(await _send_one(environment, database if standing is not None else None, url))
+            checks.append(await _send_one(workplace.secrets.webhook(), database if standing is not None else None, url))
         if database is not None and standing is not None:
             checks += poller(standing, workplace)
             checks += await _look_at_gaps(database)
@@ -119,84 +85,23 @@ async def _open(
     return database, standing
 
 
-def keys(environment: Environment) -> list[Check]:
-    """Look at the flag and the keys, as far as they can be judged by themselves."""
-    checks = []
-    if environment.receive:
-        checks.append(green("flag", "deliveries are taken"))
-    else:
-        checks.append(
-            yellow(
-                "flag",
-                "off: deliveries are answered 503",
-                "set FLAG_FREESCOUT_WEBHOOK_RECEIVE=1 when all else is green",
-            )
-        )
-    api_key, token = environment.freescout_api_key, environment.ops_token
-    if not environment.webhook_secrets:
-        checks.append(
-            red(
-                "webhook key",
-                "FREESCOUT_AUDIT_WEBHOOK_SECRET is not set: deliveries are answered 503",
-                f"copy it from FreeScout's {_SETTINGS_PAGE}",
-            )
-        )
-    else:
-        checks.append(_key("webhook key", environment.webhook_secrets[0], others={"the API key": api_key}))
-    for previous in environment.webhook_secrets[1:]:
-        check = _key("previous key", previous, others={"the API key": api_key})
-        checks.append(
-            check
-            if check.state == "red"
-            else yellow("previous key", "accepted as well", "remove it when rotate status says that it may go")
-        )
-    if environment.freescout_url is None and api_key is None:
-        checks.append(
-            yellow(
-                "API key", "no desk is named: deliveries alone are believed", "set FREESCOUT_URL and FREESCOUT_API_KEY"
-            )
-        )
-    elif api_key is None or environment.freescout_url is None:
-        missing = "FREESCOUT_API_KEY" if api_key is None else "FREESCOUT_URL"
-        checks.append(red("API key", f"{missing} is not set", f"copy it from FreeScout's {_SETTINGS_PAGE}"))
-    else:
-        checks.append(_key("API key", api_key, others={}))
-    if token is None:
-        checks.append(
-            yellow("OPS_TOKEN", "not set: /metrics and the details of /readyz are shut", "freescout-audit secret new")
-        )
-    elif token in {*environment.webhook_secrets, api_key}:
-        checks.append(
-            red("OPS_TOKEN", "it is one of FreeScout's keys", "make one of its own: freescout-audit secret new")
-        )
-    else:
-        checks.append(green("OPS_TOKEN", "set"))
+def _look_at_the_keys(workplace: Workplace) -> list[Check]:
+    """Look at the vault, the flag and the keys; keys that nobody has read yet are not judged."""
+    environment, secrets = workplace.environment, workplace.secrets
+    checks = [keychecks.flag(environment)]
+    if environment.vault is not None:
+        checks = [*keychecks.vault(environment.vault, secrets), *checks]
+    if secrets.are_known:
+        names = None if environment.vault is None else workplace.settings.vault.names
+        checks += keychecks.keys(secrets.keys, desk_url=environment.freescout_url, names=names)
     return checks
-
-
-def _key(name: str, key: Secret, *, others: dict[str, Secret | None]) -> Check:
-    """Judge a key by itself: any length and alphabet may be right, but not another thing's value."""
-    value = key.reveal()
-    if value.startswith("base64:"):
-        return red(
-            name,
-            "this looks like FreeScout's APP_KEY, which both keys only follow from",
-            f"copy the key itself from {_SETTINGS_PAGE}, or freescout-audit secret derive",
-        )
-    for other, its_key in others.items():
-        if key == its_key:
-            return red(name, f"it is the same as {other}", f"they differ on {_SETTINGS_PAGE}: copy both again")
-    if any(character.isspace() or character in "\"'" for character in value):
-        return red(name, "there is a space or a quote in it", f"copy it again from {_SETTINGS_PAGE}, and nothing else")
-    usual = len(value) == _HEX_KEY and all(character in "0123456789abcdef" for character in value.lower())
-    return green(name, "set" if usual else "set; other than the 32 hex digits that FreeScout usually has")
 
 
 async def _look_at_the_desk(
     workplace: Workplace, database: Database | None, standing: console.Standing | None
 ) -> list[Check]:
     environment = workplace.environment
-    if environment.freescout_url is None or environment.freescout_api_key is None:
+    if environment.freescout_url is None or workplace.secrets.api_key() is None:
         return []
     checks = []
     if standing is not None and standing.desk_url not in {None, environment.freescout_url}:
@@ -311,12 +216,12 @@ def webhook(known: console.Webhook | None, *, came: bool, url: str | None) -> Ch
     return green(name, f"{known.webhook_id}, all conversation events, {known.url}")
 
 
-async def _send_one(environment: Environment, database: Database | None, url: str) -> Check:
+async def _send_one(keys: Sequence[Secret], database: Database | None, url: str) -> Check:
     name = "self-test"
-    if not environment.webhook_secrets:
-        return yellow(name, "nothing to sign with", "set FREESCOUT_AUDIT_WEBHOOK_SECRET")
+    if not keys:
+        return yellow(name, "nothing to sign with", "the webhook key comes first")
     try:
-        sent = await selftest.send(url, environment.webhook_secrets[0], database)
+        sent = await selftest.send(url, keys[0], database)
     except FreescoutAuditError as error:
         return red(name, str(error), "try again")
     if sent.fault:

@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import shlex
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Annotated
 
@@ -15,7 +16,8 @@ from freescout_audit.signature import sign
 from ops.rehearsal import demo_key
 from receiver.audit import ENDPOINT
 from receiver.endpoints import PREFIX
-from settings import load_environment
+from settings import Environment, Secret, load_environment, load_settings
+from settings.live import read_secrets_once
 
 PATH = PREFIX + ENDPOINT
 AHEAD = 45.0
@@ -67,6 +69,13 @@ async def _pick_from(database_url: str | None) -> tuple[int, str]:
         return await pick(database)
 
 
+def _keys(environment: Environment) -> Sequence[Secret]:
+    """Return the webhook keys of `make run`, which reads a vault only where it has a real desk."""
+    if environment.vault is None or environment.freescout_url is None:
+        return environment.webhook_secrets
+    return asyncio.run(read_secrets_once(environment, load_settings(os.environ).vault)).webhook()
+
+
 def main(
     ticket: Annotated[int | None, typer.Option(help="The ticket's id; one of the cache if left out.")] = None,
     status: Annotated[str, typer.Option(help="active, pending, closed or spam.")] = "closed",
@@ -76,7 +85,7 @@ def main(
     if ticket is None:
         url = environment.database_url
         ticket, status = asyncio.run(_pick_from(None if url is None else url.reveal()))
-    key = environment.webhook_secrets[0].reveal() if environment.webhook_secrets else demo_key()
+    key = next(iter(_keys(environment)), Secret(demo_key())).reveal()
     receiver = f"http://127.0.0.1:{environment.port}"
     # A little ahead, so that a pass that begins before it is pasted has not seen further.
     at = datetime.now(UTC) + timedelta(seconds=AHEAD)

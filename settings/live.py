@@ -20,6 +20,8 @@ FIRST_WAIT = 1.0
 """Seconds before the vault is asked again after a failure that may pass; doubled each time, up to the interval."""
 LONGEST_WAIT = 3600.0
 """Seconds that a Retry-After may make us wait at the most."""
+NO_KEY_YET, LAST_KNOWN_KEYS = "no key is known yet", "the last known keys stay in use"
+"""How the detail of a vault that could not be read begins."""
 LOCKOUT = 60.0
 """Seconds before it is asked again after a refusal, at the least: Infisical locks an identity out for minutes whose
 third wrong login comes within 30 s of the one before."""
@@ -99,8 +101,14 @@ class LiveSecrets:
     @property
     def ignored(self) -> tuple[str, ...]:
         """The environment variables that the vault overrules and that say otherwise."""
-        known = self._access is not None and self._known.is_set()
-        return ignored_variables(self._access.variables, self.keys) if self._access is not None and known else ()
+        if self._access is None or not self.are_known:
+            return ()
+        return ignored_variables(self._access.variables, self.keys)
+
+    @property
+    def are_known(self) -> bool:
+        """Whether the vault has been read once; without a vault, they are."""
+        return self._known.is_set()
 
     async def tried(self) -> None:
         """Wait until the vault has been asked once, whatever came of it; without a vault, do not wait."""
@@ -163,7 +171,7 @@ class LiveSecrets:
     def _failed(self, error: VaultError) -> float:
         """Note a failure and return the seconds until the vault is to be asked again."""
         self._failures += 1
-        known = "the last known keys stay in use" if self._known.is_set() else "no key is known yet"
+        known = LAST_KNOWN_KEYS if self._known.is_set() else NO_KEY_YET
         self._note("failed", f"{known}: {error}")
         if not isinstance(error, VaultUnavailableError):
             return max(self._settings.interval, LOCKOUT)

@@ -15,10 +15,17 @@ from db.database import Database
 from examples import NOON, at
 from freescout_audit.delivery import CONVERSATION_EVENTS
 from ops.answer import Workplace
-from ops.checks import Check, green, keys, poller, red, webhook, yellow
+from ops.checks import poller, webhook
 from ops.commands.doctor import LOOK_EVERY, watch
+from ops.keychecks import keys
+from ops.verdict import Check, green, red, yellow
 from settings import Secret, load_settings
+from settings.environment import KEYS
+from settings.keys import Keys
 from simulator import ApiFault
+from simulator.vault import Infisical, VaultFault, serve_vault
+from vaults import PATH
+from vaults import variables as vault_variables
 from world import make_world
 
 
@@ -314,15 +321,13 @@ APP_KEY = "base64:c2ltdWxhdG9yLWFwcC1rZXktMzItYnl0ZXMtbG9uZyE="
 def test_a_mix_up_of_keys_is_recognised_and_nothing_else(
     webhook_key: str | None, api_key: str | None, token: str | None, expected: list[tuple[str, str, str]]
 ) -> None:
-    environment = replace(
-        ENVIRONMENT,
-        webhook_secrets=() if webhook_key is None else (Secret(webhook_key),),
-        freescout_url="https://desk.example.org",
-        freescout_api_key=None if api_key is None else Secret(api_key),
+    in_use = Keys(
+        webhook=() if webhook_key is None else (Secret(webhook_key),),
+        api_key=None if api_key is None else Secret(api_key),
         ops_token=None if token is None else Secret(token),
     )
 
-    checks = [check for check in keys(environment) if check.state != "green"]
+    checks = [check for check in keys(in_use, desk_url="https://desk.example.org") if check.state != "green"]
 
     assert [(check.name, check.state) for check in checks] == [(name, state) for name, state, _ in expected]
     for check, (_, _, detail) in zip(checks, expected, strict=True):
@@ -330,11 +335,103 @@ def test_a_mix_up_of_keys_is_recognised_and_nothing_else(
 
 
 def test_a_second_key_is_yellow_while_a_rotation_lasts() -> None:
-    environment = replace(ENVIRONMENT, webhook_secrets=(Secret("a"), Secret("b")))
+    in_use = Keys(webhook=(Secret("a"), Secret("b")), api_key=None, ops_token=None)
 
-    (check,) = [check for check in keys(environment) if check.name == "previous key"]
+    (check,) = [check for check in keys(in_use, desk_url=None) if check.name == "previous key"]
 
     assert (check.state, "rotate status" in check.next_step) == ("yellow", True)
+
+
+@pytest.fixture
+async def vault(operator: Operator) -> AsyncIterator[Infisical]:
+    """The app's keys stand in a vault, and none in its environment."""
+    vault = Infisical()
+    vault.put("prod", PATH, **{name: operator.variables.pop(name) for name in KEYS if name in operator.variables})
+    async with serve_vault(vault) as url:
+        operator.variables |= vault_variables(vault, url)
+        yield vault
+
+
+async def test_the_keys_of_a_vault_are_those_that_the_processes_use(operator: Operator, vault: Infisical) -> None:
+    said = await operator.types("doctor", "--url", operator.receiver, "--json")
+
+    assert [check for check in said.json["checks"] if check["state"] != "green"] == []
+    assert {"vault", "webhook key", "API key", "self-test"} <= set(colours(said))
+    assert found(said, "vault")[0].startswith(f"{PATH} (prod) at http://127.0.0.1:")
+    assert found(said, "vault")[0].endswith("holds FREESCOUT_API_KEY, FREESCOUT_AUDIT_WEBHOOK_SECRET, OPS_TOKEN")
+    assert (await operator.types("ticket", "1", "--ask", "--json")).json["desk"]["status"] == "spam"
+    assert vault.requests.total() == 4, "each command logs in once, and reads once"
+
+
+async def test_a_variable_that_a_vault_overrules_is_red_and_no_value_is_shown(
+    operator: Operator, vault: Infisical
+) -> None:
+    same = vault.folders["prod", PATH.rstrip("/")]["OPS_TOKEN"]
+
+    said = await operator.types("doctor", "--json", FREESCOUT_API_KEY="an older key", OPS_TOKEN=same)
+
+    assert (said.code, colours(said)["API"]) == (1, "green")
+    assert [check["name"] for check in said.json["checks"] if check["state"] == "red"] == ["variable"]
+    assert found(said, "variable")[0] == "FREESCOUT_API_KEY says otherwise than the vault, and is ignored"
+    assert "config:unset FREESCOUT_API_KEY" in found(said, "variable")[1]
+    values = ["an older key", vault.client_secret, *vault.folders["prod", PATH.rstrip("/")].values()]
+    assert [value for value in values if value in said.out + said.err] == []
+
+
+async def test_a_vault_that_gives_nothing_is_red_and_no_key_is_judged(operator: Operator, vault: Infisical) -> None:
+    for fault, problem, next_step in (
+        (VaultFault.DROP, "Infisical does not answer", "is INFISICAL_URL right"),
+        (VaultFault.SERVER_ERROR, "Infisical answers 500; it is asked again", "is http://127.0.0.1"),
+        (VaultFault.EMPTY, "the vault shows no secrets at", "check INFISICAL_PATH"),
+    ):
+        vault.fault = fault
+
+        said = await operator.types("doctor", "--json", "--url", operator.receiver, FREESCOUT_API_KEY="an older key")
+
+        assert said.code == 1
+        assert found(said, "vault")[0].startswith(problem)
+        assert next_step in found(said, "vault")[1] + found(said, "vault")[0]
+        assert {"webhook key", "API key", "API"} & set(colours(said)) == set()
+        assert [colours(said)[name] for name in ("database", "poller", "self-test")] == ["green", "green", "yellow"]
+
+
+async def test_a_vault_that_lacks_a_key_names_it_as_the_vault_does(operator: Operator, vault: Infisical) -> None:
+    vault.put("prod", PATH, token="the operators' token")
+
+    said = await operator.types("doctor", "--json", VAULT_OPS_TOKEN_NAME="token", VAULT_API_KEY_NAME="api")
+
+    assert found(said, "webhook key")[0].startswith("the vault does not hold FREESCOUT_AUDIT_WEBHOOK_SECRET")
+    assert found(said, "API key") == (
+        "the vault does not hold api",
+        "copy it there from FreeScout's Manage » Settings » API & Webhooks",
+    )
+    assert colours(said)["OPS_TOKEN"] == "green"
+
+
+async def test_what_waits_with_wrong_credentials_locks_nobody_out(
+    operator: Operator, vault: Infisical, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ops.commands.doctor.LOOK_EVERY", 0.01)
+
+    said = await operator.types("doctor", "--wait", "--within", "1", "--json", INFISICAL_CLIENT_SECRET="wrong")
+
+    assert "Make a new client secret" in found(said, "vault")[1]
+    assert vault.requests.total() == 1
+
+
+async def test_a_vault_that_is_away_is_one_line_for_every_command_that_needs_a_key(
+    operator: Operator, vault: Infisical
+) -> None:
+    vault.fault = VaultFault.DROP
+
+    for arguments in (("heal", "1"), ("rotate", "status"), ("webhook", "test", "1", "--yes"), ("backfill",)):
+        said = await operator.types(*arguments, COLUMNS="300")
+
+        assert said.code == 3
+        assert said.err.splitlines() == [
+            "✗ Infisical does not answer (ConnectionError): is INFISICAL_URL right, and is it up?"
+        ]
+    assert (await operator.types("status")).code == 0
 
 
 class Looks:

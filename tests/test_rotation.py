@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -75,7 +75,7 @@ class Rotating:
         await self.waits.read_again()
 
     async def status(self) -> tuple[str, Exit]:
-        found = await look(self.workplace)
+        found = await look(replace(self.workplace))  # each command reads its keys anew
         assert isinstance(found.document, Rotation)
         return found.document.state, found.code
 

@@ -13,7 +13,8 @@ from rich.text import Text
 
 from ops.address import parse_address
 from ops.answer import Answer, AsJson, Exit, Workplace, answer, titled
-from ops.checks import Check, examine
+from ops.checks import examine
+from ops.verdict import Check
 
 LOOK_EVERY = 3.0
 """Seconds between two looks of ``--wait``."""
@@ -52,15 +53,12 @@ def doctor(
     """Check everything: each line is green, or says what to do next. Ends with 1 when one is red."""
 
     async def look(workplace: Workplace) -> Answer:
-        if not wait:
-            return diagnose(await examine(workplace, url))
-        checks = await watch(
-            lambda: examine(workplace, url),
-            good={"green", "yellow"} if accept_yellow else {"green"},
-            within=within,
-            tell=workplace.remark,
-        )
-        return diagnose(checks, waited_for={"green", "yellow"} if accept_yellow else {"green"})
+        good = {"green", "yellow"} if accept_yellow else {"green"}
+        async with workplace.fresh_secrets():
+            if not wait:
+                return diagnose(await examine(workplace, url))
+            checks = await watch(lambda: examine(workplace, url), good=good, within=within, tell=workplace.remark)
+        return diagnose(checks, waited_for=good)
 
     answer(look, as_json=as_json)
 

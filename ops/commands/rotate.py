@@ -11,7 +11,6 @@ from db.rotation import read_key_uses
 from ops.answer import Answer, AsJson, Exit, Workplace, ago, answer, moment
 from ops.rotation import Rotation, judge_rotation
 from receiver.audit import ENDPOINT
-from settings.live import read_secrets_once
 
 app = typer.Typer(no_args_is_help=True, help="Follow a rotation of FreeScout's webhook key to its end.")
 
@@ -33,11 +32,11 @@ def status(*, as_json: AsJson = False) -> None:
 
 async def look(workplace: Workplace) -> Answer:
     """Read and show how far a rotation has come."""
-    secrets = await read_secrets_once(workplace.environment, workplace.settings.vault)
+    keys = await workplace.keys()
     async with workplace.database() as database:
         now, uses = await read_key_uses(database, ENDPOINT)
     keep = timedelta(seconds=workplace.settings.journal.keep)
-    found = judge_rotation(uses, secrets.keys.fingerprints(), now=now, keep=keep)
+    found = judge_rotation(uses, keys.fingerprints(), now=now, keep=keep)
     return Answer(found, picture(found), Exit.GOOD if found.at_rest else Exit.WRONG)
 
 

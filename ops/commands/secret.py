@@ -18,7 +18,6 @@ from freescout_audit.signature import api_key, webhook_key
 from ops.answer import Answer, AsJson, CommandError, Exit, Workplace, answer, facts
 from ops.diagnosis import Candidate, Finding, diagnose
 from settings.environment import API_KEY
-from settings.live import read_secrets_once
 
 RANDOM_BYTES = 48
 _HEX_DIGITS = frozenset("0123456789abcdef")
@@ -184,7 +183,7 @@ def _read_secret(what: str) -> str:
 
 async def _configured(workplace: Workplace) -> tuple[list[Candidate], list[Candidate]]:
     """Return the webhook keys that are accepted now, and what else may have been taken for one."""
-    keys = (await read_secrets_once(workplace.environment, workplace.settings.vault)).keys
+    keys = await workplace.keys()
     names = ("the current key", "the previous key")
     webhook = [Candidate(name, key.reveal()) for name, key in zip(names, keys.webhook, strict=False)]
     return webhook, [] if keys.api_key is None else [Candidate(API_KEY, keys.api_key.reveal())]

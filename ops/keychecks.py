@@ -1,0 +1,112 @@
+"""The checks of the vault, the flag and the keys, as far as keys can be judged by themselves. Pure."""
+
+from collections.abc import Mapping, Sequence
+
+from ops.verdict import Check, green, red, yellow
+from settings import Environment, LiveSecrets, Secret
+from settings.environment import API_KEY, OPS_TOKEN, WEBHOOK_SECRET, VaultAccess
+from settings.keys import Keys
+from settings.live import LAST_KNOWN_KEYS, NO_KEY_YET
+
+_HEX_KEY = 32
+_SETTINGS_PAGE = "Manage » Settings » API & Webhooks"
+_OFF = "off: deliveries are answered 503"
+
+
+def vault(access: VaultAccess, secrets: LiveSecrets) -> list[Check]:
+    """Judge the vault, and the variables that say otherwise."""
+    standing = secrets.vault
+    assert standing is not None, "there is a vault"  # noqa: S101 - the caller's promise
+    where = f"{access.path} ({access.environment}) at {access.url}"
+    if standing.state == "failed":
+        what = standing.detail.removeprefix(f"{NO_KEY_YET}: ").removeprefix(f"{LAST_KNOWN_KEYS}: ")
+        problem, _, next_step = what.partition(": ")
+        checks = [red("vault", problem, next_step or f"is {access.url} up?")]
+    else:
+        held = ", ".join(sorted(secrets.keys.from_vault))
+        checks = [green("vault", f"{where} holds {held}")]
+    checks += [
+        red(
+            "variable",
+            f"{name} says otherwise than the vault, and is ignored",
+            f"heroku config:unset {name}; if it is right, put it into the vault first",
+        )
+        for name in secrets.ignored
+    ]
+    return checks
+
+
+def flag(environment: Environment) -> Check:
+    """Judge the switch of the audit path."""
+    if environment.receive:
+        return green("flag", "deliveries are taken")
+    return yellow("flag", _OFF, "set FLAG_FREESCOUT_WEBHOOK_RECEIVE=1 when all else is green")
+
+
+def keys(found: Keys, *, desk_url: str | None, names: Mapping[str, str] | None = None) -> list[Check]:
+    """Judge the keys in use; ``names`` are those of the vault where there is one, by variable."""
+    api_key = found.api_key
+    checks = [*_webhook_keys(found, names)]
+    if desk_url is None and api_key is None:
+        checks.append(
+            yellow(
+                "API key", "no desk is named: deliveries alone are believed", "set FREESCOUT_URL and FREESCOUT_API_KEY"
+            )
+        )
+    elif desk_url is None:
+        checks.append(red("API key", "FREESCOUT_URL is not set", "set it to the desk's address"))
+    elif api_key is None:
+        checks.append(red("API key", *_missing(API_KEY, names)))
+    else:
+        checks.append(_key("API key", api_key, others={}))
+    checks.append(_token(found))
+    return checks
+
+
+def _webhook_keys(found: Keys, names: Mapping[str, str] | None) -> Sequence[Check]:
+    if not found.webhook:
+        detail, next_step = _missing(WEBHOOK_SECRET, names)
+        return [red("webhook key", f"{detail}: deliveries are answered 503", next_step)]
+    others = {"the API key": found.api_key}
+    checks = [_key("webhook key", found.webhook[0], others=others)]
+    for previous in found.webhook[1:]:
+        check = _key("previous key", previous, others=others)
+        checks.append(
+            check
+            if check.state == "red"
+            else yellow("previous key", "accepted as well", "remove it when rotate status says that it may go")
+        )
+    return checks
+
+
+def _missing(variable: str, names: Mapping[str, str] | None) -> tuple[str, str]:
+    """Return what is missing, and where to get it and put it."""
+    if names is None:
+        return f"{variable} is not set", f"copy it from FreeScout's {_SETTINGS_PAGE}"
+    return f"the vault does not hold {names[variable]}", f"copy it there from FreeScout's {_SETTINGS_PAGE}"
+
+
+def _token(found: Keys) -> Check:
+    if found.ops_token is None:
+        return yellow(OPS_TOKEN, "not set: /metrics and the details of /readyz are shut", "freescout-audit secret new")
+    if found.ops_token in {*found.webhook, found.api_key}:
+        return red(OPS_TOKEN, "it is one of FreeScout's keys", "make one of its own: freescout-audit secret new")
+    return green(OPS_TOKEN, "set")
+
+
+def _key(name: str, key: Secret, *, others: Mapping[str, Secret | None]) -> Check:
+    """Judge a key by itself: any length and alphabet may be right, but not another thing's value."""
+    value = key.reveal()
+    if value.startswith("base64:"):
+        return red(
+            name,
+            "this looks like FreeScout's APP_KEY, which both keys only follow from",
+            f"copy the key itself from {_SETTINGS_PAGE}, or freescout-audit secret derive",
+        )
+    for other, its_key in others.items():
+        if key == its_key:
+            return red(name, f"it is the same as {other}", f"they differ on {_SETTINGS_PAGE}: copy both again")
+    if any(character.isspace() or character in "\"'" for character in value):
+        return red(name, "there is a space or a quote in it", f"copy it again from {_SETTINGS_PAGE}, and nothing else")
+    usual = len(value) == _HEX_KEY and all(character in "0123456789abcdef" for character in value.lower())
+    return green(name, "set" if usual else "set; other than the 32 hex digits that FreeScout usually has")
