@@ -10,13 +10,18 @@ import pytest
 from typer.main import get_command
 
 from ops.answer import Exit
-from ops.commands import backfill, desk, doctor, heal, journal, logs, reconcile, status, ticket, webhook
+from ops.commands import backfill, desk, doctor, heal, journal, logs, reconcile, secret, status, ticket, webhook
 from ops.console import app
+from ops.rotation import Rotation
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = (ROOT / "docs" / "console.md").read_text(encoding="utf-8")
 
 DOCUMENTS: Mapping[str, type[msgspec.Struct]] = {
+    "secret new": secret.NewSecret,
+    "secret derive": secret.DerivedKeys,
+    "secret check": secret.Check,
+    "rotate status": Rotation,
     "webhook register": webhook.Registration,
     "webhook test": webhook.DeliveryTest,
     "webhook remove": webhook.Removal,
