@@ -1,11 +1,12 @@
 """README and runbook are walked, command by command, against a simulated desk.
 
-What cannot be had here is translated into what it does: Heroku's commands (`App.heroku`), `make` and `curl`. Nothing is
+What cannot be had here is translated into what it does: Heroku's commands (`App.heroku`), Infisical's, `make`, `curl`. Nothing is
 passed over: a command, a placeholder, a block's language or a stage direction that nobody knows fails the test.
 """
 
 import asyncio
 import itertools
+import json
 import os
 import re
 import shlex
@@ -26,6 +27,7 @@ from console_world import run
 from db.database import Database
 from db.migrate import migrate
 from db.url import normalise
+from examples import body, signed
 from markdown import Block, blocks
 from ops import delivery, sql
 from poller.run import poll
@@ -34,6 +36,8 @@ from receiver.app import create_app, serve
 from settings import load_environment, load_settings
 from simulator import Desk, HttpTransport, SystemClock, Worker
 from simulator import serve as serve_desk
+from simulator.vault import Infisical, serve_vault
+from vaults import PATH
 
 NAME = "freescout-audit-staging"
 TICKET, LOST = 5, 6
@@ -47,8 +51,14 @@ _numbers = itertools.count()
 class App:
     """An app on Heroku, its processes run here; and its desk, on real time but for its worker's shorter naps."""
 
-    def __init__(self, stack: AsyncExitStack, desk: Desk, postgres: Callable[[str], str], log: Log, port: int) -> None:
+    def __init__(
+        self, stack: AsyncExitStack, desk: Desk, postgres: Callable[[str], str], log: Log, recorded: Path, port: int
+    ) -> None:
         self.desk = desk
+        self.vault = Infisical()
+        self.vault_url = ""
+        self.derived: dict[str, str] = {}
+        self.token = "the-operators-token"
         self.desk_url = ""
         self.new_desk_url = ""
         self.url = f"http://127.0.0.1:{port}"
@@ -57,6 +67,7 @@ class App:
         self.admin: asyncpg.Connection | None = None
         self._postgres = postgres
         self._log = log
+        self._recorded = recorded
         self._port = port
         self._stack = stack
         self._web: AsyncExitStack | None = None
@@ -68,16 +79,22 @@ class App:
     # What the pages' words stand for.
 
     def placeholders(self) -> Mapping[str, str]:
-        following = Desk(clock=self.desk.clock, app_key=self._app_keys[0])
         return {
             "app": NAME,
             "app URL": self.url,
             "desk": self.desk_url,
             "new desk": self.new_desk_url,
             "webhook key": self.desk.webhook_key,
-            "new webhook key": following.webhook_key,
             "API key": self.desk.api_key,
-            "token": "the-operators-token",
+            # What `secret derive` said of the new APP_KEY.
+            "new webhook key": self.derived.get("webhook", ""),
+            "new API key": self.derived.get("API", ""),
+            "token": self.token,
+            "vault": self.vault_url,
+            "client id": self.vault.client_id,
+            "client secret": self.vault.client_secret,
+            "project id": self.vault.project_id,
+            "recorded deliveries": str(self._recorded),
             "ticket": str(TICKET),
             "lost ticket": str(LOST),
             "password": "a password",
@@ -94,13 +111,20 @@ class App:
         match direction:
             case "APP_KEY changes":
                 desk.change_app_key(self._app_keys.pop(0))
+            case "FreeScout is restarted with the new APP_KEY":
+                desk.set_status(LOST, "closed" if desk.get(LOST).status != "closed" else "active")
+                await self.until_all_is_sent()
+                desk.change_app_key(self._app_keys.pop(0))
+                desk.set_status(LOST, "closed" if desk.get(LOST).status != "closed" else "active")
+                await self.until_all_is_sent()
+            case "80 minutes pass":
+                await self.sql("UPDATE freescout_delivery SET received_at = received_at - interval '81 minutes'")
             case "deliveries are lost":
                 desk.faults.drop_chance = 1
                 for ticket_id in (LOST, LOST + 1):
                     desk.set_status(ticket_id, "spam" if desk.get(ticket_id).status != "spam" else "closed")
                 desk.customer_writes()
-                while desk.queue.next_due() is not None:  # noqa: ASYNC110 - the worker wakes nobody
-                    await asyncio.sleep(0.02)
+                await self.until_all_is_sent()
                 desk.faults.drop_chance = 0
             case "the module is deactivated":
                 desk.faults.module_active = False
@@ -115,6 +139,10 @@ class App:
                 self.new_desk_url = await self._stack.enter_async_context(serve_desk(desk))
             case _:
                 raise AssertionError(f"nobody knows what happens when {direction}")
+
+    async def until_all_is_sent(self) -> None:
+        while self.desk.queue.next_due() is not None:  # noqa: ASYNC110 - the worker wakes nobody
+            await asyncio.sleep(0.02)
 
     # Commands.
 
@@ -135,6 +163,12 @@ class App:
         match words:
             case ["heroku", name, *arguments]:
                 return await self.heroku(name, arguments)
+            case ["infisical", "secrets", *arguments]:
+                await self.infisical(arguments)
+            case ["grep", "^APP_KEY=", ".env"]:
+                return 0, f"APP_KEY={self.desk.app_key}\n"
+            case ["grep", "^APP_KEY=", "new.env"]:
+                return 0, f"APP_KEY={self._app_keys[0]}\n"
             case ["git", "push", "heroku", "main"]:
                 await self.release()
             case ["bin/freescout-audit", *arguments]:
@@ -197,6 +231,23 @@ class App:
                 raise AssertionError(f"nobody knows what heroku {name} {' '.join(rest)} does")
         return 0, ""
 
+    async def infisical(self, arguments: Sequence[str]) -> None:
+        """Change what the vault holds, and wait until every process of the app has read it, a minute for operators."""
+        held = self.vault.folders.get(("prod", PATH.rstrip("/")), {})
+        match arguments:
+            case ["set", *assignments, "--env=prod", where] if where == f"--path={PATH}":
+                held |= dict(assignment.split("=", 1) for assignment in assignments)
+            case ["delete", name, "--env=prod", where] if where == f"--path={PATH}":
+                del held[name]
+            case _:
+                raise AssertionError(f"nobody knows what infisical secrets {' '.join(arguments)} does")
+        readers = (self._web is not None) + (self._polling is not None)
+        before = len(self._log.lines("vault.read"))
+        self.vault.put("prod", PATH, **held)
+        async with asyncio.timeout(30):
+            while len(self._log.lines("vault.read")) < before + readers:
+                await asyncio.sleep(0.02)
+
     async def make(self, arguments: Sequence[str]) -> tuple[int, str]:
         """Check that a target runs what it says, and do that."""
         (target,) = [word for word in arguments if word in RECIPES]
@@ -221,7 +272,14 @@ class App:
         return 0, ""
 
     async def console(self, arguments: Sequence[str], typed: str | None) -> tuple[int, str]:
+        if "--key-from-stdin" in arguments:
+            typed = self.desk.webhook_key
         said = await asyncio.to_thread(run, *arguments, variables=self.variables(), typed=typed)
+        match arguments:
+            case ["secret", "derive"]:
+                self.derived = dict(re.findall(r"^(webhook|API) key +(\w+)", said.out, flags=re.MULTILINE))
+            case ["secret", "new"]:
+                self.token = said.out.strip()
         return said.code, said.out + said.err
 
     async def curl(self, words: Sequence[str]) -> tuple[int, str]:
@@ -246,7 +304,7 @@ class App:
     # The app's processes.
 
     def variables(self) -> dict[str, str]:
-        return {"COLUMNS": "100", "PORT": str(self._port), "POLLER_INTERVAL": "1"} | self.config
+        return {"COLUMNS": "100", "PORT": str(self._port), "POLLER_INTERVAL": "1", "VAULT_INTERVAL": "1"} | self.config
 
     async def create(self) -> None:
         """Begin anew: an empty database, nothing set, nothing running, nothing registered at the desk."""
@@ -328,7 +386,11 @@ class App:
 
 @pytest.fixture
 async def app(
-    postgres: Callable[[str], str], log: Log, unused_tcp_port: int, monkeypatch: pytest.MonkeyPatch
+    postgres: Callable[[str], str],
+    log: Log,
+    unused_tcp_port: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> AsyncIterator[App]:
     """A desk of twelve tickets, and an app that is yet to be created."""
     monkeypatch.setattr("simulator.worker._NAP", timedelta(seconds=0.05))
@@ -337,8 +399,11 @@ async def app(
     desk = Desk(clock=SystemClock(), seed=1)
     for ticket_id in desk.populate(12, days=30):
         desk.get(ticket_id).state = "published"
+    recorded = tmp_path / "deliveries.jsonl"
+    recorded.write_text(json.dumps({"headers": signed(body(), key=desk.webhook_key), "body": body().decode()}), "utf-8")
     async with AsyncExitStack() as stack:
-        app = App(stack, desk, postgres, log, unused_tcp_port)
+        app = App(stack, desk, postgres, log, recorded, unused_tcp_port)
+        app.vault_url = await stack.enter_async_context(serve_vault(app.vault))
         app.desk_url = await stack.enter_async_context(serve_desk(desk))
         transport = await stack.enter_async_context(HttpTransport())
         working = asyncio.create_task(Worker(desk).run_forever(transport, look_every=0.01))
@@ -374,12 +439,15 @@ async def follow(app: App, block: Block) -> None:
             pass  # shows what something looks like
 
 
-async def test_the_runbook_is_walked_from_an_empty_database_to_a_rotated_key_and_a_healed_outage(app: App) -> None:
+async def test_the_runbook_is_walked_from_an_empty_database_to_a_rotated_key_and_a_healed_outage(
+    app: App, log: Log
+) -> None:
     await walk(app, ROOT / "docs" / "runbook.md")
 
     assert await app.wrong() == {}
     assert app.desk.app_key == f"base64:{'A' * 42}3="
     assert len(app.desk.webhooks) == 1
+    assert log.lines("delivery.unverified") == []
     assert app.admin is not None
     assert await app.admin.fetchval("SELECT count(*) FROM freescout_gap") > 0
 
