@@ -1,7 +1,8 @@
 """README and runbook are walked, command by command, against a simulated desk.
 
-What cannot be had here is translated into what it does: Heroku's commands (`App.heroku`), Infisical's, `make`, `curl`. Nothing is
-passed over: a command, a placeholder, a block's language or a stage direction that nobody knows fails the test.
+What cannot be had here is translated into what it does: Heroku's commands (`App.heroku`), Infisical's, `make` and
+`curl`. Nothing is passed over: a command, a placeholder, a block's language or a stage direction that nobody knows
+fails the test.
 """
 
 import asyncio
@@ -159,7 +160,9 @@ class App:
                 code, typed = await self.program(command, typed)
         assert code == (int(expected[1]) if expected else 0), f"{line}\n{typed}"
 
-    async def program(self, words: Sequence[str], typed: str | None) -> tuple[int, str]:
+    async def program(  # noqa: C901, PLR0911 - a table of the programs there are
+        self, words: Sequence[str], typed: str | None
+    ) -> tuple[int, str]:
         match words:
             case ["heroku", name, *arguments]:
                 return await self.heroku(name, arguments)
@@ -245,7 +248,7 @@ class App:
         before = len(self._log.lines("vault.read"))
         self.vault.put("prod", PATH, **held)
         async with asyncio.timeout(30):
-            while len(self._log.lines("vault.read")) < before + readers:
+            while len(self._log.lines("vault.read")) < before + readers:  # noqa: ASYNC110 - a log wakes nobody
                 await asyncio.sleep(0.02)
 
     async def make(self, arguments: Sequence[str]) -> tuple[int, str]:
