@@ -77,7 +77,7 @@ async def claim_desk(database: Database, url: str) -> None:
             other = await connection.fetchval("SELECT desk_url FROM freescout_lease")
             raise OtherDeskError(
                 f"this database holds the tickets of {other}, and FREESCOUT_URL is {url}: use another DATABASE_URL,"
-                " or clear desk_url in freescout_lease if the same desk has a new name"
+                f" or freescout-audit desk change {url}, if the same desk has a new address"
             )
 
 

@@ -32,6 +32,7 @@ from poller.transport import http_transport
 from settings import Environment, LiveSecrets, Settings, load_environment, load_settings
 from settings.infisical import VaultError
 from settings.keys import Keys
+from settings.live import tell_nobody
 
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document instead of a picture.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask whether it is meant.")]
@@ -100,7 +101,7 @@ class Workplace:
     @cached_property
     def secrets(self) -> LiveSecrets:
         """The keys as receiver and poller know them; those of a vault once `keys` or `fresh_secrets` has read it."""
-        return LiveSecrets(self.environment, self.settings.vault)
+        return LiveSecrets(self.environment, self.settings.vault, tell=tell_nobody)
 
     async def keys(self) -> Keys:
         """Return the keys in use; a vault is read for them once.
@@ -110,6 +111,8 @@ class Workplace:
         """
         if not self.secrets.are_known:
             await self.secrets.read_once()
+            for variable in self.secrets.ignored:
+                self.remark(f"{variable} says otherwise than the vault, and is ignored: doctor says what to do")
         return self.secrets.keys
 
     @asynccontextmanager

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal
 
-from freescout_audit.events import VAULT_FAILED, VAULT_READ, VAULT_RESTORED, VAULT_VARIABLE_IGNORED
+from freescout_audit.events import VAULT_FAILED, VAULT_READ, VAULT_RESTORED, VAULT_VARIABLE_IGNORED, LogEvent
 from freescout_audit.logs import emit, where
 from settings.environment import API_KEY, KEYS, OPS_TOKEN, Environment, Secret
 from settings.infisical import VaultError, VaultUnavailableError
@@ -36,13 +36,17 @@ class VaultStanding:
     since: datetime
 
 
+def tell_nobody(_event: LogEvent, **_fields: object) -> None:
+    """Keep what happens to a vault out of the log: a command says itself what matters to it."""
+
+
 async def read_secrets_once(environment: Environment, settings: VaultSettings) -> "LiveSecrets":
-    """Return the keys in use now, for a command that ends.
+    """Return the keys in use now, for a command that ends; nothing is logged.
 
     Raises:
         VaultError: There is a vault and it gave nothing; the message names the next step.
     """
-    secrets = LiveSecrets(environment, settings)
+    secrets = LiveSecrets(environment, settings, tell=tell_nobody)
     await secrets.read_once()
     return secrets
 
@@ -56,6 +60,7 @@ class LiveSecrets:
         sleep: Waits some seconds; a test passes one that it controls.
         now: Our clock, for what we show.
         clock: Seconds that only grow.
+        tell: Logs an event.
     """
 
     def __init__(
@@ -66,12 +71,14 @@ class LiveSecrets:
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         clock: Callable[[], float] = time.monotonic,
+        tell: Callable[..., None] = emit,
     ) -> None:
         self._access = environment.vault
         self._settings = settings
         self._sleep = sleep
         self._now = now
         self._clock = clock
+        self._tell = tell
         self._failures = 0
         self._failure_told = False
         self._reported: tuple[str, ...] = ()
@@ -158,10 +165,10 @@ class LiveSecrets:
         self.keys = keys_from_vault(held, names=self._settings.names, variables=self._access.variables, before=before)
         self._known.set()
         if changed := changed_keys(before, self.keys) if before.from_vault else tuple(sorted(self.keys.from_vault)):
-            emit(VAULT_READ, names=list(changed))
+            self._tell(VAULT_READ, names=list(changed))
         for variable in self.ignored:
             if variable not in self._reported:
-                emit(VAULT_VARIABLE_IGNORED, variable=variable)
+                self._tell(VAULT_VARIABLE_IGNORED, variable=variable)
         self._reported = self.ignored
         if self.keys.lacking:
             self._note("failed", self._what_is_lacking())
@@ -188,10 +195,10 @@ class LiveSecrets:
             state=state, detail=detail, since=before.since if before.state == state else self._now()
         )
         if state == "failed" and detail != before.detail:
-            emit(VAULT_FAILED, reason=detail)
+            self._tell(VAULT_FAILED, reason=detail)
             self._failure_told = True
         elif state == "ok" and self._failure_told:
-            emit(VAULT_RESTORED)
+            self._tell(VAULT_RESTORED)
             self._failure_told = False
 
     def _what_is_lacking(self) -> str:

@@ -376,6 +376,8 @@ async def test_a_variable_that_a_vault_overrules_is_red_and_no_value_is_shown(
     assert "config:unset FREESCOUT_API_KEY" in found(said, "variable")[1]
     values = ["an older key", vault.client_secret, *vault.folders["prod", PATH.rstrip("/")].values()]
     assert [value for value in values if value in said.out + said.err] == []
+    healed = await operator.types("heal", "1", FREESCOUT_API_KEY="an older key")
+    assert (healed.code, "FREESCOUT_API_KEY says otherwise than the vault" in healed.err) == (0, True)
 
 
 async def test_a_vault_that_gives_nothing_is_red_and_no_key_is_judged(operator: Operator, vault: Infisical) -> None:

@@ -5,10 +5,9 @@ from datetime import timedelta
 import typer
 from rich.console import Group
 from rich.markup import escape
-from rich.table import Table
 
 from db.rotation import read_key_uses
-from ops.answer import Answer, AsJson, Exit, Workplace, ago, answer, moment
+from ops.answer import Answer, AsJson, Exit, Workplace, ago, answer, columns, moment
 from ops.rotation import Rotation, judge_rotation
 from receiver.audit import ENDPOINT
 
@@ -42,14 +41,12 @@ async def look(workplace: Workplace) -> Answer:
 
 def picture(found: Rotation) -> Group:
     """Return what people see of it."""
-    table = Table(
-        "key", "accepted as", "deliveries", "first", "last", box=None, header_style="dim", padding=(0, 2, 0, 0)
-    )
+    table = columns("key", "accepted as", "deliveries", "first", "last", right={"deliveries"})
     for key in found.keys:
         table.add_row(
             key.fingerprint or "not named",
             {"unnamed": "not known", "not accepted": "[yellow]nothing[/yellow]"}.get(key.role, key.role),
-            str(key.deliveries),
+            f"{key.deliveries:,}",
             moment(key.first_at),
             ago(key.last_at, found.now),
         )

@@ -11,6 +11,7 @@ import msgspec
 import typer
 from rich.console import Group
 from rich.markup import escape
+from rich.table import Table
 from rich.text import Text
 
 from freescout_audit.delivery import event_name
@@ -145,12 +146,14 @@ def picture(found: Check) -> Group:
     for one in found.deliveries:
         first.setdefault(one.finding.message, one)
         counts[one.finding.message] = counts.get(one.finding.message, 0) + 1
-    rows = []
+    table = Table.grid(padding=(0, 1))
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
     for message, one in first.items():
         mark = "[green]✓[/green]" if one.finding.verified else "[red]✗[/red]"
         many = f", and {counts[message] - 1} more" if counts[message] > 1 else ""
-        rows.append(f"{mark} line {one.line} ({escape(one.event or 'no event')}){many}: {escape(message)}")
-    return Group(*rows, f"{found.verified} of {found.of} verified")
+        table.add_row(mark, f"line {one.line} ({escape(one.event or 'no event')}){many}: {escape(message)}")
+    return Group(table, "", f"{found.verified} of {found.of} verified")
 
 
 def app_key_of(text: str) -> str:

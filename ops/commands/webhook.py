@@ -213,7 +213,7 @@ def _registered(webhook_id: int, url: str, *, already: bool, replaced: int | Non
     rows = [("id", str(webhook_id)), ("url", url), ("events", f"all {len(CONVERSATION_EVENTS)} of conversations")]
     if replaced is not None:
         rows.append(("replaced", f"webhook {replaced} is removed"))
-    return Answer(document, titled("The webhook is registered", facts(*rows), remark))
+    return Answer(document, titled("The webhook is registered", facts(*rows), "", remark))
 
 
 async def _remove(workplace: Workplace, webhook_id: int | None, *, forget: bool, yes: bool) -> Answer:
