@@ -2,13 +2,18 @@
 
 import asyncio
 import re
+import shlex
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 
 import pytest
+import typer
+from typer.testing import CliRunner
 
 from conftest import Log
 from freescout_audit.errors import SettingsError
+from freescout_audit.signature import sign
+from ops import delivery
 from settings import Environment, LiveSecrets, Secret, load_environment, load_settings
 from settings.environment import VaultAccess
 from settings.infisical import VaultError
@@ -426,3 +431,18 @@ class TestLive:
         assert len(log.lines("vault.failed")) >= 8
         assert [secret for secret in told if secret in everything] == []
         assert "<hidden-by-infisical>" not in everything
+
+
+async def test_the_delivery_that_is_printed_for_make_run_is_signed_with_the_vaults_key(
+    vault: Infisical, url: str
+) -> None:
+    app = typer.Typer()
+    app.command()(delivery.main)
+    environment = variables(vault, url, FREESCOUT_URL="https://desk.example.org", FREESCOUT_AUDIT_WEBHOOK_SECRET=OLD)
+
+    result = await asyncio.to_thread(CliRunner().invoke, app, ["--ticket", "7"], env=environment)
+
+    words = shlex.split(result.stdout)
+    body = words[words.index("-d") + 1].encode()
+    assert f"X-FreeScout-Signature: {sign(body, NEW)}" in words
+    assert len(result.stdout.splitlines()) == 1
