@@ -1,5 +1,6 @@
 """``doctor``: what is green, and for everything else the next step in one line."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
@@ -413,12 +414,28 @@ async def test_a_vault_that_lacks_a_key_names_it_as_the_vault_does(operator: Ope
 async def test_what_waits_with_wrong_credentials_locks_nobody_out(
     operator: Operator, vault: Infisical, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ops.commands.doctor.LOOK_EVERY", 0.01)
+    monkeypatch.setattr("ops.commands.doctor.LOOK_EVERY", 0.2)
 
     said = await operator.types("doctor", "--wait", "--within", "1", "--json", INFISICAL_CLIENT_SECRET="wrong")
 
     assert "Make a new client secret" in found(said, "vault")[1]
     assert vault.requests.total() == 1
+
+
+async def test_what_waits_reads_the_vault_again_as_the_processes_do(
+    operator: Operator, vault: Infisical, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ops.commands.doctor.LOOK_EVERY", 0.01)
+    vault.fault = VaultFault.DROP
+    waiting = asyncio.create_task(operator.types("doctor", "--wait", "--within", "20", "--json"))
+    async with asyncio.timeout(20):
+        while not vault.requests:  # noqa: ASYNC110 - it wakes nobody
+            await asyncio.sleep(0.01)
+
+    vault.fault = None
+    said = await waiting
+
+    assert (said.code, colours(said)["vault"], colours(said)["API"]) == (0, "green", "green")
 
 
 async def test_a_vault_that_is_away_is_one_line_for_every_command_that_needs_a_key(

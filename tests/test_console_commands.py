@@ -263,6 +263,7 @@ class TestReconcile:
 
         assert said.code == 1
         assert "holds the tickets of https://elsewhere.example.org" in said.json["error"]
+        assert "freescout-audit desk change http://127.0.0.1" in said.json["error"]
 
 
 class TestBackfill:
