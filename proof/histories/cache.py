@@ -24,13 +24,14 @@ _SCHEMA = (
     """
     CREATE OR REPLACE FUNCTION proof_look(at text) RETURNS TABLE (
         ticket_id bigint, answer text, disputed boolean, expires timestamptz, updated_at timestamptz,
-        claimed_at timestamptz, truth_at timestamptz, passed timestamptz
+        claimed_at timestamptz, truth_at timestamptz, passed timestamptz, beaten timestamptz
     ) LANGUAGE plpgsql VOLATILE AS $$
     BEGIN
         PERFORM set_config('proof.now', at, false);
         RETURN QUERY
             SELECT t.ticket_id, freescout_ticket_state(t.ticket_id), t.disputed_at IS NOT NULL, c.ttl_expires,
-                   t.updated_at, t.touched_at, t.truth_at, l.renewed_by_pass
+                   t.updated_at, t.touched_at, t.truth_at, l.renewed_by_pass,
+                   l.heartbeat_at
             FROM freescout_lease l
             LEFT JOIN freescout_ticket t ON true
             LEFT JOIN freescout_ticket_cache c ON c.ticket_id = t.ticket_id;
@@ -44,6 +45,9 @@ DELETE FROM freescout_lease; INSERT INTO freescout_lease DEFAULT VALUES;
 DELETE FROM freescout_poller; INSERT INTO freescout_poller DEFAULT VALUES;
 SELECT setval('freescout_delivery_delivery_id_seq', 1, false);
 """
+
+
+MICROSECOND = 1e-6
 
 
 @dataclass
@@ -70,10 +74,11 @@ class Seen:
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What readers get now, by ticket, and the *s* of the pass that renewed the lease last."""
+    """What readers get now, by ticket; the *s* of the pass that renewed the lease last; and the poller's heartbeat."""
 
     tickets: dict[int, Seen]
     passed: datetime | None
+    beaten: datetime | None
 
 
 class StagedCache(Database):
@@ -114,6 +119,7 @@ class StagedCache(Database):
         if self._happens(self.faults.away):
             raise DatabaseUnavailableError("PostgreSQL is away, in this history")
         self.uses += 1
+        self._clock.advance(MICROSECOND)  # no two uses begin at the same moment
         self._stage.busy += 1
         try:
             async with super().session() as connection:
@@ -144,6 +150,7 @@ class StagedCache(Database):
                 if row["ticket_id"] is not None
             },
             rows[0]["passed"],
+            rows[0]["beaten"],
         )
 
     async def outside(self, query: str, *arguments: object) -> Sequence[asyncpg.Record]:

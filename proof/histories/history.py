@@ -19,7 +19,7 @@ from freescout_audit.rule import Terms
 from poller.freescout import Answer, DeskError, FreeScout
 from poller.passes import Passes
 from poller.questions import Questions
-from proof.histories.cache import CacheFaults, Look, StagedCache
+from proof.histories.cache import MICROSECOND, CacheFaults, Look, StagedCache
 from proof.histories.desk_life import WitnessedDesk, happen, lose_a_mailbox
 from proof.histories.faults import FaultLog
 from proof.histories.http import request_of
@@ -44,8 +44,7 @@ from simulator import (
 STEPS = 60
 LONG = timedelta(seconds=30)
 SELDOM = 0.1
-MICROSECOND = 1e-6
-"""Between any two things that happen."""
+MANY_ROUNDS = 100
 TERMS = Terms()
 OVERLAP = timedelta(seconds=3900)
 LATEST = 90 * 60
@@ -488,8 +487,11 @@ class History:
         await self._stage.alone(poller.process, self._pass(poller))
         if self.outcome.passes == passes:
             raise WrongError("a pass without faults is not complete")
+        rounds = 0
         while await self._stage.alone(poller.process, poller.questions.ask()):
-            pass
+            rounds += 1
+            if rounds > MANY_ROUNDS:
+                raise WrongError("questions are answered, and asked again for ever")
         look, true = await self._look(), self._oracle.true_now()
         wrong = {
             ticket_id: (seen.answer if (seen := look.tickets.get(ticket_id)) is not None else "none", answer)

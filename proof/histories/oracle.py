@@ -30,6 +30,10 @@ class Oracle:
     """Knows every truth that ever was at one desk, and holds every look at the cache against it."""
 
     terms: Terms
+    passed: datetime | None = None
+    """The latest *s* of a complete pass, whatever became of its lease."""
+    beaten: datetime | None = None
+    """The poller's heartbeat at the last look."""
     _tickets: dict[int, _Ticket] = field(default_factory=dict)
 
     def note(self, conversations: Iterable[Conversation], now: datetime) -> None:
@@ -69,19 +73,24 @@ class Oracle:
         Raises:
             WrongError: A promise was broken.
         """
+        if look.passed is not None and (self.passed is None or look.passed > self.passed):
+            self.passed = look.passed
+        alive_since = self.beaten is not None and now - self.beaten < self.terms.lease
         for ticket_id, seen in look.tickets.items():
             ticket = self._tickets.get(ticket_id)
             if ticket is None:
                 raise WrongError(f"ticket {ticket_id} never was, and is held")
-            self._is_asked_about_in_time(ticket_id, ticket, seen, now)
+            self._is_asked_about_in_time(ticket_id, ticket, seen, now, alive_since=alive_since)
             if seen.answer == NONE:
                 continue
-            self._was_true_since_the_pass(ticket_id, ticket, seen, look.passed)
-            self._is_vouched_for(ticket_id, seen, look.passed, now)
+            self._was_true_since_the_pass(ticket_id, ticket, seen)
+            self._is_vouched_for(ticket_id, seen, now)
             self._does_not_go_back(ticket_id, ticket, seen)
+        self.beaten = look.beaten
 
-    def _was_true_since_the_pass(self, ticket_id: int, ticket: _Ticket, seen: Seen, passed: datetime | None) -> None:
+    def _was_true_since_the_pass(self, ticket_id: int, ticket: _Ticket, seen: Seen) -> None:
         """No undisputed answer was already false when the last complete pass began."""
+        passed = self.passed
         if passed is None or seen.disputed:
             return
         ends = [since for since, _ in ticket.truths[1:]]
@@ -93,22 +102,26 @@ class Oracle:
             f" which was false when the last complete pass began ({passed:%H:%M:%S.%f})"
         )
 
-    def _is_vouched_for(self, ticket_id: int, seen: Seen, passed: datetime | None, now: datetime) -> None:
+    def _is_vouched_for(self, ticket_id: int, seen: Seen, now: datetime) -> None:
         """No answer outlives the pass, the read and the delivery that vouched for it."""
         vouched = [
-            passed and passed + self.terms.lease,
+            self.passed and self.passed + self.terms.lease,
             seen.truth_at and seen.truth_at + self.terms.lease,
             seen.claimed_at and seen.claimed_at + self.terms.ttl,
         ]
         if not any(until is not None and until > now for until in vouched):
             raise WrongError(f"ticket {ticket_id} reads {seen.answer}, and nothing vouches for it any more")
 
-    def _is_asked_about_in_time(self, ticket_id: int, ticket: _Ticket, seen: Seen, now: datetime) -> None:
-        """No disputed answer stands for longer than the grace."""
+    def _is_asked_about_in_time(
+        self, ticket_id: int, ticket: _Ticket, seen: Seen, now: datetime, *, alive_since: bool
+    ) -> None:
+        """No disputed answer stands for longer than the grace, and only FreeScout settles one while it can be asked."""
+        before = ticket.dispute
         if not seen.disputed:
+            if before is not None and before[1].truth_at == seen.truth_at and alive_since:
+                raise WrongError(f"ticket {ticket_id} is disputed no longer, and nobody has asked FreeScout")
             ticket.dispute = None
             return
-        before = ticket.dispute
         if before is None or (before[1].truth_at, before[1].updated_at) != (seen.truth_at, seen.updated_at):
             # It may have been settled and opened again since the last look.
             ticket.dispute = (now, seen)
