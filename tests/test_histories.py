@@ -33,6 +33,7 @@ def play(ground: str, first: int, last: int, *options: str) -> list[dict[str, An
     done = subprocess.run(
         [sys.executable, "-m", "proof.histories.play", ground, str(first), str(last), *options],
         cwd=ROOT,
+        env=os.environ | {"PYTHONHASHSEED": "0"},
         check=True,
         capture_output=True,
         text=True,

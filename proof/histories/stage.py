@@ -12,6 +12,7 @@ import selectors
 from collections.abc import Coroutine, Mapping
 from contextvars import ContextVar, copy_context
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -26,12 +27,14 @@ class Process:
 
     name: str
     alive: bool = True
-    tasks: "set[asyncio.Task[Any]]" = field(default_factory=set)
+    tasks: "dict[asyncio.Task[Any], None]" = field(default_factory=dict)
+    """In the order in which they were started: a set's order is not the same in each run."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class _Waiting:
     process: Process
+    task: "asyncio.Task[Any] | None"
     place: str
     turn: "asyncio.Future[None]"
 
@@ -48,7 +51,7 @@ class Stage:
         """What tasks ended in that nobody expected."""
         self._rng = rng
         self._waiting: list[_Waiting] = []
-        self._favourite: Process | None = None
+        self._favourite: asyncio.Task[Any] | None = None
         self._credit = 0
         self._quiet: asyncio.Future[None] | None = None
 
@@ -62,20 +65,20 @@ class Stage:
         context = copy_context()
         context.run(_process.set, process)
         task = asyncio.get_running_loop().create_task(coroutine, context=context)
-        process.tasks.add(task)
-        task.add_done_callback(process.tasks.discard)
+        process.tasks[task] = None
+        task.add_done_callback(lambda task: process.tasks.pop(task, None))
         task.add_done_callback(self._note_failure)
         return task
 
     async def turn(self, place: str) -> None:
         """Wait until it is this task's turn; called by whoever stands in for the world."""
-        process = _process.get()
+        process, task = _process.get(), asyncio.current_task()
         if not process.alive:
             raise asyncio.CancelledError
-        if self._favourite is process and self._credit > 0:
+        if self._favourite is task and self._credit > 0:
             self._credit -= 1
             return
-        waiting = _Waiting(process, place, asyncio.get_running_loop().create_future())
+        waiting = _Waiting(process, task, place, asyncio.get_running_loop().create_future())
         self._waiting.append(waiting)
         try:
             await waiting.turn
@@ -90,8 +93,10 @@ class Stage:
 
     async def go_on(self) -> str:
         """Let one of those who wait go on, by chance, until it waits again or has ended; return who, and from where."""
+        # In the order of their birth: who came to wait first may depend on how fast PostgreSQL answered.
+        self._waiting.sort(key=_birth)
         waiting = self._waiting.pop(self._rng.randrange(len(self._waiting)))
-        self._favourite, self._credit = waiting.process, self._rng.choice(_CREDITS)
+        self._favourite, self._credit = waiting.task, self._rng.choice(_CREDITS)
         waiting.turn.set_result(None)
         await self.settle()
         return f"{waiting.process.name} {waiting.place}"
@@ -112,12 +117,10 @@ class Stage:
         """Let a process go on, and nobody else, until nothing of it waits for a turn."""
         others = [each for each in self._waiting if each.process is not process]
         self._waiting = [each for each in self._waiting if each.process is process]
-        self._favourite, self._credit = process, 1_000_000
         await self.settle()
         while self._waiting:
             await self.go_on()
         self._waiting = others
-        self._credit = 0
 
     async def kill(self, process: Process) -> None:
         """End a process where it is."""
@@ -164,11 +167,27 @@ class StageLoop(asyncio.SelectorEventLoop):
     def __init__(self) -> None:
         self._telling = _TellingSelector()
         super().__init__(self._telling)
+        self.set_task_factory(_number_tasks)  # type: ignore[arg-type] # typeshed knows nothing of `context`
         self.set_exception_handler(_forget_the_dead)
 
     def tell(self, stage: Stage) -> None:
         """Tell this stage from now on."""
         self._telling.stage = stage
+
+
+_births = count()
+
+
+def _number_tasks(
+    loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, Any], **options: Any
+) -> "asyncio.Task[Any]":
+    task = asyncio.Task(coroutine, loop=loop, **options)
+    task.set_name(f"{next(_births):012}")
+    return task
+
+
+def _birth(waiting: _Waiting) -> str:
+    return "" if waiting.task is None else waiting.task.get_name()
 
 
 def play_on(stage: Stage) -> None:
