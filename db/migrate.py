@@ -4,6 +4,7 @@ import asyncio
 import functools
 import os
 import sys
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import asyncpg
@@ -13,7 +14,7 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
 from sqlalchemy.engine import URL
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
@@ -25,14 +26,40 @@ from freescout_audit.logs import emit, set_up_logs
 _LOCK = 0x46534155  # "FSAU": two releases at once take turns
 
 
-async def migrate(url: URL) -> str:
-    """Bring the schema to the newest revision, in one transaction, and return its name."""
+LOCK_PATIENCE = 2.0
+"""Seconds a migration waits for a lock: whoever comes after it waits behind it, readers and deliveries too."""
+TRIES = 30
+_PAUSE = 2.0
+_LOCK_NOT_AVAILABLE = "55P03"
+
+
+class LockedError(FreescoutAuditError):
+    """Somebody holds a table that the migration has to change."""
+
+
+async def migrate(url: URL, *, tries: int = TRIES, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep) -> str:
+    """Bring the schema to the newest revision, in one transaction, and return its name.
+
+    Raises:
+        LockedError: A table was in use at each of ``tries``; nothing was changed.
+    """
     engine = create_async_engine(url, poolclass=NullPool)
     try:
-        async with engine.begin() as connection:
-            return await connection.run_sync(_upgrade)
+        for attempt in range(1, tries + 1):
+            try:
+                async with engine.begin() as connection:
+                    return await connection.run_sync(_upgrade)
+            except DBAPIError as error:
+                if getattr(error.orig, "sqlstate", None) != _LOCK_NOT_AVAILABLE:
+                    raise
+            if attempt < tries:
+                await sleep(_PAUSE)
     finally:
         await engine.dispose()
+    raise LockedError(
+        "a table stays in use (a backup, or a transaction that somebody left open): wait for its end, or end it, and"
+        " run python -m db.migrate again; nothing was changed"
+    )
 
 
 @functools.cache
@@ -43,6 +70,7 @@ def newest_revision() -> str:
 
 def _upgrade(connection: Connection) -> str:
     connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
+    connection.execute(text(f"SET LOCAL lock_timeout = '{LOCK_PATIENCE:g}s'"))
     config = _config()
     config.attributes["connection"] = connection
     command.upgrade(config, "head")

@@ -100,7 +100,9 @@ DESK_STRANGE_ROW = LogEvent(
     "desk.strange_row", "error", "A listed conversation is not understood; it reads none. Check FreeScout's version."
 )
 DESK_CLOCK_WENT_BACK = LogEvent(
-    "desk.clock_went_back", "warning", "The desk's clock reads earlier than before; everything is read again."
+    "desk.clock_went_back",
+    "warning",
+    "The desk's clock reads earlier than before; the pass reads from as much earlier.",
 )
 DESK_SILENT = LogEvent(
     "desk.silent",

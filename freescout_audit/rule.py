@@ -157,7 +157,7 @@ def judge_claim(row: Row | None, claim: Claim, *, lease: Lease, terms: Terms, no
 
     horizon = _horizon(row, lease, alive=alive)
     if horizon is not None and said.updated_at <= horizon:
-        if alive and not same:
+        if not same and (alive or _may_be_news(row, said, lease, now)):
             return _disputed(row, said, now, terms, "old_news")
         return Verdict(outcome="stale", row=row, reason="old_news")
 
@@ -184,7 +184,10 @@ def judge_truth(row: Row | None, truth: Truth, *, lease: Lease, terms: Terms, no
         nothing = _nothing(truth.ticket_id, now, via="poller")
         return Verdict(outcome="contested", row=_dispute(nothing, nothing, now, terms), reason="a_later_pass_lacked_it")
     if row is None or row.touched_at is None or row.touched_at < truth.asked_at:
-        return Verdict(outcome="written", row=_true(row, truth, terms), reason="read")
+        written = _true(row, truth, terms)
+        if row is not None and row.disputed_at is None and not written.gone and written.content == row.content:
+            written = _no_sooner(written, row, alive=poller_is_alive(lease, now, terms))
+        return Verdict(outcome="written", row=written, reason="read")
 
     said = truth.sighting
     not_older = said is not None and _at_or_after(said.updated_at, row.updated_at)
@@ -235,6 +238,17 @@ def _horizon(row: Row | None, lease: Lease, *, alive: bool) -> datetime | None:
     return max((date for date in seen if date is not None), default=None)
 
 
+def _may_be_news(row: Row | None, said: Sighting, lease: Lease, now: datetime) -> bool:
+    """Tell whether a claim may be younger than a read that its date is too old for, of a row that still answers.
+
+    Dates have whole seconds, and the desk's clock may be a little behind what we take it for.
+    """
+    if row is None or not _at_or_after(said.updated_at, row.updated_at):
+        return False
+    until = expiry(row, lease)
+    return until is not None and until > now
+
+
 def _at_or_after(date: datetime | None, other: datetime | None) -> bool:
     """Compare two dates of the desk; one we do not know is before every one we know."""
     return other is None or (date is not None and date >= other)
@@ -261,6 +275,13 @@ def _true(row: Row | None, truth: Truth, terms: Terms) -> Row:
             expires_at=expires_at,
         )
     return msgspec.structs.replace(told, truth_at=truth.asked_at, disputed_at=None, grace_until=None)
+
+
+def _no_sooner(written: Row, row: Row, *, alive: bool) -> Row:
+    """Return the row, vouched for as long as before when no poller is alive: a read that agrees takes nothing away."""
+    if alive or row.gone or row.expires_at <= written.expires_at:
+        return written
+    return msgspec.structs.replace(written, expires_at=row.expires_at)
 
 
 def _telling(row: Row | None, said: Sighting, *, observed_at: datetime, via: Path, expires_at: datetime) -> Row:

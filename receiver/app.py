@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 from aiohttp import web
 
@@ -25,6 +25,8 @@ SHUTDOWN_TIMEOUT = 6.0
 """Seconds that requests in flight are given after SIGTERM; Heroku's patience is 30, our promise 10."""
 READ_BUFFER = 262_144
 """Bytes read ahead of whoever takes the body; a connection holds twice as many at the most."""
+FIRST_KEY_PATIENCE = 5.0
+"""Seconds that the first reading of the vault may hold up the start; SIGTERM waits as long at the most."""
 PRUNE_EVERY = 3600.0
 """Seconds between two looks for deliveries that the journal need not keep any longer."""
 
@@ -66,7 +68,9 @@ def create_app(
     async def tasks(_app: web.Application) -> AsyncIterator[None]:
         refreshing = asyncio.create_task(secrets.keep_fresh())
         # A delivery that comes before the first key would be answered 503, and come again a minute later.
-        await secrets.tried()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(FIRST_KEY_PATIENCE):
+                await secrets.tried()
         running = [
             refreshing,
             asyncio.create_task(health.watch()),

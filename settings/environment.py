@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 from freescout_audit.errors import SettingsError
 
@@ -138,5 +139,7 @@ def _flag(name: str, value: str | None) -> bool:
 
 def _url(name: str, value: str | None, example: str = "https://desk.example.org") -> str | None:
     if value is None or value.startswith(("http://", "https://")):
+        if value is not None and "@" in urlsplit(value).netloc:
+            raise SettingsError(f"{name} holds a user or a password, which would be stored and shown: leave them out")
         return value and value.rstrip("/")
     raise SettingsError(f"{name} must begin with https:// (or http://), like {example}")

@@ -18,8 +18,6 @@ from settings.vault import Vault, http_send
 
 FIRST_WAIT = 1.0
 """Seconds before the vault is asked again after a failure that may pass; doubled each time, up to the interval."""
-LONGEST_WAIT = 3600.0
-"""Seconds that a Retry-After may make us wait at the most."""
 NO_KEY_YET, LAST_KNOWN_KEYS = "no key is known yet", "the last known keys stay in use"
 """How the detail of a vault that could not be read begins."""
 LOCKOUT = 60.0
@@ -183,7 +181,7 @@ class LiveSecrets:
         if not isinstance(error, VaultUnavailableError):
             return max(self._settings.interval, LOCKOUT)
         if error.retry_after is not None:
-            return min(max(error.retry_after, FIRST_WAIT), LONGEST_WAIT)
+            return min(max(error.retry_after, FIRST_WAIT), max(self._settings.interval, LOCKOUT))
         wait = min(self._settings.interval, FIRST_WAIT * 2.0 ** min(self._failures - 1, 12))
         # Processes that failed together do not come back together.
         return wait * random.uniform(0.5, 1)  # noqa: S311 - no secret

@@ -368,6 +368,8 @@ class TestDesk:
         assert (unasked.code, "All 12 tickets" in unasked.json["error"]) == (2, True)
         assert (meant.code, meant.json["forgot"]) == (0, True)
         assert await sql.fetchval("SELECT count(*) FROM freescout_ticket") == 0
+        seen = await sql.fetchrow("SELECT seen_through, complete_through, covered_through FROM freescout_lease")
+        assert tuple(seen) == (None, None, None), "the old desk's dates say nothing of the new one's"
         assert (await operator.types("ticket", "3", "--json")).json["reason"] == "never_synced"
         assert (await operator.types("backfill", "--json")).json["read"] == 12
 
@@ -390,6 +392,22 @@ class TestWebhook:
         assert removed.json == {"webhook_id": first.json["webhook_id"], "existed": True}
         assert desk.webhooks == {}
         assert (nothing_left.code, "--id ID" in nothing_left.json["error"]) == (1, True)
+
+    async def test_another_webhook_than_the_noted_one_is_only_removed_when_that_is_meant(
+        self, operator: Operator
+    ) -> None:
+        desk = operator.world.desk
+        desk.webhooks.clear()
+        other = desk.register_webhook("https://other.example.org")
+        await operator.types("webhook", "register", operator.receiver, "--json")
+
+        asked = await operator.types("webhook", "remove", "--id", str(other.id), "--json")
+        forgotten = await operator.types("webhook", "remove", "--forget", "--json")
+        assert (asked.code, forgotten.code) == (2, 2)
+        assert other.id in desk.webhooks
+
+        meant = await operator.types("webhook", "remove", "--id", str(other.id), "--yes", "--json")
+        assert (meant.code, other.id in desk.webhooks, len(desk.webhooks)) == (0, False, 1)
 
     async def test_a_second_address_replaces_the_first_without_a_moment_between(self, operator: Operator) -> None:
         operator.world.desk.webhooks.clear()

@@ -124,6 +124,10 @@ class TestPassesThatTakeTooLong:
             assert len(log.lines("pass.completed")) == 3
 
 
+def five_at_once(world: World, *, crowded: Callable[[], None]) -> Questions:
+    return Questions(world.freescout, world.database, terms=Terms(), at_once=5, clock=lambda: 0.0, crowded=crowded)
+
+
 class TestQuestions:
     async def test_one_that_hangs_holds_up_no_other(self, world: World) -> None:
         for ticket_id in range(1, 9):
@@ -154,16 +158,8 @@ class TestQuestions:
             world.desk.delete_forever(ticket_id)
         await world.advance(10)
         said: list[None] = []
-        questions = Questions(
-            world.freescout,
-            world.database,
-            terms=Terms(),
-            at_once=5,
-            clock=lambda: 0.0,
-            crowded=lambda: said.append(None),
-        )
 
-        await questions.ask()
+        await five_at_once(world, crowded=lambda: said.append(None)).ask()
 
         assert len(said) == crowded
 
@@ -174,16 +170,8 @@ class TestQuestions:
         await world.passes.run()
         assert await world.disputes() >= 20
         said: list[None] = []
-        questions = Questions(
-            world.freescout,
-            world.database,
-            terms=Terms(),
-            at_once=5,
-            clock=lambda: 0.0,
-            crowded=lambda: said.append(None),
-        )
 
-        await questions.ask()
+        await five_at_once(world, crowded=lambda: said.append(None)).ask()
 
         assert said == []
 

@@ -126,7 +126,7 @@ class TestClaims:
     def test_what_a_complete_pass_has_seen_is_stale_when_the_poller_is_gone(self) -> None:
         standing = lease(seen=50, complete=20)
 
-        assert judge(row("active", 0), claim("closed", 20), standing=standing).outcome == "stale"
+        assert judge(row("active", 0, expires=99), claim("closed", 20), standing=standing).outcome == "stale"
         assert judge(None, claim("closed", 20), standing=standing) == Verdict(
             outcome="stale", row=None, reason="old_news"
         )
@@ -137,20 +137,35 @@ class TestClaims:
         held = row("active", 10, truth_at=80)
 
         assert judge(held, claim("closed", 80), standing=alive()).outcome == "disputed"
-        assert judge(held, claim("closed", 80)).outcome == "stale"
+        assert judge(row("active", 10, truth_at=80, expires=99), claim("closed", 80)).outcome == "stale"
         assert judge(held, claim("closed", 81)).outcome == "applied"
+
+    def test_without_a_poller_what_still_answers_is_disputed_by_what_may_have_come_after_the_read(self) -> None:
+        """A change in the second of the read, or at a desk whose clock is a little behind, is dated before it."""
+        held = row("active", 10, truth_at=80)
+
+        assert judge(held, claim("closed", 80)).outcome == "disputed"
+        assert judge(held, claim("closed", 10)).outcome == "disputed"
+        assert judge(held, claim("closed", 9)).outcome == "stale"
+        assert judge(row("active", 10, truth_at=80, expires=100), claim("closed", 80)).outcome == "stale"
+        vouched = lease(until=101)
+        assert judge(row("active", 10, truth_at=80, expires=100), claim("closed", 80), standing=vouched).outcome == (
+            "disputed"
+        )
 
     def test_a_read_has_seen_as_far_as_the_desks_clock_was_then(self) -> None:
         behind = msgspec.structs.replace(lease(), clock_offset=timedelta(seconds=-30))
 
-        assert judge(row("active", 10, truth_at=80), claim("closed", 50), standing=behind).outcome == "stale"
+        assert (
+            judge(row("active", 10, truth_at=80, expires=99), claim("closed", 50), standing=behind).outcome == "stale"
+        )
         assert judge(row("active", 10, truth_at=80), claim("closed", 51), standing=behind).outcome == "applied"
 
     def test_what_the_last_complete_pass_covered_is_stale_though_the_clock_was_set_back_before_it(self) -> None:
         """Dates up to ``covered_through`` had been given before; the clock read only ``complete_through`` then."""
         covered = msgspec.structs.replace(lease(complete=-500), covered_through=at(40))
 
-        assert judge(row("active", -600), claim("closed", 40), standing=covered).outcome == "stale"
+        assert judge(row("active", -600, expires=99), claim("closed", 40), standing=covered).outcome == "stale"
         assert judge(row("active", -600), claim("closed", 41), standing=covered).outcome == "applied"
 
     def test_news_settles_a_dispute_only_when_nobody_can_ask(self) -> None:
@@ -234,6 +249,18 @@ class TestTruths:
         assert (verdict.row.truth_at, verdict.row.disputed_at, verdict.row.grace_until) == (at(70), None, None)
         assert verdict.row.expires_at == at(70) + TERMS.lease
         assert verdict.row.observed_via == "poller"
+
+    def test_without_a_poller_a_read_that_agrees_takes_no_trust_away(self) -> None:
+        told = row("active", 0, touched=0, expires=86_400)
+
+        agrees = read(told, truth("active", 0, asked=70)).row
+        differs = read(told, truth("closed", 5, asked=70)).row
+        polled = read(told, truth("active", 0, asked=70), standing=alive()).row
+
+        assert agrees is not None
+        assert differs is not None
+        assert polled is not None
+        assert (agrees.expires_at, differs.expires_at, polled.expires_at) == (at(86_400), at(970), at(970))
 
     def test_truths_are_written_in_the_order_they_were_asked(self) -> None:
         held = row("closed", 50, truth_at=70, touched=None)

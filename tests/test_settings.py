@@ -120,6 +120,7 @@ def test_keys_are_accepted_in_order_and_never_shown() -> None:
         ({"PORT": "65536"}, "PORT must be"),
         ({"FLAG_FREESCOUT_WEBHOOK_RECEIVE": "yes"}, "FLAG_FREESCOUT_WEBHOOK_RECEIVE must be 1 (on) or 0 (off)"),
         ({"FREESCOUT_URL": "desk.example.org"}, "FREESCOUT_URL must begin with https://"),
+        ({"FREESCOUT_URL": "https://ops:secret@desk.example.org"}, "FREESCOUT_URL holds a user or a password"),
     ],
 )
 def test_a_wrong_environment_names_the_variable(variables: dict[str, str], message: str) -> None:

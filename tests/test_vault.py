@@ -6,14 +6,17 @@ import shlex
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 
+import aiohttp
 import pytest
 import typer
 from typer.testing import CliRunner
 
 from conftest import Log
+from db.database import Database
 from freescout_audit.errors import SettingsError
 from freescout_audit.signature import sign
 from ops import delivery
+from receiver.app import create_app, serve
 from settings import Environment, LiveSecrets, Secret, load_environment, load_settings
 from settings.environment import VaultAccess
 from settings.infisical import VaultError
@@ -379,6 +382,22 @@ class TestLive:
             assert secrets.ignored == tuple(stale)
             await waits.read_again()
         assert [line["variable"] for line in log.lines("vault.variable_ignored")] == list(stale)
+
+    async def test_a_receiver_does_not_wait_for_ever_for_its_first_reading(
+        self, vault: Infisical, url: str, database: Database, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("receiver.app.FIRST_KEY_PATIENCE", 0.05)
+        vault.fault = VaultFault.HANG
+        environment = load_environment(variables(vault, url) | {"FLAG_FREESCOUT_WEBHOOK_RECEIVE": "1"})
+        app = create_app(database, environment, load_settings({"VAULT_TIMEOUT": "60"}))
+
+        async with (
+            asyncio.timeout(10),
+            serve(app, host="127.0.0.1", port=0) as port,
+            aiohttp.ClientSession() as client,
+            client.post(f"http://127.0.0.1:{port}/api/internal/freescout-webhook/audit") as answer,
+        ):
+            assert answer.status == 503
 
     async def test_a_folder_emptied_by_mistake_takes_no_key_away(
         self, vault: Infisical, url: str, seconds: Seconds, log: Log

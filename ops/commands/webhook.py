@@ -157,7 +157,7 @@ async def _register(workplace: Workplace, url: str, known_id: int | None, *, rep
             )
         if known is None and not await console.begin_webhook(database, url, CONVERSATION_EVENTS):
             raise CommandError("another registration is under way: look again with freescout-audit doctor")
-        webhook_id = await _tell_the_desk(database, desk, url, begun=known is None)
+        webhook_id = await _tell_the_desk(database, desk, url, old=None if known is None else known.webhook_id)
         await console.save_webhook(database, webhook_id, url, CONVERSATION_EVENTS)
         replaced = None if known is None else known.webhook_id
         if replaced is not None:
@@ -165,18 +165,23 @@ async def _register(workplace: Workplace, url: str, known_id: int | None, *, rep
     return _registered(webhook_id, url, already=False, replaced=replaced)
 
 
-async def _tell_the_desk(database: Database, desk: Desk, url: str, *, begun: bool) -> int:
+async def _tell_the_desk(database: Database, desk: Desk, url: str, *, old: int | None) -> int:
     """Register the webhook at the desk, and leave a note only where nobody knows whether that went well."""
     try:
         return await desk.changes.register_webhook(url, CONVERSATION_EVENTS)
     except DeskRefusedError:
-        if begun:
+        if old is None:
             await console.forget_webhook(database)
         raise
     except DeskError as error:
         raise CommandError(
-            f"{error}; nobody knows whether it is registered: look at {PAGE}, then note its id with"
-            " webhook register URL --id ID or, if it is not there, webhook remove --forget and register again",
+            f"{error}; nobody knows whether it is registered: look at {PAGE}. "
+            + (
+                "If it is there: webhook register URL --id ID. If not: webhook remove --forget, and register again"
+                if old is None
+                else f"If it is there: webhook register URL --id ID, then webhook remove --id {old}. If not, nothing"
+                f" has changed, webhook {old} is the noted one: try --replace again"
+            ),
             Exit.UNAVAILABLE,
         ) from error
 
@@ -222,6 +227,8 @@ async def _remove(workplace: Workplace, webhook_id: int | None, *, forget: bool,
         known = await console.read_webhook(database)
         ours = None if known is None else known.webhook_id
         if forget:
+            if ours is not None:
+                workplace.confirm(f"Nobody here will know of webhook {ours}; at the desk nothing changes.", yes=yes)
             await console.forget_webhook(database)
             return Answer(Removal(webhook_id=ours, existed=None), "Forgotten here; FreeScout was not told.")
         removed = webhook_id or ours
@@ -233,8 +240,14 @@ async def _remove(workplace: Workplace, webhook_id: int | None, *, forget: bool,
             )
         desk = await stack.enter_async_context(workplace.desk())
         await lease.claim_desk(database, desk.url)
-        if removed == ours:
-            workplace.confirm("No delivery will come any more.", yes=yes)
+        workplace.confirm(
+            "No delivery will come any more."
+            if removed == ours
+            else f"Webhook {removed} is not the one that is noted here"
+            + (f", {ours}" if ours is not None else "")
+            + "; whoever it delivers to will get nothing any more.",
+            yes=yes,
+        )
         existed = await desk.changes.remove_webhook(removed)
         if removed == ours:
             await console.note_removal(database)

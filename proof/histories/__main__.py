@@ -24,7 +24,7 @@ from db.url import normalise
 from proof.histories.mutants import MUTANTS
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-WITHIN = 400
+WITHIN = 1000
 """How many histories a mutant may take to be caught."""
 CHUNK = 25
 

@@ -1,0 +1,57 @@
+"""A release beside whoever is at work: it waits for no lock so long that readers would wait behind it."""
+
+import asyncpg
+import pytest
+
+from db.migrate import LockedError, migrate
+from db.url import normalise
+
+REVERTED = """
+ALTER TABLE freescout_lease DROP COLUMN covered_through;
+ALTER TABLE freescout_poller DROP COLUMN full_walk_at;
+DROP FUNCTION freescout_lock;
+ALTER TABLE freescout_delivery DROP COLUMN key_fingerprint;
+DROP TABLE freescout_webhook;
+UPDATE freescout_schema SET version_num = '0002';
+"""
+"""Back to where the release before stood."""
+
+
+async def test_a_table_in_use_lets_the_migration_wait_outside_and_try_again(
+    database_url: str, sql: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("db.migrate.LOCK_PATIENCE", 0.05)
+    await sql.execute(REVERTED)
+    reader = await asyncpg.connect(database_url)
+    await reader.execute("BEGIN")
+    await reader.fetchval("SELECT count(*) FROM freescout_lease")
+    others: list[object] = []
+
+    async def meanwhile(_seconds: float) -> None:
+        others.append(await sql.fetchval("SELECT freescout_ticket_state(7)"))
+        if len(others) == 2:
+            await reader.execute("ROLLBACK")
+
+    assert await migrate(normalise(database_url), sleep=meanwhile) == "0006"
+
+    await reader.close()
+    assert others == ["none", "none"], "nobody waited behind it"
+
+
+async def test_a_table_that_stays_in_use_is_said_so_and_nothing_is_changed(
+    database_url: str, sql: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("db.migrate.LOCK_PATIENCE", 0.05)
+    await sql.execute(REVERTED)
+    reader = await asyncpg.connect(database_url)
+    await reader.execute("BEGIN")
+    await reader.fetchval("SELECT count(*) FROM freescout_lease")
+
+    async def no_time(_seconds: float) -> None:
+        return
+
+    with pytest.raises(LockedError, match="stays in use"):
+        await migrate(normalise(database_url), tries=2, sleep=no_time)
+
+    await reader.close()
+    assert await sql.fetchval("SELECT version_num FROM freescout_schema") == "0002"
