@@ -16,7 +16,7 @@ import typer
 import uvloop
 from rich.console import Console
 
-from bench import deliveries, passes, reads
+from bench import beside, deliveries, passes, reads
 from bench.deliveries import MEGABYTE, Plan
 from bench.first_load import Loaded
 from bench.report import ROOT, Line, Point, machine, print_table, write_document, write_plot
@@ -103,7 +103,8 @@ def main(
         take(deliveries.alone(url, plan))
         take(deliveries.pair(url, plan))
         by_size = deliveries.growth(url)
-        take(deliveries.beside(url, plan, conversations=10 * tickets))
+        take(beside.first_load(url, plan))
+        take(beside.deletions(url, plan))
         take(iter(reads.lines(_run(reads.one_at_a_time(url)))))
         take(first_load(url, tickets))
         quiet, by_tickets = _run(quiet_passes(url, sizes))

@@ -2,13 +2,10 @@
 
 import asyncio
 import statistics
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from datetime import UTC, datetime
 
 import aiohttp
@@ -16,7 +13,7 @@ import asyncpg
 import msgspec
 
 from bench.load import Result, make, threads
-from bench.processes import ROOT, Server, free_port, limit, load, receiver, server
+from bench.processes import Server, free_port, limit, load, receiver, server
 from bench.report import Line, Point
 
 MEGABYTE = 1_000_000
@@ -81,12 +78,12 @@ def small(url: str, plan: Plan) -> Iterator[Line]:
         sides = alternate(both, plan, size=4096)
         mine, theirs, least = sides["ours"], sides["verify"], sides["bare"]
         steady = alternate({"ours": ours, "verify": verify}, plan, size=4096, rate=statistics.median(theirs.rates) / 2)
-    yield _rates("4 KB deliveries, committed before the answer", mine, theirs, "verified and decoded only", 0.75)
-    yield _times("… CPU of the receiver per delivery", mine.cpus, theirs.cpus, 1.3, "µs", 1e6)
-    yield _times("… p99, as many as are answered", mine.p99s, theirs.p99s, 2, "ms", 1e3)
-    yield _times("… p99, at half the limit's rate (open)", steady["ours"].p99s, steady["verify"].p99s, None, "ms", 1e3)
-    yield _rates("4 KB deliveries, against a bare aiohttp handler", mine, least, "verified and decoded only", None)
-    yield _times("… CPU of the receiver per delivery", mine.cpus, least.cpus, None, "µs", 1e6)
+    yield rates("4 KB deliveries, committed before the answer", mine, theirs, "verified and decoded only", 0.75)
+    yield times("… CPU of the receiver per delivery", mine.cpus, theirs.cpus, 1.3, "µs", 1e6)
+    yield times("… p99, as many as are answered", mine.p99s, theirs.p99s, 2, "ms", 1e3)
+    yield times("… p99, at half the limit's rate (open)", steady["ours"].p99s, steady["verify"].p99s, None, "ms", 1e3)
+    yield rates("4 KB deliveries, against a bare aiohttp handler", mine, least, "verified and decoded only", None)
+    yield times("… CPU of the receiver per delivery", mine.cpus, least.cpus, None, "µs", 1e6)
 
 
 def flask(url: str, plan: Plan) -> Iterator[Line]:
@@ -105,16 +102,16 @@ def flask(url: str, plan: Plan) -> Iterator[Line]:
     with receiver(url) as ours, server(arguments, port, DATABASE_URL=url) as theirs:
         load(port, seconds=1, number=2000)
         sides = alternate({"ours": ours, "flask": theirs}, plan, size=4096)
-    yield _rates("4 KB deliveries", sides["ours"], sides["flask"], "Flask, gunicorn (4 workers), psycopg2", 6)
-    yield _times("… CPU per delivery", sides["ours"].cpus, sides["flask"].cpus, None, "µs", 1e6)
+    yield rates("4 KB deliveries", sides["ours"], sides["flask"], "Flask, gunicorn (4 workers), psycopg2", 6)
+    yield times("… CPU per delivery", sides["ours"].cpus, sides["flask"].cpus, None, "µs", 1e6)
 
 
 def medium(url: str, plan: Plan) -> Iterator[Line]:
     """200 KB deliveries."""
     with receiver(url) as ours, limit("read") as theirs:
         sides = alternate({"ours": ours, "read": theirs}, plan, size=200_000, most=3000)
-    yield _rates("200 KB deliveries", sides["ours"], sides["read"], "aiohttp: read, HMAC", 0.9)
-    yield _times("… CPU of the receiver per delivery", sides["ours"].cpus, sides["read"].cpus, None, "µs", 1e6)
+    yield rates("200 KB deliveries", sides["ours"], sides["read"], "aiohttp: read, HMAC", 0.9)
+    yield times("… CPU of the receiver per delivery", sides["ours"].cpus, sides["read"].cpus, None, "µs", 1e6)
 
 
 def pair(url: str, plan: Plan) -> Iterator[Line]:
@@ -207,7 +204,7 @@ def alone(url: str, plan: Plan) -> Iterator[Line]:
             nothing = load(empty.port, seconds=plan.seconds / 2, number=8000, connections=1, size=0)
             ours.append(single.latencies["p50"])
             floor.append(nothing.latencies["p50"] + asyncio.run(_bare_upsert(url)))
-    yield _times("one delivery alone, p50", ours, floor, 2.5, "ms", 1e3, "a bare upsert and an empty request")
+    yield times("one delivery alone, p50", ours, floor, 2.5, "ms", 1e3, "a bare upsert and an empty request")
 
 
 async def _bare_upsert(url: str) -> float:
@@ -226,32 +223,6 @@ async def _bare_upsert(url: str) -> float:
     return statistics.median(took)
 
 
-def beside(url: str, plan: Plan, *, conversations: int) -> Iterator[Line]:
-    """The p99 of deliveries at a steady rate, idle and while a first load fills the cache."""
-    idle: list[float] = []
-    busy: list[float] = []
-    with receiver(url) as mine:
-        for turn in range(plan.rounds):
-            options = {"rate": 500, "seconds": plan.seconds, "number": int(plan.seconds * 600)}
-            idle.append(load(mine.port, first=(2 * turn + 1) * 10_000, **options).latencies["p99"])
-            with _loading(url, conversations):
-                busy.append(load(mine.port, first=(2 * turn + 2) * 10_000, **options).latencies["p99"])
-    yield _times("p99 at 500/s while a first load runs", busy, idle, 2, "ms", 1e3, "idle")
-
-
-@contextmanager
-def _loading(url: str, conversations: int) -> Iterator[None]:
-    process = subprocess.Popen(  # noqa: S603 - our own module
-        [sys.executable, "-m", "bench.first_load", str(conversations), url], cwd=ROOT, stdout=subprocess.DEVNULL
-    )
-    time.sleep(2)  # until it is under way
-    try:
-        yield
-    finally:
-        process.kill()
-        process.wait()
-
-
 def growth(url: str) -> list[Point]:
     """How one delivery alone grows with its body, p50."""
     points = []
@@ -263,7 +234,8 @@ def growth(url: str) -> list[Point]:
     return points
 
 
-def _rates(what: str, mine: Side, theirs: Side, name: str, target: float | None) -> Line:
+def rates(what: str, mine: Side, theirs: Side, name: str, target: float | None) -> Line:
+    """Return a line of deliveries a second; ``target`` is the lowest ratio."""
     value = ratio(mine.rates, theirs.rates)
     failed = f", {mine.failures} failed" if mine.failures else ""
     return Line(
@@ -276,7 +248,7 @@ def _rates(what: str, mine: Side, theirs: Side, name: str, target: float | None)
     )
 
 
-def _times(
+def times(
     what: str,
     mine: Sequence[float],
     theirs: Sequence[float],
@@ -285,6 +257,7 @@ def _times(
     factor: float,
     name: str = "",
 ) -> Line:
+    """Return a line of seconds, CPU or latency, times ``factor``; ``target`` is the highest ratio."""
     value = ratio(mine, theirs)
     return Line(
         what=what,

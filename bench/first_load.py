@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 import typer
@@ -45,10 +46,11 @@ class Loaded(msgspec.Struct, kw_only=True):
 
 
 class MemoryDesk:
-    """A desk with a conversation for each second since 2020, all at rest."""
+    """A desk with a conversation for each second since 2020, all at rest; it takes ``pace`` seconds for each row."""
 
-    def __init__(self, conversations: int) -> None:
+    def __init__(self, conversations: int, *, pace: float = 0.0) -> None:
         self._total = conversations
+        self._pace = pace
 
     async def __call__(self, path: str, query: Mapping[str, str], /) -> Answer:
         """Answer a list request; this desk is asked for nothing else."""
@@ -61,7 +63,9 @@ class MemoryDesk:
             first = total  # nothing has changed lately
         size, number = int(query["pageSize"]), int(query["page"])
         begin = first + (number - 1) * size
-        rows = ",".join(self._row(each) for each in range(begin, min(begin + size, total)))
+        shown = range(begin, min(begin + size, total))
+        await asyncio.sleep(len(shown) * self._pace)
+        rows = ",".join(map(self._row, shown))
         body = f'{{"_embedded":{{"conversations":[{rows}]}},"page":{{"totalElements":{max(total - first, 0)}}}}}'
         headers = {"content-type": "application/json", "date": format_datetime(datetime.now(UTC), usegmt=True)}
         return Answer(status=200, headers=headers, body=body.encode())
@@ -71,8 +75,8 @@ class MemoryDesk:
         return _ROW % (number + 1, number + 1, date, date)
 
 
-async def load(conversations: int, url: str) -> Loaded:
-    """Make the first pass over an empty cache."""
+async def load(conversations: int, url: str, *, pace: float = 0.0) -> Loaded:
+    """Make the first pass over an empty cache, from a desk that takes ``pace`` seconds for each row."""
     set_up_logs(process="bench", style="text", level="error")
     database = Database(normalise(url), name="bench")
     async with database.connection() as connection:
@@ -81,7 +85,7 @@ async def load(conversations: int, url: str) -> Loaded:
             "UPDATE freescout_lease SET complete_through = NULL, seen_through = NULL, renewed_by_pass = NULL,"
             " lease_until = NULL; UPDATE freescout_poller SET load_cursor = NULL, load_began = NULL"
         )
-    desk = FreeScout(MemoryDesk(conversations))
+    desk = FreeScout(MemoryDesk(conversations, pace=pace))
     passes = Passes(desk, database, terms=Terms(), overlap=timedelta(seconds=3900), page_size=PAGE)
     began = time.perf_counter()
     await passes.run()
@@ -98,10 +102,14 @@ async def load(conversations: int, url: str) -> Loaded:
     )
 
 
-def main(conversations: int, url: str) -> None:
+def main(
+    conversations: int,
+    url: str,
+    pace: Annotated[float, typer.Option(help="Seconds that the desk takes for each row.")] = 0.0,
+) -> None:
     """Load so many conversations into the database at ``url``, whose cache is emptied first."""
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        loaded = runner.run(load(conversations, url))
+        loaded = runner.run(load(conversations, url, pace=pace))
     sys.stdout.buffer.write(msgspec.json.encode(loaded) + b"\n")
 
 

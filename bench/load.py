@@ -258,10 +258,11 @@ def main(
     number: Annotated[int, typer.Option(help="Deliveries made at the most.")] = 60_000,
     tickets: Annotated[int, typer.Option(help="Tickets they are about, in turn.")] = 10_000,
     first: Annotated[int, typer.Option(help="The first delivery's number; go on where the last run ended.")] = 0,
+    since: Annotated[datetime, typer.Option(help="When the first news happened, in UTC.")] = datetime(2026, 1, 2),  # noqa: DTZ001 - Typer's dates have no zone
 ) -> None:
     """Send deliveries to 127.0.0.1, and print what that measured as JSON."""
     tail = threads(max(size - 420, 0)) + b"]}}"
-    first_at = datetime(2026, 1, 2, tzinfo=UTC)
+    first_at = since.replace(tzinfo=UTC)
     made = [
         make(each, tail, path=path, tickets=tickets, host=f"127.0.0.1:{port}", first_at=first_at)
         for each in range(first, first + number)

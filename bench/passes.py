@@ -57,10 +57,14 @@ class TimedDatabase(Database):
 
 
 class Bench:
-    """A desk, a cache that holds just what the desk has, and a poller between them."""
+    """A desk, a cache that holds just what the desk has, and a poller between them.
 
-    def __init__(self, desk: Desk, database: TimedDatabase) -> None:
+    The desk takes ``pace`` seconds for each row that it shows.
+    """
+
+    def __init__(self, desk: Desk, database: TimedDatabase, *, pace: float = 0.0) -> None:
         self.desk = desk
+        self._pace = desk.faults.seconds_per_row = pace
         self.database = database
         self.one_row = 0
         self.requests = 0
@@ -75,6 +79,8 @@ class Bench:
         self.requests += 1
         self.one_row += query.get("pageSize") == "1" or "/" in path
         answer = self._api.answer(ApiRequest("GET", f"/api/{path}", query, headers))
+        # A list takes so long for each row, and anything else as long as one row.
+        await asyncio.sleep(answer.delay or self._pace)
         return Answer(status=answer.status, headers={n.lower(): v for n, v in answer.headers}, body=answer.body)
 
     async def fill(self) -> None:
@@ -113,9 +119,11 @@ class Bench:
         return self.requests, self.one_row, time.perf_counter() - began, self.database.seconds
 
 
-def make_desk(tickets: int, small_mailbox: int = 0) -> tuple[Desk, ManualClock]:
-    """A desk at rest: its last change is longer ago than the overlap."""
-    clock = ManualClock(datetime.now(UTC) - timedelta(days=1))
+def make_desk(
+    tickets: int, small_mailbox: int = 0, *, behind: timedelta = timedelta(hours=22)
+) -> tuple[Desk, ManualClock]:
+    """A desk at rest: its last change is longer ago than the overlap. Its clock stands so far behind ours."""
+    clock = ManualClock(datetime.now(UTC) - behind - timedelta(hours=2))
     desk = Desk(clock=clock, mailboxes=("Support", "Sales", "Small"))
     desk.populate(tickets - small_mailbox, days=3650, mailbox_ids=(1, 2))
     if small_mailbox:

@@ -1,12 +1,14 @@
 """The load generator and the report: what they say is so."""
 
 import asyncio
+import time
 from pathlib import Path
 
 import pytest
 from aiohttp import web
 
 from bench import report
+from bench.first_load import MemoryDesk
 from bench.load import Load, Result, make, threads
 from bench.report import Line, Point
 from conftest import Receiver
@@ -49,6 +51,16 @@ async def test_an_open_load_counts_from_when_a_delivery_was_due_and_a_closed_one
 
     assert closed.latencies["p100"] > 0.4 > closed.latencies["p50"] + 0.1
     assert opened.latencies["p50"] > 0.2
+
+
+async def test_a_desk_that_has_a_pace_takes_as_long_for_each_row_of_a_page() -> None:
+    query = {"page": "1", "pageSize": "200"}
+    began = time.perf_counter()
+
+    answer = await MemoryDesk(50, pace=0.001)("conversations", query)
+
+    assert time.perf_counter() - began >= 0.05
+    assert answer.body.count(b'"mailboxId"') == 50
 
 
 @pytest.fixture
