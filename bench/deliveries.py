@@ -13,7 +13,7 @@ import asyncpg
 import msgspec
 
 from bench.load import Result, make, threads
-from bench.processes import Server, free_port, limit, load, receiver, server
+from bench.processes import Server, free_port, limit, load, postgres, receiver, server
 from bench.report import Line, Point
 
 MEGABYTE = 1_000_000
@@ -36,33 +36,41 @@ class Side(msgspec.Struct, kw_only=True):
     cpus: list[float] = msgspec.field(default_factory=list)
     p50s: list[float] = msgspec.field(default_factory=list)
     p99s: list[float] = msgspec.field(default_factory=list)
-    generator: list[float] = msgspec.field(default_factory=list)
+    databases: list[float] = msgspec.field(default_factory=list)
+    generators: list[float] = msgspec.field(default_factory=list)
     failures: int = 0
 
-    def add(self, result: Result, cpu: float) -> None:
-        """Note a round; ``cpu`` in seconds of the server."""
+    @property
+    def everything(self) -> list[float]:
+        """CPU seconds of server, PostgreSQL and load generator together, for each delivery."""
+        return [sum(each) for each in zip(self.cpus, self.databases, self.generators, strict=True)]
+
+    def add(self, result: Result, cpu: float, database: float) -> None:
+        """Note a round; ``cpu`` and ``database`` in seconds, of the server and of PostgreSQL."""
         answered = sum(result.statuses.values())
         self.rates.append(result.rate)
         self.cpus.append(cpu / answered)
         self.p50s.append(result.latencies["p50"])
         self.p99s.append(result.latencies["p99"])
-        self.generator.append(result.cpu / answered)
+        self.databases.append(database / answered)
+        self.generators.append(result.cpu / answered)
         self.failures += result.failures
 
 
 def alternate(
-    servers: Mapping[str, Server], plan: Plan, *, size: int, rate: float | None = None, most: int = 15_000
+    servers: Mapping[str, Server], plan: Plan, url: str, *, size: int, rate: float | None = None, most: int = 15_000
 ) -> dict[str, Side]:
-    """Load the servers in turn, round after round; ``most`` deliveries a second are made."""
+    """Load the servers in turn, round after round; ``most`` deliveries a second are made. ``url``: their database."""
     sides = {name: Side() for name in servers}
+    database = postgres(url)
     number = int(plan.seconds * most)
     for turn in range(plan.rounds):
         for name, one in servers.items():
-            before = one.cpu()
+            before = one.cpu(), database.cpu()
             result = load(
                 one.port, size=size, seconds=plan.seconds, number=number, first=(turn + 1) * number, rate=rate
             )
-            sides[name].add(result, one.cpu() - before)
+            sides[name].add(result, one.cpu() - before[0], database.cpu() - before[1])
     return sides
 
 
@@ -75,11 +83,14 @@ def small(url: str, plan: Plan) -> Iterator[Line]:
     """4 KB deliveries, as many as are answered, and the latencies at half of what the limit takes."""
     with receiver(url) as ours, limit("verify") as verify, limit("bare") as bare:
         both = {"ours": ours, "verify": verify, "bare": bare}
-        sides = alternate(both, plan, size=4096)
+        sides = alternate(both, plan, url, size=4096)
         mine, theirs, least = sides["ours"], sides["verify"], sides["bare"]
-        steady = alternate({"ours": ours, "verify": verify}, plan, size=4096, rate=statistics.median(theirs.rates) / 2)
+        steady = alternate(
+            {"ours": ours, "verify": verify}, plan, url, size=4096, rate=statistics.median(theirs.rates) / 2
+        )
     yield rates("4 KB deliveries, committed before the answer", mine, theirs, "verified and decoded only", 0.75)
     yield times("… CPU of the receiver per delivery", mine.cpus, theirs.cpus, 1.3, "µs", 1e6)
+    yield _everything(mine, theirs)
     yield times("… p99, as many as are answered", mine.p99s, theirs.p99s, 2, "ms", 1e3)
     yield times("… p99, at half the limit's rate (open)", steady["ours"].p99s, steady["verify"].p99s, None, "ms", 1e3)
     yield rates("4 KB deliveries, against a bare aiohttp handler", mine, least, "verified and decoded only", None)
@@ -101,15 +112,17 @@ def flask(url: str, plan: Plan) -> Iterator[Line]:
     arguments += ["--log-level", "error", "-b", f"127.0.0.1:{port}", "bench.flask_peer:app"]
     with receiver(url) as ours, server(arguments, port, DATABASE_URL=url) as theirs:
         load(port, seconds=1, number=2000)
-        sides = alternate({"ours": ours, "flask": theirs}, plan, size=4096)
+        sides = alternate({"ours": ours, "flask": theirs}, plan, url, size=4096)
     yield rates("4 KB deliveries", sides["ours"], sides["flask"], "Flask, gunicorn (4 workers), psycopg2", 6)
-    yield times("… CPU per delivery", sides["ours"].cpus, sides["flask"].cpus, None, "µs", 1e6)
+    yield times("… CPU of the server per delivery", sides["ours"].cpus, sides["flask"].cpus, None, "µs", 1e6)
+    yield _databases(sides["ours"], sides["flask"])
+    yield _everything(sides["ours"], sides["flask"])
 
 
 def medium(url: str, plan: Plan) -> Iterator[Line]:
     """200 KB deliveries."""
     with receiver(url) as ours, limit("read") as theirs:
-        sides = alternate({"ours": ours, "read": theirs}, plan, size=200_000, most=3000)
+        sides = alternate({"ours": ours, "read": theirs}, plan, url, size=200_000, most=3000)
     yield rates("200 KB deliveries", sides["ours"], sides["read"], "aiohttp: read, HMAC", 0.9)
     yield times("… CPU of the receiver per delivery", sides["ours"].cpus, sides["read"].cpus, None, "µs", 1e6)
 
@@ -246,6 +259,16 @@ def rates(what: str, mine: Side, theirs: Side, name: str, target: float | None) 
         target="" if target is None else f"≥ {target:g} x",
         met=None if target is None else value >= target and not mine.failures,
     )
+
+
+def _databases(mine: Side, theirs: Side) -> Line:
+    return times("… CPU of PostgreSQL per delivery", mine.databases, theirs.databases, None, "µs", 1e6)
+
+
+def _everything(mine: Side, theirs: Side) -> Line:
+    """What bounds the ratio where all of them share the cores."""
+    what = "… CPU per delivery, PostgreSQL and load generator included"
+    return times(what, mine.everything, theirs.everything, None, "µs", 1e6)
 
 
 def times(

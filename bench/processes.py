@@ -1,5 +1,6 @@
 """Servers as processes of their own, and what they use: CPU seconds and resident memory, from /proc."""
 
+import asyncio
 import json
 import os
 import signal
@@ -11,7 +12,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 
+import asyncpg
 import msgspec
+from sqlalchemy.engine import make_url
 
 from bench.load import KEY, Result
 
@@ -24,13 +27,13 @@ _PATIENCE = 30.0
 class Server:
     """A process that serves, and its children."""
 
-    def __init__(self, process: "subprocess.Popen[bytes]", port: int) -> None:
-        self.process = process
+    def __init__(self, pid: int, port: int) -> None:
+        self.pid = pid
         self.port = port
 
     def cpu(self) -> float:
-        """Return the CPU seconds that it and its children have used."""
-        return sum(_cpu(pid) for pid in self._pids())
+        """Return the CPU seconds that it and its children have used, those included that have ended."""
+        return _cpu(self.pid, ended=True) + sum(map(_cpu, self._pids()))
 
     def resident(self) -> int:
         """Return its resident memory now, in bytes."""
@@ -40,17 +43,34 @@ class Server:
 
     def peak(self) -> int:
         """Return the most resident memory it has had, in bytes."""
-        status = Path(f"/proc/{self.process.pid}/status").read_text(encoding="ascii")
+        status = Path(f"/proc/{self.pid}/status").read_text(encoding="ascii")
         return int(status.partition("VmHWM:")[2].split()[0]) * 1024
 
     def _pids(self) -> list[int]:
-        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text(encoding="ascii")
-        return [self.process.pid, *map(int, children.split())]
+        children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text(encoding="ascii")
+        return [self.pid, *map(int, children.split())]
 
 
-def _cpu(pid: int) -> float:
+def _cpu(pid: int, *, ended: bool = False) -> float:
+    """Return the CPU seconds of a process, or those of its children that have ``ended``."""
     fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / _TICKS
+    user, system = fields[13:15] if ended else fields[11:13]
+    return (int(user) + int(system)) / _TICKS
+
+
+def postgres(url: str) -> Server:
+    """Return the PostgreSQL at ``url``, which runs on this machine."""
+
+    async def parent_of_a_connection() -> int:
+        connection = await asyncpg.connect(url)
+        try:
+            process: int = await connection.fetchval("SELECT pg_backend_pid()")
+            status = Path(f"/proc/{process}/status").read_text(encoding="ascii")  # noqa: ASYNC240 - not a disk
+            return int(status.partition("PPid:")[2].split()[0])
+        finally:
+            await connection.close()
+
+    return Server(asyncio.run(parent_of_a_connection()), make_url(url).port or 5432)
 
 
 def free_port() -> int:
@@ -76,7 +96,7 @@ def server(arguments: Sequence[str], port: int, **variables: str) -> Iterator[Se
                 if process.poll() is not None or time.monotonic() > deadline:
                     raise RuntimeError(f"python {' '.join(arguments)} does not listen on {port}") from None
                 time.sleep(0.05)
-        yield Server(process, port)
+        yield Server(process.pid, port)
     finally:
         process.send_signal(signal.SIGTERM)
         try:
