@@ -58,9 +58,26 @@ class Side(msgspec.Struct, kw_only=True):
 
 
 def alternate(
-    servers: Mapping[str, Server], plan: Plan, url: str, *, size: int, rate: float | None = None, most: int = 15_000
+    servers: Mapping[str, Server],
+    plan: Plan,
+    url: str,
+    *,
+    size: int,
+    rate: float | None = None,
+    most: int = 15_000,
+    after: int = 0,
 ) -> dict[str, Side]:
-    """Load the servers in turn, round after round; ``most`` deliveries a second are made. ``url``: their database."""
+    """Load the servers in turn, round after round, each time with news.
+
+    Args:
+        servers: Who is loaded, by name.
+        plan: How often, and for how long each time.
+        url: Their database.
+        size: Bytes of a body.
+        rate: Deliveries a second; None: as many as are answered.
+        most: So many deliveries a second are made.
+        after: How many rounds these servers have seen already.
+    """
     sides = {name: Side() for name in servers}
     database = postgres(url)
     number = int(plan.seconds * most)
@@ -68,7 +85,7 @@ def alternate(
         for name, one in servers.items():
             before = one.cpu(), database.cpu()
             result = load(
-                one.port, size=size, seconds=plan.seconds, number=number, first=(turn + 1) * number, rate=rate
+                one.port, size=size, seconds=plan.seconds, number=number, first=(after + turn + 1) * number, rate=rate
             )
             sides[name].add(result, one.cpu() - before[0], database.cpu() - before[1])
     return sides

@@ -18,6 +18,7 @@ import msgspec
 import typer
 import uvloop
 
+from bench.processes import empty_the_cache
 from db import lease
 from db.database import Database
 from db.url import normalise
@@ -79,12 +80,7 @@ async def load(conversations: int, url: str, *, pace: float = 0.0) -> Loaded:
     """Make the first pass over an empty cache, from a desk that takes ``pace`` seconds for each row."""
     set_up_logs(process="bench", style="text", level="error")
     database = Database(normalise(url), name="bench")
-    async with database.connection() as connection:
-        await connection.execute("TRUNCATE freescout_ticket, freescout_gap")
-        await connection.execute(
-            "UPDATE freescout_lease SET complete_through = NULL, seen_through = NULL, renewed_by_pass = NULL,"
-            " lease_until = NULL; UPDATE freescout_poller SET load_cursor = NULL, load_began = NULL"
-        )
+    await empty_the_cache(url)
     desk = FreeScout(MemoryDesk(conversations, pace=pace))
     passes = Passes(desk, database, terms=Terms(), overlap=timedelta(seconds=3900), page_size=PAGE)
     began = time.perf_counter()
