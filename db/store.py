@@ -42,6 +42,25 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True):
     """`freescout_audit.signature.fingerprint` of that key."""
 
 
+class Entry(msgspec.Struct, frozen=True, kw_only=True):
+    """A row of the journal, its columns by their names."""
+
+    received_at: datetime
+    endpoint: str
+    event: str
+    ticket_id: int | None
+    outcome: str
+    reason: str
+    status: str | None
+    state: str | None
+    updated_at: datetime | None
+    body_bytes: int
+    body_ms: float
+    signed_with: str
+    request_id: str | None
+    key_fingerprint: str | None
+
+
 class Recorded(msgspec.Struct, frozen=True, kw_only=True):
     """What became of a committed batch of deliveries, in its order."""
 
@@ -101,7 +120,7 @@ async def record_deliveries(
         verdicts = [
             None if delivery.claim is None else batch.apply_claim(delivery.claim, terms) for delivery in deliveries
         ]
-        await batch.write_back(statements.WRITE_DELIVERIES, batch.now, *_journal(deliveries, verdicts))
+        await batch.write_back(statements.WRITE_DELIVERIES, _journal(deliveries, verdicts, batch.now))
     return Recorded(verdicts=verdicts, now=batch.now, lease=batch.lease)
 
 
@@ -208,15 +227,14 @@ class _Batch:
             self._changed.add(ticket_id)
         return verdict
 
-    async def write_back(self, statement: str = statements.WRITE_ROWS, *journal: object) -> None:
+    async def write_back(self, statement: str = statements.WRITE_ROWS, *journal: Sequence[Entry]) -> None:
         """Write what changed, take away the rows that stayed empty, and announce open disputes.
 
-        ``statement`` is one that writes rows, and ``journal`` its further arguments.
+        ``statement`` is one that writes rows, and ``journal`` what it writes besides.
         """
         changed = [self._rows[ticket_id] for ticket_id in sorted(self._changed)]
         if changed or journal:
-            columns = zip(*map(msgspec.structs.astuple, changed), strict=True) if changed else _NO_ROWS
-            await self._connection.execute(statement, *columns, *journal)
+            await self._connection.execute(statement, *map(_json, (changed, *journal)))
         if still_empty := self._empty - self._changed:
             await self._connection.execute(statements.DROP_EMPTY, sorted(still_empty))
         if any(row.disputed_at is not None for row in changed):
@@ -240,29 +258,33 @@ class _Batch:
         return self._gaps if written else ()
 
 
-_NO_ROWS: tuple[tuple[()], ...] = ((),) * len(Row.__struct_fields__)
+def _json(rows: Sequence[msgspec.Struct]) -> str:
+    """Return rows as `statements` take them."""
+    return msgspec.json.encode(rows).decode()
 
 
-def _journal(deliveries: Sequence[Delivery], verdicts: Sequence[Verdict | None]) -> list[list[object]]:
-    """Return the journal's columns after its time, as `statements.WRITE_DELIVERIES` takes them."""
-    entries: list[tuple[object, ...]] = []
+def _journal(
+    deliveries: Sequence[Delivery], verdicts: Sequence[Verdict | None], received_at: datetime
+) -> Sequence[Entry]:
+    entries = []
     for delivery, verdict in zip(deliveries, verdicts, strict=True):
         said = None if delivery.claim is None else delivery.claim.sighting
         entries.append(
-            (
-                delivery.endpoint,
-                delivery.event,
-                said and said.ticket_id,
-                delivery.otherwise if verdict is None else verdict.outcome,
-                "" if verdict is None else verdict.reason,
-                said and said.status,
-                said and said.state,
-                said and said.updated_at,
-                delivery.body_bytes,
-                delivery.body_ms,
-                delivery.signed_with,
-                delivery.request_id,
-                delivery.key_fingerprint,
+            Entry(
+                received_at=received_at,
+                endpoint=delivery.endpoint,
+                event=delivery.event,
+                ticket_id=None if said is None else said.ticket_id,
+                outcome=delivery.otherwise if verdict is None else verdict.outcome,
+                reason="" if verdict is None else verdict.reason,
+                status=None if said is None else said.status,
+                state=None if said is None else said.state,
+                updated_at=None if said is None else said.updated_at,
+                body_bytes=delivery.body_bytes,
+                body_ms=delivery.body_ms,
+                signed_with=delivery.signed_with,
+                request_id=delivery.request_id,
+                key_fingerprint=delivery.key_fingerprint,
             )
         )
-    return [list(column) for column in zip(*entries, strict=True)]
+    return entries
