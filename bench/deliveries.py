@@ -301,12 +301,17 @@ def times(
     value = ratio(mine, theirs)
     return Line(
         what=what,
-        ours=f"{statistics.median(mine) * factor:,.3g} {unit}",
-        against=f"{name}: {statistics.median(theirs) * factor:,.3g} {unit}".removeprefix(": "),
+        ours=f"{_figure(statistics.median(mine) * factor)} {unit}",
+        against=f"{name}: {_figure(statistics.median(theirs) * factor)} {unit}".removeprefix(": "),
         ratio=f"{value:.2f}",
         target="" if target is None else f"≤ {target:g} x",
         met=None if target is None else value <= target,
     )
+
+
+def _figure(value: float) -> str:
+    """Return three figures of a number, or all of those before the point."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"  # noqa: PLR2004 - three figures
 
 
 def _at_most(what: str, value: float, target: float, unit: str) -> Line:
