@@ -4,12 +4,14 @@ import asyncio
 import time
 from pathlib import Path
 
+import asyncpg
 import pytest
 from aiohttp import web
 
 from bench import report
 from bench.first_load import MemoryDesk
 from bench.load import Load, Result, make, threads
+from bench.processes import empty_the_cache
 from bench.report import Line, Point
 from conftest import Receiver
 from examples import NOON
@@ -61,6 +63,18 @@ async def test_a_desk_that_has_a_pace_takes_as_long_for_each_row_of_a_page() -> 
 
     assert time.perf_counter() - began >= 0.05
     assert answer.body.count(b'"mailboxId"') == 50
+
+
+async def test_the_cache_is_emptied_before_a_measurement_so_that_its_deliveries_are_news(
+    database_url: str, sql: asyncpg.Connection
+) -> None:
+    await sql.execute("INSERT INTO freescout_ticket (ticket_id) VALUES (1)")
+    await sql.execute("UPDATE freescout_lease SET complete_through = now(), seen_through = now()")
+
+    await empty_the_cache(database_url)
+
+    assert await sql.fetchval("SELECT count(*) FROM freescout_ticket") == 0
+    assert await sql.fetchval("SELECT seen_through IS NULL AND complete_through IS NULL FROM freescout_lease")
 
 
 @pytest.fixture
