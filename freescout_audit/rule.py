@@ -161,6 +161,10 @@ def judge_claim(row: Row | None, claim: Claim, *, lease: Lease, terms: Terms, no
             return _disputed(row, said, now, terms, "old_news")
         return Verdict(outcome="stale", row=row, reason="old_news")
 
+    if not alive and row is not None and row.disputed_at is not None:
+        settles = said.updated_at > row.disputed_at + lease.clock_offset
+        if not settles:  # what opened the dispute may have happened after this
+            return _disputed(row, said, now, terms, "older_than_the_dispute")
     if row is None or (row.updated_at is not None and said.updated_at > row.updated_at):
         return Verdict(outcome="applied", row=_believed(row, said, now, alive=alive, terms=terms), reason="news")
     if row.updated_at is None or said.updated_at == row.updated_at:

@@ -17,6 +17,8 @@ from poller.walk import Clock, Read, Reader
 TRIES = 6
 """How often the counts may differ, because the desk moves while they are taken, before a pass gives up."""
 _BATCH = 1000
+_COUNTS = 2
+"""Requests that a comparison takes when nothing differs, nor fails."""
 
 Write = Callable[[Read], Awaitable[None]]
 """Writes an answer's rows as truths."""
@@ -44,6 +46,8 @@ class Deletions:
         self._write = write
         self._dispute = dispute
         self._reader = Reader(desk, clock, size=size)
+        self.last: Read | None = None
+        """The last list that was compared one by one."""
 
     async def search(self) -> None:
         """Return when we hold exactly what the desk has, suspects left out.
@@ -59,11 +63,12 @@ class Deletions:
     async def _agrees(self) -> bool:
         """Compare once, and take care of every difference; return whether there was none."""
         newest = Cell(since=await self._census.newest(self._size * 3 // 4))
+        requests = self._desk.requests
         total = await self._desk.count()
         if total == 0 and await self._census.count(Cell()) > 0:
             # An API that lists nothing at all is more likely broken than a desk that lost everything.
             raise DeskUnavailableError("FreeScout lists no conversation at all, and we hold some")
-        read = await self._reader.one(newest.since)
+        read = self.last = await self._reader.one(newest.since)
         if read.page.total > read.page.rows:
             differed = await self._compare_all(newest)
         else:
@@ -75,7 +80,9 @@ class Deletions:
             total, after = await self._desk.count(), await self._desk.count(created_since=newest.since)
         ours = await self._census.count(Cell()) - await self._census.count(newest)
         if ours == total - after:
-            return not differed
+            # If the two counts were not taken in one go, what vanished in between may hide what had vanished before.
+            in_one_go = self._desk.requests - requests == _COUNTS
+            return not differed and (in_one_go or await self._desk.count() == total)
         if not await self._by_mailbox():
             await self._narrow(Cell(until=newest.since), ours, total - after, after=after)
         return False

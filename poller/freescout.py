@@ -160,13 +160,19 @@ class FreeScout:
     async def count(
         self,
         *,
+        updated_since: datetime | None = None,
         created_since: datetime | None = None,
         mailboxes: Sequence[int] | None = None,
         retries: int = RETRIES,
     ) -> int:
         """Return how many conversations there are, for the price of one row; errors as `page`."""
         page = await self.page(
-            size=1, sort="createdAt", created_since=created_since, mailboxes=mailboxes, retries=retries
+            size=1,
+            sort="createdAt" if updated_since is None else "updatedAt",
+            updated_since=updated_since,
+            created_since=created_since,
+            mailboxes=mailboxes,
+            retries=retries,
         )
         return page.total
 

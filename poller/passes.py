@@ -19,8 +19,8 @@ from freescout_audit.events import (
 )
 from freescout_audit.logs import emit
 from freescout_audit.rule import Terms, Truth
-from poller.deletions import Deletions
-from poller.freescout import FreeScout
+from poller.deletions import TRIES, Deletions
+from poller.freescout import DeskUnavailableError, FreeScout
 from poller.walk import Read, Reader
 
 Progress = Callable[[int, int], None]
@@ -76,9 +76,9 @@ class Passes:
         emit(PASS_STARTED, complete_through=beginning.lease.complete_through)
         clock = await self._read_changes(beginning)
         census = Census(self._database)
-        await Deletions(
-            self._desk, census, self._now, size=self._size, write=self._write, dispute=self._dispute
-        ).search()
+        deletions = Deletions(self._desk, census, self._now, size=self._size, write=self._write, dispute=self._dispute)
+        await deletions.search()
+        _check_that_the_clock_went_on(clock, deletions.last)
         requests = self._desk.requests - requests
         seconds = await lease.renew(
             self._database,
@@ -118,7 +118,9 @@ class Passes:
             return await self._first_load(beginning)
         since = complete_through - self._overlap
         clock: lease.DeskClock | None = None
+        reads: list[Read] = []
         async for read in self._reader.walk(since):
+            reads.append(read)
             if clock is None:
                 clock = await self._look_at_the_clock(read)
                 went_back = clock.went_back(beginning.complete_offset)
@@ -128,10 +130,31 @@ class Passes:
                     break
             await self._write(read)
         else:
+            if await self._something_moved_past(reads, since):
+                await self._walk(since)
             return _known(clock)
-        async for read in self._reader.walk(since - went_back):
-            await self._write(read)
+        await self._walk(since - went_back)
         return clock
+
+    async def _walk(self, since: datetime) -> None:
+        """Read what is dated ``since`` or later, until nothing has moved past us meanwhile."""
+        for _ in range(TRIES):
+            reads: list[Read] = []
+            async for read in self._reader.walk(since):
+                reads.append(read)
+                await self._write(read)
+            if not await self._something_moved_past(reads, since):
+                return
+        raise DeskUnavailableError("conversations come and go, or get earlier dates, faster than they can be read")
+
+    async def _something_moved_past(self, reads: Sequence[Read], since: datetime) -> bool:
+        """Tell whether a walk of several requests can have missed a conversation.
+
+        In the hour that daylight saving repeats, a change gives a conversation an earlier date than it had: from ahead
+        of the cursor it comes to lie behind it.
+        """
+        ids = {sighting.ticket_id for read in reads for sighting in read.page.sightings}
+        return len(reads) > 1 and await self._desk.count(updated_since=since) != len(ids)
 
     async def _first_load(self, beginning: lease.Beginning) -> lease.DeskClock:
         """Read everything, going on where an earlier attempt came to, and then what changed since it began."""
@@ -146,8 +169,7 @@ class Passes:
             done += read.page.rows
             self._progress(done, max(done, read.page.total))
         clock = _known(clock)
-        async for read in self._reader.walk((clock.at if load is None else load.began) - self._overlap):
-            await self._write(read)
+        await self._walk((clock.at if load is None else load.began) - self._overlap)
         return clock
 
     async def _look_at_the_clock(self, read: Read) -> lease.DeskClock:
@@ -194,6 +216,19 @@ async def write_truths(
             true_state="gone" if gap.true is None else gap.true[1],
             changed_at=gap.changed_at,
         )
+
+
+def _check_that_the_clock_went_on(clock: lease.DeskClock, last: Read | None) -> None:
+    """Let a pass end well only if the desk's clock was not set back while it went on.
+
+    What is created or changed after that bears a date that the pass was past already: it is missing from the walk, and
+    in the counts it makes up for what was deleted.
+
+    Raises:
+        DeskUnavailableError: It was set back.
+    """
+    if last is not None and last.asked_at + clock.offset - last.page.desk_clock > lease.CLOCK_TOLERANCE:
+        raise DeskUnavailableError("the desk's clock was set back while it was read: the next pass begins earlier")
 
 
 def _known(clock: lease.DeskClock | None) -> lease.DeskClock:

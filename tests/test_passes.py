@@ -232,6 +232,48 @@ async def test_when_the_desks_clock_goes_back_what_changed_since_is_found(world:
     assert complete < seen
 
 
+async def test_a_clock_that_is_set_back_during_a_pass_lets_it_not_vouch(world: World) -> None:
+    """What is created after that is dated so early that it makes up, in the count, for what was deleted before."""
+    await world.advance(4000)
+    await world.poll()
+    await world.advance(100)
+    before = await world.sql.fetchval("SELECT lease_until FROM freescout_lease")
+
+    async def set_back() -> None:
+        world.desk.faults.clock_offset = -600
+
+    interrupt(world, set_back)
+    with pytest.raises(DeskUnavailableError, match="set back while it was read"):
+        await world.passes.run()
+    assert await world.sql.fetchval("SELECT lease_until FROM freescout_lease") == before
+
+    await world.poll()
+    assert await world.sql.fetchval("SELECT lease_until FROM freescout_lease") > before
+
+
+async def test_a_ticket_whose_date_goes_back_past_the_cursor_is_found_by_the_same_pass(
+    database: Database, sql: asyncpg.Connection
+) -> None:
+    """As any change does in the hour that daylight saving repeats."""
+    async with make_world(database, sql, tickets=40, page_size=10) as world:
+        await world.poll()
+        world.desk.faults.drop_chance = 1.0
+        for ticket_id in range(1, 31):
+            world.desk.set_status(ticket_id, "spam" if world.desk.get(ticket_id).status != "spam" else "closed")
+            await world.advance(2)
+        moved = world.desk.get(30)
+        status = moved.status
+
+        async def go_back() -> None:
+            world.desk.touch(moved, at=world.desk.get(1).updated - 3000)
+
+        interrupt(world, go_back)
+        await world.poll()
+
+        assert await world.state(30) == status
+        assert await world.wrong() == {}
+
+
 @pytest.mark.parametrize("alive", [True, False], ids=["while the poller lives", "when it is gone"])
 async def test_a_delivery_from_before_the_clock_was_set_back_is_no_news(world: World, *, alive: bool) -> None:
     """By its date it is newer than anything since, and no longer from the future when it comes."""

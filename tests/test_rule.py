@@ -180,6 +180,13 @@ class TestClaims:
         assert (asked.row.disputed_at, asked.row.grace_until) == (at(50), at(55))
         assert asked.row.touched_at == at(100)
 
+    def test_without_a_poller_only_news_from_after_the_dispute_began_settles_it(self) -> None:
+        """It may have been a deletion; what is older cannot know of it."""
+        held = row("active", 0, disputed=50)
+
+        assert judge(held, claim("closed", 50)).outcome == "disputed"
+        assert judge(held, claim("closed", 51)).outcome == "applied"
+
     def test_a_second_dispute_does_not_move_the_first_ones_end(self) -> None:
         verdict = judge(row("active", 0, disputed=50), claim("closed", 0))
 

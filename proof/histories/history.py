@@ -349,6 +349,7 @@ class History:
             faults.api = rng.choice(list(ApiFault))
         headers = {"X-FreeScout-API-Key": self._api_key, "Accept": "application/json"}
         answer = self._api.answer(ApiRequest("GET", f"/api/{path}", query, headers))
+        self._say(f"the desk answers {answer.status} to {path} {dict(query)}")
         faults.api = None
         slow = self._faulty and rng.random() < self._mix.slow
         for _ in range(rng.randint(1, 3) if slow else 1):

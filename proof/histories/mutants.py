@@ -157,8 +157,8 @@ MUTANTS = (
         (
             (
                 PASSES,
-                "        await Deletions(\n",
-                "        with __import__('contextlib').suppress(Exception): await Deletions(\n",
+                "        await deletions.search()\n",
+                "        with __import__('contextlib').suppress(Exception): await deletions.search()\n",
             ),
         ),
     ),
