@@ -136,6 +136,18 @@ MUTANTS = (
         ),
     ),
     Mutant(
+        "what moves past a walk is not missed",
+        ((PASSES, "return len(reads) > 1 and await", "return False and await"),),
+    ),
+    Mutant(
+        "a clock that is set back during a pass lets it vouch",
+        ((PASSES, "        _check_that_the_clock_went_on(clock, deletions.last)\n", ""),),
+    ),
+    Mutant(
+        "without a poller any news settle a dispute",
+        ((RULE, "settles = said.updated_at > row.disputed_at + lease.clock_offset", "settles = True"),),
+    ),
+    Mutant(
         "the newest are left out of the count",
         (
             (
