@@ -6,7 +6,7 @@ lack is added from that page; what the desk lacks is disputed, and its 404 makes
 """
 
 from collections.abc import Awaitable, Callable, Collection, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import msgspec
 
@@ -16,6 +16,8 @@ from poller.walk import Clock, Read, Reader
 
 TRIES = 6
 """How often the counts may differ, because the desk moves while they are taken, before a pass gives up."""
+IN_ONE_GO = timedelta(seconds=2)
+"""The longest time between the beginnings of two counts that may be compared at once."""
 _BATCH = 1000
 _COUNTS = 2
 """Requests that a comparison takes when nothing differs, nor fails."""
@@ -27,7 +29,10 @@ Dispute = Callable[[Collection[int], datetime], Awaitable[Collection[int]]]
 
 
 class Deletions:
-    """One pass's search. ``census.suspects`` is what it found, and no longer counts as living."""
+    """One pass's search; ``since`` is the desk's clock when the pass began.
+
+    ``census.suspects`` is what it found, and no longer counts as living.
+    """
 
     def __init__(
         self,
@@ -35,6 +40,7 @@ class Deletions:
         census: Census,
         clock: Clock,
         *,
+        since: datetime,
         size: int,
         write: Write,
         dispute: Dispute,
@@ -42,10 +48,13 @@ class Deletions:
         self._desk = desk
         self._census = census
         self._clock = clock
+        self._since = since
         self._size = size
         self._write = write
         self._dispute = dispute
         self._reader = Reader(desk, clock, size=size)
+        self._in_one_go = True
+        self._counted = 0, 0
         self.last: Read | None = None
         """The last list that was compared one by one."""
 
@@ -55,15 +64,29 @@ class Deletions:
         Raises:
             DeskError: The desk did not answer, or its counts never agreed with ours.
         """
+        before: tuple[int, int] | None = None
         for _ in range(TRIES):
-            if await self._agrees():
+            agrees = await self._agrees()
+            # What comes and goes between two counts can hide what had vanished before: they are taken in one go, or
+            # show the same twice.
+            if agrees and (self._in_one_go or self._counted == before):
                 return
+            before = self._counted if agrees else None
+            if self._census.suspects:
+                await self._clear_who_moved()
         raise DeskUnavailableError("the desk changes so fast that its counts and ours never agree")
+
+    async def _clear_who_moved(self) -> None:
+        """Suspect nobody who was changed since the pass began: who was moved is missing from the mailbox it left."""
+        async for read in self._reader.walk(self._since):
+            await self._write(read)
+            self._census.suspects.difference_update(sighting.ticket_id for sighting in read.page.sightings)
 
     async def _agrees(self) -> bool:
         """Compare once, and take care of every difference; return whether there was none."""
         newest = Cell(since=await self._census.newest(self._size * 3 // 4))
-        requests = self._desk.requests
+        requests, began = self._desk.requests, await self._clock()
+        self._in_one_go = True
         total = await self._desk.count()
         if total == 0 and await self._census.count(Cell()) > 0:
             # An API that lists nothing at all is more likely broken than a desk that lost everything.
@@ -80,9 +103,9 @@ class Deletions:
             total, after = await self._desk.count(), await self._desk.count(created_since=newest.since)
         ours = await self._census.count(Cell()) - await self._census.count(newest)
         if ours == total - after:
-            # If the two counts were not taken in one go, what vanished in between may hide what had vanished before.
-            in_one_go = self._desk.requests - requests == _COUNTS
-            return not differed and (in_one_go or await self._desk.count() == total)
+            self._in_one_go = self._desk.requests - requests == _COUNTS and read.asked_at - began < IN_ONE_GO
+            self._counted = total, after
+            return not differed
         if not await self._by_mailbox():
             await self._narrow(Cell(until=newest.since), ours, total - after, after=after)
         return False

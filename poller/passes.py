@@ -76,7 +76,9 @@ class Passes:
         emit(PASS_STARTED, complete_through=beginning.lease.complete_through)
         clock = await self._read_changes(beginning)
         census = Census(self._database)
-        deletions = Deletions(self._desk, census, self._now, size=self._size, write=self._write, dispute=self._dispute)
+        deletions = Deletions(
+            self._desk, census, self._now, since=clock.at, size=self._size, write=self._write, dispute=self._dispute
+        )
         await deletions.search()
         _check_that_the_clock_went_on(clock, deletions.last)
         requests = self._desk.requests - requests
