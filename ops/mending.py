@@ -109,8 +109,15 @@ class Mender:
             DeskError: The counts cannot be compared.
         """
         census = Census(self._database)
+        begun = await self._desk.page(size=1, sort="createdAt")
         await Deletions(
-            self._desk, census, self._now, size=self._size, write=self._write_once_more, dispute=self._dispute
+            self._desk,
+            census,
+            self._now,
+            since=begun.desk_clock,
+            size=self._size,
+            write=self._write_once_more,
+            dispute=self._dispute,
         ).search()
         await self.ask(await console.disputed_ids(self._database))
 

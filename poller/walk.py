@@ -87,27 +87,29 @@ class Reader:
         """Yield answers until everything from a date on has been in one of them, by number.
 
         Between two pages a row may vanish from the first, and the next one slip over the edge. So after each page the
-        last row of the one before has to be where it was; if it is not, nor on the page, that page is read again.
+        last row of the one before has to be where it was; if it is not, nor on the page, that page is read again, and
+        so on back to one whose predecessor has not moved.
         """
-        number, steps = 1, 0
-        edge: int | None = None
+        edges: list[int | None] = []
+        steps = 0
         while True:
-            read = await self._read(since, by=by, mailboxes=mailboxes, number=number)
+            read = await self._read(since, by=by, mailboxes=mailboxes, number=len(edges) + 1)
             yield read
             steps += 1
             on_page = [sighting.ticket_id for sighting in read.page.sightings]
+            edge = edges[-1] if edges else None
             if (
                 edge is not None
                 and edge not in on_page
-                and not await self._stands_at(edge, (number - 1) * self._size, since, by=by, mailboxes=mailboxes)
+                and not await self._stands_at(edge, len(edges) * self._size, since, by=by, mailboxes=mailboxes)
             ):
-                if steps > _STEPS * (number + 1):
+                if steps > _STEPS * (len(edges) + 2):
                     raise DeskUnavailableError("conversations vanish faster than they can be listed")
-                number, edge = max(1, number - 1), None
+                edges.pop()
                 continue
             if read.page.rows < self._size:
                 return
-            number, edge = number + 1, on_page[-1] if on_page else None
+            edges.append(on_page[-1] if on_page else None)
 
     async def _stands_at(
         self, ticket_id: int, place: int, since: datetime, *, by: By, mailboxes: tuple[int, ...] | None

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from poller.freescout import Answer, DeskUnavailableError, FreeScout
@@ -93,6 +93,7 @@ async def test_a_conversation_updated_between_any_two_requests_is_never_missed(
 
 
 @given(size=st.integers(2, 7), gone=st.lists(st.integers(1, 30), max_size=20))
+@example(size=2, gone=[2, 2, 2, 3, 1, 4])
 @settings(max_examples=80, deadline=None)
 async def test_deletions_while_a_crowded_second_is_read_hide_nobody(size: int, gone: list[int]) -> None:
     desk, _ = make_desk(30, 1)
