@@ -136,7 +136,6 @@ class History:
         self._disputed = False
         self._receiver, self._gate = self._start_receiver()
         self._pollers = [self._start_poller(n) for n in range(1, 1 + (rng.random() < 0.3) + 1)]
-        self._oracle.one_poller = len(self._pollers) == 1
         self._back_at: dict[int, datetime] = {}
 
     async def play(self) -> Outcome:

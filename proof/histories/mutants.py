@@ -73,6 +73,10 @@ MUTANTS = (
         ((RULE, "None if row is None or row.truth_at is None else row.truth_at + lease.clock_offset,", ""),),
     ),
     Mutant(
+        "claims from the future are believed",
+        ((RULE, "FUTURE_TOLERANCE = timedelta(seconds=60)", "FUTURE_TOLERANCE = timedelta(days=60)"),),
+    ),
+    Mutant(
         "claims from the future are believed, and a clock that was set back is not remembered",
         (
             (RULE, "FUTURE_TOLERANCE = timedelta(seconds=60)", "FUTURE_TOLERANCE = timedelta(days=60)"),

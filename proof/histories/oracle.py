@@ -30,8 +30,6 @@ class Oracle:
     """Knows every truth that ever was at one desk, and holds every look at the cache against it."""
 
     terms: Terms
-    one_poller: bool = True
-    """Of two pollers at once, which the lock prevents, the read that was asked later may have been answered earlier."""
     passed: datetime | None = None
     """The latest *s* of a complete pass, whatever became of its lease."""
     beaten: datetime | None = None
@@ -134,7 +132,7 @@ class Oracle:
 
     def _does_not_go_back(self, ticket_id: int, ticket: _Ticket, seen: Seen) -> None:
         """Undisputed answers for one ticket come in the order in which they were true."""
-        if seen.disputed or not self.one_poller:
+        if seen.disputed:
             return
         for place in range(ticket.reached, len(ticket.truths)):
             if ticket.truths[place][1] == seen.answer:
