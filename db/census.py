@@ -1,6 +1,6 @@
 """How many living tickets we hold, and which: what is compared with the desk's own counts to find deletions."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 
 import msgspec
@@ -40,6 +40,13 @@ class Census:
     async def ids(self, cell: Cell) -> set[int]:
         """Return the living tickets of a cell."""
         return {int(str(row)) for row in await self._select("ticket_id AS answer", cell)}
+
+    async def lacks(self, ticket_ids: Collection[int]) -> set[int]:
+        """Return those of the tickets that we do not hold as living."""
+        query = "SELECT ticket_id FROM freescout_ticket WHERE NOT gone AND ticket_id = ANY ($1::bigint[])"
+        async with self._database.connection() as connection:
+            held = {record["ticket_id"] for record in await connection.fetch(query, sorted(ticket_ids))}
+        return set(ticket_ids) - (held - self.suspects)
 
     async def middle(self, cell: Cell) -> datetime | None:
         """Return the date of creation that halves a cell; None when it does not split it."""

@@ -87,10 +87,13 @@ async def beat(database: Database) -> None:
         await connection.execute(statements.BEAT)
 
 
-async def see_through(database: Database, desk_clock: datetime) -> DeskClock:
-    """Note the desk's clock as a pass begins to read; to be called before anything of its answer is used."""
+async def see_through(database: Database, desk_clock: datetime, *, asked_at: datetime) -> DeskClock:
+    """Note the desk's clock as a pass begins to read; to be called before anything of its answer is used.
+
+    ``asked_at`` is our clock before the request.
+    """
     async with database.connection() as connection:
-        noted = await connection.fetchrow(statements.SEE_THROUGH, desk_clock, CLOCK_TOLERANCE)
+        noted = await connection.fetchrow(statements.SEE_THROUGH, desk_clock, asked_at)
     return DeskClock(at=desk_clock, offset=noted["clock_offset"], seen_through=noted["seen_through"])
 
 

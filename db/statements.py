@@ -1,6 +1,6 @@
 """Every statement of the write path and the read path, named and described."""
 
-LOCK = "SELECT * FROM freescout_lock($1::bigint[], $2::interval)"
+LOCK = "SELECT * FROM freescout_lock_tickets($1::bigint[], $2::interval)"
 """Lock tickets, and return the locked rows with the lease and our clock; one record at least, without a ticket.
 
 Tickets we hold nothing about get an empty row (``made``), so that there is something to lock, and a second writer of
@@ -13,16 +13,16 @@ lock, NULL for as long as the transaction has.
 WRITE_ROWS = """
 INSERT INTO freescout_ticket (
     ticket_id, status, state, updated_at, number, mailbox_id, created_at, gone, observed_at, observed_via, expires_at,
-    touched_at, truth_at, disputed_at, grace_until)
+    touched_at, truth_at, disputed_at, grace_until, doubted_through)
 SELECT ticket_id, status, state, updated_at, number, mailbox_id, created_at, gone, observed_at, observed_via,
-       expires_at, touched_at, truth_at, disputed_at, grace_until
+       expires_at, touched_at, truth_at, disputed_at, grace_until, doubted_through
 FROM json_populate_recordset(NULL::freescout_ticket, $1::json)
 ON CONFLICT (ticket_id) DO UPDATE
 SET (status, state, updated_at, number, mailbox_id, created_at, gone, observed_at, observed_via, expires_at,
-     touched_at, truth_at, disputed_at, grace_until)
+     touched_at, truth_at, disputed_at, grace_until, doubted_through)
   = (excluded.status, excluded.state, excluded.updated_at, excluded.number, excluded.mailbox_id, excluded.created_at,
      excluded.gone, excluded.observed_at, excluded.observed_via, excluded.expires_at, excluded.touched_at,
-     excluded.truth_at, excluded.disputed_at, excluded.grace_until)
+     excluded.truth_at, excluded.disputed_at, excluded.grace_until, excluded.doubted_through)
 """
 """Write the locked rows back: an array of `freescout_audit.rule.Row` as JSON.
 
@@ -82,20 +82,26 @@ UPDATE freescout_lease SET desk_url = $1 WHERE desk_url IS NULL OR desk_url = $1
 BEAT = "UPDATE freescout_lease SET heartbeat_at = freescout_now()"
 """Say that a poller is alive."""
 
-SEE_THROUGH = """
+_MEASURED = """\
+CASE WHEN seen_through IS NULL THEN $1::timestamptz - now
+     ELSE least(greatest(clock_offset, $1 - now), $1 + interval '1 s' - $2::timestamptz) END
+"""
+
+SEE_THROUGH = f"""
 UPDATE freescout_lease
-SET seen_through = greatest(
-        seen_through, $1,
-        CASE WHEN clock_offset - ($1::timestamptz - now) > $2::interval THEN now + clock_offset END
-    ),
-    clock_offset = $1::timestamptz - now
+SET clock_offset = {_MEASURED},
+    seen_through = greatest(
+        seen_through, $1, CASE WHEN {_MEASURED} < clock_offset THEN now + clock_offset + interval '1 s' END
+    )
 FROM freescout_now() AS now
 RETURNING seen_through, clock_offset
-"""
-"""Note the desk's clock as a pass begins to read: everything before it will have been seen. Never moves back.
+"""  # noqa: S608 - of the literal above
+"""Note the desk's clock ($1) as a pass begins to read, by a request sent at $2: everything before it will have been
+seen. Never moves back.
 
-A clock that was set back by more than $2 repeats dates: a change from before may bear any date up to what the clock
-would read now.
+A ``Date`` has whole seconds: the offset lies between two bounds, and stays what it was as long as they allow. When they
+do not, because the clock was set back, dates repeat: a change from before may bear any date up to what the clock would
+read now.
 """
 
 SEE_AT_LEAST = "UPDATE freescout_lease SET seen_through = greatest(seen_through, $1)"

@@ -52,6 +52,8 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     """When the open dispute began; None when there is none."""
     grace_until: datetime | None = None
     """Until when the disputed value still answers."""
+    doubted_through: datetime | None = None
+    """The latest date of a claim that was not believed: sent once more, it is no better."""
 
     @property
     def content(self) -> Content:
@@ -159,11 +161,14 @@ def judge_claim(row: Row | None, claim: Claim, *, lease: Lease, terms: Terms, no
     if horizon is not None and said.updated_at <= horizon:
         if not same and (alive or _may_be_news(row, said, lease, now)):
             return _disputed(row, said, now, terms, "old_news")
-        return Verdict(outcome="stale", row=row, reason="old_news")
+        return _stale(row, said, "old_news")
 
+    if row is not None and row.doubted_through is not None and said.updated_at <= row.doubted_through:
+        return _stale(row, said, "doubted") if same else _disputed(row, said, now, terms, "doubted")
     if not alive and row is not None and row.disputed_at is not None:
-        settles = said.updated_at > row.disputed_at + lease.clock_offset
-        if not settles:  # what opened the dispute may have happened after this
+        # What opened the dispute may have happened after anything dated no later than this.
+        since = row.disputed_at + lease.clock_offset
+        if said.updated_at <= max(since, lease.seen_through or since):
             return _disputed(row, said, now, terms, "older_than_the_dispute")
     if row is None or (row.updated_at is not None and said.updated_at > row.updated_at):
         return Verdict(outcome="applied", row=_believed(row, said, now, alive=alive, terms=terms), reason="news")
@@ -171,7 +176,7 @@ def judge_claim(row: Row | None, claim: Claim, *, lease: Lease, terms: Terms, no
         return _disputed(row, said, now, terms, "same_second")
     if alive:
         return _disputed(row, said, now, terms, "older")
-    return Verdict(outcome="stale", row=row, reason="older")
+    return _stale(row, said, "older")
 
 
 def judge_truth(row: Row | None, truth: Truth, *, lease: Lease, terms: Terms, now: datetime) -> Verdict:
@@ -308,9 +313,22 @@ def _telling(row: Row | None, said: Sighting, *, observed_at: datetime, via: Pat
 
 def _disputed(row: Row | None, said: Sighting, now: datetime, terms: Terms, reason: str) -> Verdict:
     """Return the verdict of a claim that only FreeScout can settle; the row keeps its value."""
-    held = row or _nothing(said.ticket_id, now, via="webhook")
+    held = _doubting(row or _nothing(said.ticket_id, now, via="webhook"), said)
     touched = msgspec.structs.replace(_dispute(held, held, now, terms), touched_at=now)
     return Verdict(outcome="disputed", row=touched, reason=reason)
+
+
+def _stale(row: Row | None, said: Sighting, reason: str) -> Verdict:
+    """Return the verdict of a claim that is neither believed nor asked about."""
+    return Verdict(outcome="stale", row=None if row is None else _doubting(row, said), reason=reason)
+
+
+def _doubting(row: Row, said: Sighting) -> Row:
+    """Return the row, which remembers that a claim was not believed, if it might be taken for news another time."""
+    date, known = said.updated_at, (row.updated_at, row.doubted_through)
+    if date is None or any(each is not None and date <= each for each in known):
+        return row
+    return msgspec.structs.replace(row, doubted_through=date)
 
 
 def _dispute(row: Row, before: Row, now: datetime, terms: Terms) -> Row:

@@ -21,6 +21,8 @@ IN_ONE_GO = timedelta(seconds=2)
 _BATCH = 1000
 _COUNTS = 2
 """Requests that a comparison takes when nothing differs, nor fails."""
+_LATEST = 10
+"""How many of the conversations that were updated last come with a total."""
 
 Write = Callable[[Read], Awaitable[None]]
 """Writes an answer's rows as truths."""
@@ -57,6 +59,8 @@ class Deletions:
         self._counted = 0, 0
         self.last: Read | None = None
         """The last list that was compared one by one."""
+        self._latest: Read | None = None
+        """What had been updated last when the total was taken."""
 
     async def search(self) -> None:
         """Return when we hold exactly what the desk has, suspects left out.
@@ -69,25 +73,54 @@ class Deletions:
             agrees = await self._agrees()
             # What comes and goes between two counts can hide what had vanished before: they are taken in one go, or
             # show the same twice.
-            if agrees and (self._in_one_go or self._counted == before):
+            if agrees and (self._in_one_go or self._counted == before) and not await self._finds_new_ones():
                 return
             before = self._counted if agrees else None
             if self._census.suspects:
                 await self._clear_who_moved()
         raise DeskUnavailableError("the desk changes so fast that its counts and ours never agree")
 
+    async def _total(self) -> int:
+        """Return how many conversations there are, for the price of a few rows."""
+        self._latest = await self._reader.latest(min(self._size, _LATEST))
+        return self._latest.page.total
+
+    async def _finds_new_ones(self) -> bool:
+        """Tell whether the total counts a conversation that we do not hold: it would make up for one that vanished.
+
+        What was created since the walk was updated since, even if its creation bears an early date.
+        """
+        latest = self._latest
+        if latest is None:
+            return False
+        dates = [sighting.updated_at for sighting in latest.page.sightings if sighting.updated_at is not None]
+        if latest.page.rows < latest.size or (dates and min(dates) < self._since):
+            return await self._takes_over(latest)
+        found = False
+        async for read in self._reader.walk(self._since):
+            found |= await self._takes_over(read)
+        return found
+
+    async def _takes_over(self, read: Read) -> bool:
+        """Write an answer if it has a conversation that we do not hold, and return whether it has."""
+        new = await self._census.lacks(read.ticket_ids)
+        if new:
+            await self._write(read)
+            self._census.suspects -= new
+        return bool(new)
+
     async def _clear_who_moved(self) -> None:
         """Suspect nobody who was changed since the pass began: who was moved is missing from the mailbox it left."""
         async for read in self._reader.walk(self._since):
             await self._write(read)
-            self._census.suspects.difference_update(sighting.ticket_id for sighting in read.page.sightings)
+            self._census.suspects -= read.ticket_ids
 
     async def _agrees(self) -> bool:
         """Compare once, and take care of every difference; return whether there was none."""
         newest = Cell(since=await self._census.newest(self._size * 3 // 4))
         requests, began = self._desk.requests, await self._clock()
         self._in_one_go = True
-        total = await self._desk.count()
+        total = await self._total()
         if total == 0 and await self._census.count(Cell()) > 0:
             # An API that lists nothing at all is more likely broken than a desk that lost everything.
             raise DeskUnavailableError("FreeScout lists no conversation at all, and we hold some")
@@ -100,7 +133,7 @@ class Deletions:
             return not differed
         after = read.page.total
         if differed:
-            total, after = await self._desk.count(), await self._desk.count(created_since=newest.since)
+            total, after = await self._total(), await self._desk.count(created_since=newest.since)
         ours = await self._census.count(Cell()) - await self._census.count(newest)
         if ours == total - after:
             self._in_one_go = self._desk.requests - requests == _COUNTS and read.asked_at - began < IN_ONE_GO

@@ -138,17 +138,18 @@ class FreeScout:
         size: int,
         number: int = 1,
         sort: SortField = "updatedAt",
+        order: Literal["asc", "desc"] = "asc",
         updated_since: datetime | None = None,
         created_since: datetime | None = None,
         mailboxes: Sequence[int] | None = None,
         retries: int = RETRIES,
     ) -> Page:
-        """Return a page of the conversations, whatever their status and state, in ascending order.
+        """Return a page of the conversations, whatever their status and state.
 
         Raises:
             DeskError: No answer that counts.
         """
-        query = {"sortField": sort, "sortOrder": "asc", "pageSize": str(size), "page": str(number)}
+        query = {"sortField": sort, "sortOrder": order, "pageSize": str(size), "page": str(number)}
         if updated_since is not None:
             query["updatedSince"] = _date(updated_since)
         if created_since is not None:

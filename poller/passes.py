@@ -155,7 +155,7 @@ class Passes:
         In the hour that daylight saving repeats, a change gives a conversation an earlier date than it had: from ahead
         of the cursor it comes to lie behind it.
         """
-        ids = {sighting.ticket_id for read in reads for sighting in read.page.sightings}
+        ids = {ticket_id for read in reads for ticket_id in read.ticket_ids}
         return len(reads) > 1 and await self._desk.count(updated_since=since) != len(ids)
 
     async def _first_load(self, beginning: lease.Beginning) -> lease.DeskClock:
@@ -176,7 +176,7 @@ class Passes:
 
     async def _look_at_the_clock(self, read: Read) -> lease.DeskClock:
         """Note the desk's clock before anything of the first answer is used."""
-        clock = await lease.see_through(self._database, read.page.desk_clock)
+        clock = await lease.see_through(self._database, read.page.desk_clock, asked_at=read.asked_at)
         self._seen = clock.seen_through
         return clock
 

@@ -38,6 +38,11 @@ class Read(msgspec.Struct, frozen=True, kw_only=True):
     page: Page
 
     @property
+    def ticket_ids(self) -> set[int]:
+        """The ids of its rows."""
+        return {sighting.ticket_id for sighting in self.page.sightings}
+
+    @property
     def truths(self) -> list[Truth]:
         """The rows as truths."""
         return [
@@ -80,6 +85,12 @@ class Reader:
     async def one(self, created_since: datetime | None, *, mailboxes: tuple[int, ...] | None = None) -> Read:
         """Return the page of what was created first from a date on."""
         return await self._read(created_since, by="createdAt", mailboxes=mailboxes)
+
+    async def latest(self, size: int) -> Read:
+        """Return a page of what was updated last, the latest first."""
+        asked_at = await self._clock()
+        page = await self._desk.page(size=size, sort="updatedAt", order="desc")
+        return Read(asked_at=asked_at, size=size, cursor=None, page=page)
 
     async def _rest_by_number(
         self, since: datetime, *, by: By, mailboxes: tuple[int, ...] | None

@@ -214,7 +214,7 @@ class StoreCache:
 
     def begin_pass(self, desk_clock: datetime) -> standing.Beginning:
         beginning = self._run(standing.read_beginning(self.database))
-        self.clock = self._run(standing.see_through(self.database, desk_clock))
+        self.clock = self._run(standing.see_through(self.database, desk_clock, asked_at=beginning.asked_at))
         # A Date has no fractions, so what is measured is up to a second behind; the desk of a history is exact.
         self._run(self.sql.execute("UPDATE freescout_lease SET clock_offset = $1", self.offset))
         return beginning

@@ -10,6 +10,8 @@ REVERTED = """
 ALTER TABLE freescout_lease DROP COLUMN covered_through;
 ALTER TABLE freescout_poller DROP COLUMN full_walk_at;
 DROP FUNCTION freescout_lock;
+DROP FUNCTION freescout_lock_tickets;
+ALTER TABLE freescout_ticket DROP COLUMN doubted_through;
 ALTER TABLE freescout_delivery DROP COLUMN key_fingerprint;
 DROP TABLE freescout_webhook;
 UPDATE freescout_schema SET version_num = '0002';
@@ -32,7 +34,7 @@ async def test_a_table_in_use_lets_the_migration_wait_outside_and_try_again(
         if len(others) == 2:
             await reader.execute("ROLLBACK")
 
-    assert await migrate(normalise(database_url), sleep=meanwhile) == "0006"
+    assert await migrate(normalise(database_url), sleep=meanwhile) == "0007"
 
     await reader.close()
     assert others == ["none", "none"], "nobody waited behind it"

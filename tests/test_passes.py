@@ -232,6 +232,16 @@ async def test_when_the_desks_clock_goes_back_what_changed_since_is_found(world:
     assert complete < seen
 
 
+async def test_the_desks_clock_is_known_better_than_its_whole_seconds_tell(world: World) -> None:
+    """Where in a second an answer comes tells how far its fraction was cut off; no such cut is a clock set back."""
+    for fraction in (0.1, 0.8, 0.3, 0.0, 0.6):
+        await world.advance(120 - world.clock.now().timestamp() % 1 + fraction)
+        await world.poll()
+        seen, offset = await world.sql.fetchrow("SELECT seen_through, clock_offset FROM freescout_lease")
+        assert seen <= world.clock.now()
+    assert abs(offset.total_seconds()) < 0.01
+
+
 async def test_a_clock_that_is_set_back_during_a_pass_lets_it_not_vouch(world: World) -> None:
     """What is created after that is dated so early that it makes up, in the count, for what was deleted before."""
     await world.advance(4000)
@@ -274,15 +284,18 @@ async def test_a_ticket_whose_date_goes_back_past_the_cursor_is_found_by_the_sam
         assert await world.wrong() == {}
 
 
+@pytest.mark.parametrize("seconds", [900, 3])
 @pytest.mark.parametrize("alive", [True, False], ids=["while the poller lives", "when it is gone"])
-async def test_a_delivery_from_before_the_clock_was_set_back_is_no_news(world: World, *, alive: bool) -> None:
+async def test_a_delivery_from_before_the_clock_was_set_back_is_no_news(
+    world: World, *, alive: bool, seconds: float
+) -> None:
     """By its date it is newer than anything since, and no longer from the future when it comes."""
     world.desk.faults.delay = 2000
     world.desk.set_status(3, "pending")
     world.desk.set_status(3, "spam")
     world.desk.faults.delay, world.desk.faults.drop_chance = 0, 0.0
     await world.advance(1)
-    world.desk.faults.clock_offset = -900
+    world.desk.faults.clock_offset = -seconds
     world.desk.change_subject(3, "Again")
     await world.advance(1)
     await world.poll()

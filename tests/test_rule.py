@@ -187,6 +187,51 @@ class TestClaims:
         assert judge(held, claim("closed", 50)).outcome == "disputed"
         assert judge(held, claim("closed", 51)).outcome == "applied"
 
+    def test_what_was_seen_before_the_clock_was_set_back_settles_no_dispute(self) -> None:
+        """By the clock as it is now it is dated after the dispute began."""
+        standing = msgspec.structs.replace(lease(seen=60), clock_offset=timedelta(seconds=-40))
+
+        assert judge(row("active", 0, disputed=50), claim("closed", 60), standing=standing).outcome == "disputed"
+        assert judge(row("active", 0, disputed=50), claim("closed", 61), standing=standing).outcome == "applied"
+
+    @pytest.mark.parametrize(
+        ("said", "standing", "first", "again"),
+        [
+            (claim("closed", 170), alive(), "disputed", "disputed"),
+            (claim("active", 170), alive(), "disputed", "stale"),
+            (claim("closed", 50), alive(seen=50), "disputed", "disputed"),
+            (claim("active", 50), alive(seen=50), "stale", "stale"),
+        ],
+        ids=["the future", "the future, agreeing", "old news", "old news, agreeing"],
+    )
+    def test_what_was_not_believed_is_not_believed_when_it_comes_again_and_the_poller_is_gone(
+        self, said: Claim, standing: Lease, first: str, again: str
+    ) -> None:
+        doubted = judge(row("active", 0), said, standing=standing)
+        later = lease(alive_at=99, seen=50)
+
+        replayed = judge(doubted.row, said, now=2000, standing=later)
+
+        assert (doubted.outcome, replayed.outcome) == (first, again)
+        assert replayed.row is not None
+        assert doubted.row is not None
+        assert replayed.row.content == ("active", "published")
+        assert replayed.row.expires_at == doubted.row.expires_at
+
+    def test_news_from_after_what_was_not_believed_is_news(self) -> None:
+        doubted = judge(row("active", 0), claim("closed", 50), standing=alive(seen=50))
+
+        assert judge(doubted.row, claim("spam", 1500), now=2000).outcome == "applied"
+
+    def test_what_was_not_believed_is_no_better_when_a_read_has_settled_it(self) -> None:
+        """The desk's clock was ahead, and has been set right: the date comes, and the delivery once more."""
+        doubted = judge(row("active", 0), claim("closed", 170), standing=alive())
+        settled = read(doubted.row, truth("spam", 90, asked=110), now=111, standing=alive())
+
+        assert settled.row is not None
+        assert settled.row.disputed_at is None
+        assert judge(settled.row, claim("closed", 170), now=180, standing=alive()).outcome == "disputed"
+
     def test_a_second_dispute_does_not_move_the_first_ones_end(self) -> None:
         verdict = judge(row("active", 0, disputed=50), claim("closed", 0))
 

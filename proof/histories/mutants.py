@@ -46,8 +46,8 @@ MUTANTS = (
         (
             (
                 STATEMENTS,
-                "SET seen_through = greatest(\n        seen_through, $1,",
-                "SET seen_through = greatest(\n        seen_through,",
+                "        seen_through, $1, CASE",
+                "        seen_through, CASE",
             ),
             (
                 STATEMENTS,
@@ -58,11 +58,11 @@ MUTANTS = (
     ),
     Mutant(
         "what a pass has seen follows the desk's clock back",
-        ((STATEMENTS, "greatest(\n        seen_through, $1,\n        CASE", "coalesce(\n        $1,\n        CASE"),),
+        ((STATEMENTS, "greatest(\n        seen_through, $1, CASE", "coalesce(\n        $1, CASE"),),
     ),
     Mutant(
         "a clock that was set back is not remembered",
-        ((STATEMENTS, "THEN now + clock_offset END", "THEN NULL::timestamptz END"),),
+        ((STATEMENTS, "THEN now + clock_offset + interval '1 s' END", "THEN NULL::timestamptz END"),),
     ),
     Mutant(
         "without a poller only the last pass's own date counts",
@@ -80,7 +80,7 @@ MUTANTS = (
         "claims from the future are believed, and a clock that was set back is not remembered",
         (
             (RULE, "FUTURE_TOLERANCE = timedelta(seconds=60)", "FUTURE_TOLERANCE = timedelta(days=60)"),
-            (STATEMENTS, "THEN now + clock_offset END", "THEN NULL::timestamptz END"),
+            (STATEMENTS, "THEN now + clock_offset + interval '1 s' END", "THEN NULL::timestamptz END"),
         ),
     ),
     Mutant(
@@ -149,7 +149,15 @@ MUTANTS = (
     ),
     Mutant(
         "without a poller any news settle a dispute",
-        ((RULE, "settles = said.updated_at > row.disputed_at + lease.clock_offset", "settles = True"),),
+        ((RULE, "if said.updated_at <= max(since, lease.seen_through or since):", "if False:"),),
+    ),
+    Mutant(
+        "what was not believed once is news when it comes again",
+        ((RULE, "row.doubted_through is not None and said.updated_at <= row.doubted_through:", "False:"),),
+    ),
+    Mutant(
+        "a total counts who we do not hold",
+        ((DELETIONS, " and not await self._finds_new_ones():", ":"),),
     ),
     Mutant(
         "the newest are left out of the count",
