@@ -173,7 +173,7 @@ class Deletions:
                 return
         middle = await self._census.middle(cell)
         if middle is None:
-            await self._compare_all(cell)
+            await self._compare_all(cell, theirs)
             return
         later = await self._desk.count(created_since=middle, mailboxes=cell.mailboxes)
         older = msgspec.structs.replace(cell, until=middle)
@@ -182,20 +182,23 @@ class Deletions:
         await self._narrow(older, ours - ours_newer, theirs + after - later, after=later)
         await self._narrow(newer, ours_newer, later - after, after=after)
 
-    async def _compare_all(self, cell: Cell) -> bool:
-        """Compare a cell that no page holds and nothing halves, by reading all of it; return whether it differed."""
+    async def _compare_all(self, cell: Cell, theirs: int | None = None) -> bool:
+        """Compare a cell that no page holds and nothing halves, by reading all of it; return whether it differed.
+
+        ``theirs`` is how many the desk has in it, where that is known: by number nothing else tells where it ends.
+        """
         reads: list[Read] = []
+        found: set[int] = set()
         async for read in self._reader.walk(cell.since, by="createdAt", mailboxes=cell.mailboxes):
             reads.append(read)
-            if _covers(read, cell):
+            found |= _of(cell, read)
+            if len(found) == theirs if read.by_number else _covers(read, cell):
                 break
         return await self._compare(cell, reads)
 
     async def _compare(self, cell: Cell, reads: Sequence[Read]) -> bool:
         """Take over the rows of a cell that was read completely, suspect what it lacks; return whether it differed."""
-        theirs = {
-            sighting.ticket_id for read in reads for sighting in read.page.sightings if cell.holds(sighting.created_at)
-        }
+        theirs = set[int]().union(*(_of(cell, read) for read in reads))
         ours = await self._census.ids(cell)
         for read in reads:
             await self._write(read)
@@ -206,6 +209,11 @@ class Deletions:
         missing = sorted(ticket_ids)
         for start in range(0, len(missing), _BATCH):
             self._census.suspects.update(await self._dispute(missing[start : start + _BATCH], asked_at))
+
+
+def _of(cell: Cell, read: Read) -> set[int]:
+    """Return the tickets of an answer that belong to a cell."""
+    return {sighting.ticket_id for sighting in read.page.sightings if cell.holds(sighting.created_at)}
 
 
 def _covers(read: Read, cell: Cell) -> bool:

@@ -36,6 +36,8 @@ class Read(msgspec.Struct, frozen=True, kw_only=True):
     size: int
     """How many rows were asked for."""
     page: Page
+    by_number: bool = False
+    """Its rows are in the order of their numbers, not of their dates."""
 
     @property
     def ticket_ids(self) -> set[int]:
@@ -149,7 +151,7 @@ class Reader:
             created_since=since if by == "createdAt" else None,
             mailboxes=mailboxes,
         )
-        return Read(asked_at=asked_at, size=size, cursor=since, page=page)
+        return Read(asked_at=asked_at, size=size, cursor=since, page=page, by_number=number is not None)
 
 
 def _date(sighting: Sighting, by: By) -> datetime | None:

@@ -225,6 +225,21 @@ async def test_a_deletion_and_a_creation_in_one_crowded_second_are_both_found(wo
     assert await world.wrong() == {}
 
 
+async def test_in_a_crowded_second_numbers_may_be_in_another_order_than_dates(world: World, log: Log) -> None:
+    """So a later date among them does not mean that the second is over."""
+    crowded = world.desk.get(300).created
+    made = [world.desk.customer_writes(created=crowded) for _ in range(90)]
+    await world.poll()
+    await world.advance(4000)
+    await world.poll()
+    world.desk.delete_forever(made[70])
+
+    await world.poll()
+
+    assert await world.wrong() == {}
+    assert [line["tickets"] for line in log.lines("ticket.missing")] == [[made[70]]]
+
+
 async def test_a_ticket_that_is_moved_during_the_search_does_not_make_up_for_one_that_is_gone(world: World) -> None:
     """It is missing from the mailbox that it left; if it were suspected, the other one would not be missed."""
     moved = next(row.id for row in world.desk.truth() if row.mailbox_id == 1 and row.id < 300)
