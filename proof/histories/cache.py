@@ -5,11 +5,11 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from weakref import WeakKeyDictionary
 
 import asyncpg
 from sqlalchemy.engine import URL
 
+from db import statements
 from db.database import Database
 from freescout_audit.errors import DatabaseUnavailableError
 from proof.histories.stage import Stage
@@ -81,6 +81,46 @@ class Look:
     beaten: datetime | None
 
 
+class TimedConnection:
+    """A connection whose clock is told before it is used, in the same message where that is possible."""
+
+    def __init__(self, connection: asyncpg.Connection, now: datetime) -> None:
+        self._connection = connection
+        self._now = now
+        self._tell: str | None = f"SET proof.now = '{now.isoformat()}';"
+
+    async def execute(self, query: str, *arguments: object) -> str:
+        """Execute as `asyncpg.Connection` does."""
+        if not arguments:
+            query, self._tell = (self._tell or "") + query, None
+        await self._told()
+        status: str = await self._connection.execute(query, *arguments)
+        return status
+
+    async def fetch(self, query: str, *arguments: object) -> Sequence[asyncpg.Record]:
+        """Fetch as `asyncpg.Connection` does."""
+        await self._told()
+        rows: Sequence[asyncpg.Record] = await self._connection.fetch(query, *arguments)
+        return rows
+
+    async def fetchrow(self, query: str, *arguments: object) -> asyncpg.Record | None:
+        """Fetch a row as `asyncpg.Connection` does."""
+        await self._told()
+        return await self._connection.fetchrow(query, *arguments)
+
+    async def fetchval(self, query: str, *arguments: object) -> object:
+        """Fetch a value as `asyncpg.Connection` does; what time it is need not be asked."""
+        if query == statements.NOW:
+            return self._now
+        await self._told()
+        return await self._connection.fetchval(query, *arguments)
+
+    async def _told(self) -> None:
+        if self._tell is not None:
+            tell, self._tell = self._tell, None
+            await self._connection.execute(tell)
+
+
 class StagedCache(Database):
     """The cache as our processes use it; `look` is how the proof sees it from outside."""
 
@@ -92,7 +132,6 @@ class StagedCache(Database):
         self._stage = Stage(random.Random())
         self._rng = random.Random()
         self._clock = ManualClock()
-        self._told: WeakKeyDictionary[asyncpg.Connection, datetime] = WeakKeyDictionary()
 
     async def install(self) -> None:
         """Give a migrated database what the proof needs; once."""
@@ -112,7 +151,7 @@ class StagedCache(Database):
             await connection.execute("VACUUM freescout_ticket, freescout_delivery, freescout_gap, freescout_lease")
 
     @asynccontextmanager
-    async def session(self, deadline: float | None = None) -> AsyncIterator[asyncpg.Connection]:
+    async def session(self, deadline: float | None = None) -> AsyncIterator[TimedConnection]:
         """Lend a connection whose clock is the history's; ``deadline`` is in real seconds, and no history has those."""
         del deadline
         await self._stage.turn("turns to the cache")
@@ -123,8 +162,7 @@ class StagedCache(Database):
         self._stage.busy += 1
         try:
             async with super().session() as connection:
-                await self._tell_the_time(connection)
-                yield connection
+                yield TimedConnection(connection, self._clock.now())
         finally:
             self._stage.busy -= 1
         await self._stage.turn("has used the cache")
@@ -140,9 +178,7 @@ class StagedCache(Database):
     async def look(self) -> Look:
         """See what readers get at this moment."""
         async with super().session() as connection:
-            now = self._clock.now()
-            rows = await connection.fetch("SELECT * FROM proof_look($1)", now.isoformat())
-            self._told[connection] = now
+            rows = await connection.fetch("SELECT * FROM proof_look($1)", self._clock.now().isoformat())
         return Look(
             {
                 row["ticket_id"]: Seen(**{name: row[name] for name in Seen.__slots__})
@@ -156,15 +192,7 @@ class StagedCache(Database):
     async def outside(self, query: str, *arguments: object) -> Sequence[asyncpg.Record]:
         """Ask the cache something as nobody's turn."""
         async with super().session() as connection:
-            await self._tell_the_time(connection)
-            rows: Sequence[asyncpg.Record] = await connection.fetch(query, *arguments)
-            return rows
-
-    async def _tell_the_time(self, connection: asyncpg.Connection) -> None:
-        now = self._clock.now()
-        if self._told.get(connection) != now:
-            await connection.execute(f"SET proof.now = '{now.isoformat()}'")
-            self._told[connection] = now
+            return await TimedConnection(connection, self._clock.now()).fetch(query, *arguments)
 
     def _go_wrong(self) -> None:
         if self._happens(self.faults.death):

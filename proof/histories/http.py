@@ -1,12 +1,11 @@
 """A delivery as the request that the receiver's handler gets, without a socket."""
 
 import asyncio
-from functools import cache
+from types import SimpleNamespace
 
 from aiohttp import StreamReader, web
 from aiohttp.base_protocol import BaseProtocol
 from aiohttp.http import HttpVersion11, RawRequestMessage
-from aiohttp.test_utils import make_mocked_request
 from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
@@ -40,11 +39,8 @@ def request_of(delivery: Delivery, request_id: str) -> web.Request:
         chunked=False,
         url=URL(_PATH),
     )
-    wire = _wire(loop)
-    return web.Request(message, body, wire.protocol, wire.writer, wire.task, loop)
+    return web.Request(message, body, _NOBODY, _NOBODY, _NOBODY, loop)  # type: ignore[arg-type] # nobody looks at them
 
 
-@cache
-def _wire(loop: asyncio.AbstractEventLoop) -> web.Request:
-    """Return a request whose connection is a stand-in; one serves all, since nobody looks at it."""
-    return make_mocked_request("POST", _PATH, loop=loop)
+_NOBODY = SimpleNamespace(transport=None, ssl_context=None, peername=None, sockname=None)
+"""Stands in for the connection, its writer and its task."""
