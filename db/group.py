@@ -114,6 +114,9 @@ class GroupCommit(Generic[Item, Answer]):
         finally:
             # In the same step that found the queue empty: whoever comes next finds that nobody works, and begins.
             self._working.discard(_this_task())
+            if not self._working:
+                for member in self._queue:  # none, unless this was cancelled
+                    member.fail(_ending())
 
     def _next_group(self) -> "list[_Member[Item, Answer]]":
         group: list[_Member[Item, Answer]] = []

@@ -204,10 +204,15 @@ class Passes:
 
 
 async def write_truths(
-    database: Database, truths: Sequence[Truth], *, terms: Terms, load: LoadProgress | None = None
+    database: Database,
+    truths: Sequence[Truth],
+    *,
+    terms: Terms,
+    load: LoadProgress | None = None,
+    deadline: float | None = None,
 ) -> None:
-    """Write truths, and tell of the gaps they healed; errors as `record_truths`."""
-    recorded = await record_truths(database, truths, terms=terms, load=load)
+    """Write truths, and tell of the gaps they healed; arguments and errors as `record_truths`."""
+    recorded = await record_truths(database, truths, terms=terms, load=load, deadline=deadline)
     for gap in recorded.gaps:
         emit(
             GAP_FOUND,

@@ -1,15 +1,17 @@
 """Asks FreeScout about disputed tickets, one request each, and writes each answer as it comes.
 
-The open questions are the disputed rows themselves, so none is lost in a crash.
+Answers that come while others are written are written together, so that thousands of questions leave the database to
+deliveries. The open questions are the disputed rows themselves, so none is lost in a crash.
 """
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from db import lease
-from db.database import Database
+from db.database import PATIENCE, Database
+from db.group import GroupCommit
 from freescout_audit.errors import DatabaseUnavailableError
 from freescout_audit.events import POLLER_FAULT, QUESTION_ANSWERED, QUESTION_FAILED
 from freescout_audit.logs import emit, where
@@ -54,6 +56,7 @@ class Questions:
         self._turns = asyncio.Semaphore(concurrency)
         self._clock = clock
         self._crowded = crowded
+        self._answers = GroupCommit(self._write, key=lambda truth: truth.ticket_id)
         self._asking: dict[int, asyncio.Task[bool]] = {}
         self._failures: dict[int, tuple[int, float]] = {}
         """How often a question has failed, and when it may be asked again."""
@@ -100,6 +103,7 @@ class Questions:
         for task in asking:
             task.cancel()
         await asyncio.gather(*asking, return_exceptions=True)
+        await self._answers.close()
 
     async def _settle(self, ticket_id: int) -> bool:
         """Ask about one ticket, write the answer, and return whether there was one."""
@@ -112,7 +116,7 @@ class Questions:
             if sighting is None:
                 await self._check_that_404_counts()
             truth = Truth(ticket_id=ticket_id, sighting=sighting, asked_at=asked_at)
-            await write_truths(self._database, [truth], terms=self._terms)
+            await self._answers.commit(truth, deadline=PATIENCE)
         except DeskError as error:
             self._failed(ticket_id, error)
             return False
@@ -128,6 +132,11 @@ class Questions:
         self._failed_in_a_row = 0
         emit(QUESTION_ANSWERED, ticket_id=ticket_id, answer="gone" if sighting is None else sighting.status)
         return True
+
+    async def _write(self, truths: Sequence[Truth], *, deadline: float, apart: bool) -> Sequence[None]:
+        del apart  # a lock is waited for as long as there is time: nobody's answer is due
+        await write_truths(self._database, truths, terms=self._terms, deadline=deadline)
+        return [None] * len(truths)
 
     async def _check_that_404_counts(self) -> None:
         """Let a 404 count if the desk's list answers after it, and is not empty; who waits for that shares the answer.

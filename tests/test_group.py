@@ -285,5 +285,21 @@ async def test_closing_waits_no_longer_than_it_is_told_and_leaves_nobody_waiting
     }
 
 
+async def test_when_its_work_is_cancelled_nobody_is_left_waiting() -> None:
+    commits = Commits()
+    group = make(commits)
+    tasks = send(group, "a")
+    await under_way(commits)
+    tasks += send(group, "b")
+    await asyncio.sleep(0)
+
+    (work,) = group._working  # noqa: SLF001
+    work.cancel()
+
+    assert {str(answer) for answer in await answers(tasks)} == {
+        "this process is ending: nobody knows whether it was committed"
+    }
+
+
 async def test_an_idle_group_closes_at_once() -> None:
     await make(Commits()).close()

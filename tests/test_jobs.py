@@ -150,6 +150,43 @@ class TestQuestions:
         await world.questions.stop()
         assert await world.sql.fetchval("SELECT ticket_id FROM freescout_ticket WHERE disputed_at IS NOT NULL") == 4
 
+    async def test_answers_that_come_while_others_are_written_are_written_together(
+        self, world: World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        await world.sql.execute(
+            "UPDATE freescout_ticket SET disputed_at = freescout_now(), grace_until = freescout_now()"
+            " WHERE ticket_id < 10"
+        )
+        wire, whole = world.freescout._transport, world.database.transaction  # noqa: SLF001
+        answers, transactions, all_answered = 0, 0, asyncio.Event()
+
+        async def transport(path: str, query: Mapping[str, str], /) -> Answer:
+            nonlocal answers
+            answer = await wire(path, query)
+            answers += 1
+            if answers == 9:
+                all_answered.set()
+            return answer
+
+        @asynccontextmanager
+        async def transaction(deadline: float | None = None) -> AsyncIterator[asyncpg.Connection]:
+            nonlocal transactions
+            transactions += 1
+            await all_answered.wait()
+            async with whole(deadline) as connection:
+                yield connection
+
+        monkeypatch.setattr(world.freescout, "_transport", transport)
+        monkeypatch.setattr(world.database, "transaction", transaction)
+        questions = Questions(
+            world.freescout, world.database, terms=Terms(), at_once=20, concurrency=20, clock=lambda: 0.0
+        )
+
+        assert await questions.ask() == 9
+
+        assert transactions == 2
+        assert await world.disputes() == 0
+
     @pytest.mark.parametrize(("open_questions", "crowded"), [(4, 0), (5, 1)])
     async def test_more_claimed_disputes_than_a_page_are_said_to_be_crowded(
         self, world: World, open_questions: int, crowded: int
