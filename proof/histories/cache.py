@@ -4,7 +4,7 @@ import random
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import asyncpg
 from sqlalchemy.engine import URL
@@ -24,14 +24,15 @@ _SCHEMA = (
     """
     CREATE OR REPLACE FUNCTION proof_look(at text) RETURNS TABLE (
         ticket_id bigint, answer text, disputed boolean, expires timestamptz, updated_at timestamptz,
-        claimed_at timestamptz, truth_at timestamptz, passed timestamptz, beaten timestamptz
+        claimed_at timestamptz, truth_at timestamptz, passed timestamptz, beaten timestamptz,
+        ahead interval
     ) LANGUAGE plpgsql VOLATILE AS $$
     BEGIN
         PERFORM set_config('proof.now', at, false);
         RETURN QUERY
             SELECT t.ticket_id, freescout_ticket_state(t.ticket_id), t.disputed_at IS NOT NULL, c.ttl_expires,
                    t.updated_at, t.touched_at, t.truth_at, l.renewed_by_pass,
-                   l.heartbeat_at
+                   l.heartbeat_at, l.clock_offset
             FROM freescout_lease l
             LEFT JOIN freescout_ticket t ON true
             LEFT JOIN freescout_ticket_cache c ON c.ticket_id = t.ticket_id;
@@ -74,11 +75,15 @@ class Seen:
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What readers get now, by ticket; the *s* of the pass that renewed the lease last; and the poller's heartbeat."""
+    """What readers get now, by ticket, and what is said of the pollers."""
 
     tickets: dict[int, Seen]
     passed: datetime | None
+    """The *s* of the pass that renewed the lease last."""
     beaten: datetime | None
+    """The heartbeat."""
+    ahead: timedelta
+    """How far the desk's clock is ahead of ours, as last measured."""
 
 
 class TimedConnection:
@@ -187,6 +192,7 @@ class StagedCache(Database):
             },
             rows[0]["passed"],
             rows[0]["beaten"],
+            rows[0]["ahead"],
         )
 
     async def outside(self, query: str, *arguments: object) -> Sequence[asyncpg.Record]:

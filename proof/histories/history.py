@@ -4,6 +4,7 @@ Everything is our own code and the simulated desk, on a real PostgreSQL, in one 
 """
 
 import asyncio
+import json
 import random
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from aiohttp import web
 
 from db import lease
 from freescout_audit.errors import DatabaseUnavailableError
-from freescout_audit.rule import Terms
+from freescout_audit.rule import FUTURE_TOLERANCE, Terms
 from poller.freescout import Answer, DeskError, FreeScout
 from poller.passes import Passes
 from poller.questions import Questions
@@ -91,7 +92,16 @@ class Outcome:
 class History:
     """Plays one history. Construct it with an installed cache and a seed, and `play` it."""
 
-    def __init__(self, cache: StagedCache, seed: int, log: FaultLog, *, steps: int = STEPS, tell: bool = False) -> None:
+    def __init__(
+        self,
+        cache: StagedCache,
+        seed: int,
+        log: FaultLog,
+        *,
+        steps: int = STEPS,
+        theme: str | None = None,
+        tell: bool = False,
+    ) -> None:
         self._cache = cache
         self._log = log
         self._steps = steps
@@ -99,11 +109,13 @@ class History:
         self._rng = random.Random(seed)
         self.outcome = Outcome(seed)
         rng = self._rng
-        berlin = rng.random() < 0.3
+        self._mix = Mix.draw(rng, theme)
+        repeated_hour, two_pollers = (self._mix.theme == each for each in ("the repeated hour", "two pollers"))
         # Berlin's clocks go back on 2026-10-25 at 01:00 UTC.
-        start = datetime(2026, 10, 25, 0, tzinfo=UTC) + timedelta(minutes=rng.uniform(-30, 90))
+        berlin = rng.random() < (1 if repeated_hour else 0.3)
+        start = datetime(2026, 10, 25, 0, tzinfo=UTC)
+        start += timedelta(minutes=rng.uniform(40, 90) if repeated_hour else rng.uniform(-30, 90))
         self._clock = ManualClock(start)
-        self._mix = Mix.draw(rng)
         self._oracle = Oracle(TERMS)
         self._desk = WitnessedDesk(
             self._oracle,
@@ -134,8 +146,12 @@ class History:
         self._jumped_since_a_pass = False
         self._looked_at = (-1, start)
         self._disputed = False
+        self._ahead = [timedelta()]
+        """How far the desk's clock was ahead of ours, as measured, at each look."""
         self._receiver, self._gate = self._start_receiver()
-        self._pollers = [self._start_poller(n) for n in range(1, 1 + (rng.random() < 0.3) + 1)]
+        self._pollers = [
+            self._start_poller(n) for n in range(1, 3 if rng.random() < (1 if two_pollers else 0.3) else 2)
+        ]
         self._back_at: dict[int, datetime] = {}
 
     async def play(self) -> Outcome:
@@ -384,6 +400,7 @@ class History:
     async def _receive(self, delivery: Delivery) -> int | None:
         """Give a delivery to the receiver; None when it died over it."""
         request_id = f"delivery-{next(self._request_ids)}"
+        before = len(self._ahead) - 1
         handling = self._stage.start(self._receiver, self._handle(delivery, request_id))
         try:
             await asyncio.wait((handling,))
@@ -397,7 +414,16 @@ class History:
             self.outcome.answered += 1
             self._promised.add(request_id)
             self._received.append(delivery)
+        if "applied" in outcome:
+            self._is_not_from_the_future(delivery, max(self._ahead[before:]))
         return status
+
+    def _is_not_from_the_future(self, delivery: Delivery, ahead: timedelta) -> None:
+        """Nobody believes what is dated later than the desk's clock can be."""
+        dated = datetime.fromisoformat(json.loads(delivery.body)["updatedAt"])
+        latest = self._clock.now() + ahead + FUTURE_TOLERANCE
+        if dated > latest:
+            raise WrongError(f"{delivery.event} of {delivery.conversation_id} is believed, and dated {dated:%H:%M:%S}")
 
     async def _handle(self, delivery: Delivery, request_id: str) -> tuple[int, str]:
         await self._stage.turn(f"takes {delivery.event} of {delivery.conversation_id}")
@@ -429,9 +455,12 @@ class History:
     async def _look(self) -> Look:
         """Look at what readers get, and hold it against the truth."""
         self._looked_at = (self._cache.uses, self._clock.now())
-        if self._log.lines or self._stage.failures:
-            raise WrongError(f"an unexpected error: {[*self._log.lines, *map(repr, self._stage.failures)][0]}")
+        for failure in self._stage.failures:
+            raise failure
+        if self._log.lines:
+            raise WrongError(f"an unexpected error: {self._log.lines[0]}")
         look = await self._cache.look()
+        self._ahead.append(look.ahead)
         self._disputed = any(seen.disputed for seen in look.tickets.values())
         self._oracle.judge(look, self._clock.now())
         return look

@@ -1,16 +1,29 @@
 """Which faults a history has."""
 
 import random
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Self
 
 from proof.histories.cache import CacheFaults
+
+THEMES: Mapping[str, Mapping[str, float]] = {
+    "the desk's clock": {"clock": 0.4, "late": 0.4, "twice": 0.3, "away": 0.03},
+    "the repeated hour": {"burst": 0.8, "slow": 0.5, "lost": 0.5},
+    "nobody polls": {"away": 0.1, "late": 0.4, "twice": 0.3},
+    "deletions": {"mailbox": 0.03, "lost": 0.6, "burst": 0.8, "slow": 0.5},
+    "two pollers": {"slow": 0.5, "lost": 0.3, "burst": 0.5},
+}
+"""What a history may be about: these of its faults are frequent, and the rest is drawn as ever."""
+THEMED = 0.3
+"""The share of histories that are about one thing."""
 
 
 @dataclass
 class Mix:
     """Which faults a history has, and how often; a seed draws most of them as zero."""
 
+    theme: str | None
     lost: float
     """A delivery is never sent."""
     late: float
@@ -39,13 +52,15 @@ class Mix:
     """Several things happen within one second."""
 
     @classmethod
-    def draw(cls, rng: random.Random) -> Self:
-        """Draw a mix."""
+    def draw(cls, rng: random.Random, theme: str | None = None) -> Self:
+        """Draw a mix, about ``theme`` if there is one."""
 
         def some(most: float, share: float = 0.5) -> float:
             return rng.uniform(0, most) if rng.random() < share else 0.0
 
-        return cls(
+        drawn = rng.choice(list(THEMES)) if rng.random() < THEMED else None
+        mix = cls(
+            theme=theme or drawn,
             lost=some(0.5),
             late=some(0.3),
             twice=some(0.3),
@@ -61,3 +76,6 @@ class Mix:
             mailbox=some(0.02, 0.3),
             burst=some(0.8),
         )
+        for name, often in THEMES.get(mix.theme or "", {}).items():
+            setattr(mix, name, often)
+        return mix

@@ -23,6 +23,8 @@ class Mutant:
 
     name: str
     changes: Sequence[tuple[str, str, str]]
+    theme: str | None = None
+    """What the histories are about that it is looked for in; see `proof.histories.mix.THEMES`."""
 
 
 MUTANTS = (
@@ -59,22 +61,27 @@ MUTANTS = (
     Mutant(
         "what a pass has seen follows the desk's clock back",
         ((STATEMENTS, "greatest(\n        seen_through, $1, CASE", "coalesce(\n        $1, CASE"),),
+        theme="the desk's clock",
     ),
     Mutant(
         "a clock that was set back is not remembered",
         ((STATEMENTS, "THEN now + clock_offset + interval '1 s' END", "THEN NULL::timestamptz END"),),
+        theme="the desk's clock",
     ),
     Mutant(
         "without a poller only the last pass's own date counts",
         ((RULE, "[lease.complete_through, lease.covered_through]", "[lease.complete_through]"),),
+        theme="the desk's clock",
     ),
     Mutant(
         "a read of the ticket itself has not seen further",
         ((RULE, "None if row is None or row.truth_at is None else row.truth_at + lease.clock_offset,", ""),),
+        theme="the desk's clock",
     ),
     Mutant(
         "claims from the future are believed",
         ((RULE, "FUTURE_TOLERANCE = timedelta(seconds=60)", "FUTURE_TOLERANCE = timedelta(days=60)"),),
+        theme="the desk's clock",
     ),
     Mutant(
         "claims from the future are believed, and a clock that was set back is not remembered",
@@ -82,6 +89,7 @@ MUTANTS = (
             (RULE, "FUTURE_TOLERANCE = timedelta(seconds=60)", "FUTURE_TOLERANCE = timedelta(days=60)"),
             (STATEMENTS, "THEN now + clock_offset + interval '1 s' END", "THEN NULL::timestamptz END"),
         ),
+        theme="the desk's clock",
     ),
     Mutant(
         "news settle a dispute while the poller is alive",
@@ -142,22 +150,27 @@ MUTANTS = (
     Mutant(
         "what moves past a walk is not missed",
         ((PASSES, "return len(reads) > 1 and await", "return False and await"),),
+        theme="the repeated hour",
     ),
     Mutant(
         "a clock that is set back during a pass lets it vouch",
         ((PASSES, "        _check_that_the_clock_went_on(clock, deletions.last)\n", ""),),
+        theme="the desk's clock",
     ),
     Mutant(
         "without a poller any news settle a dispute",
         ((RULE, "if said.updated_at <= max(since, lease.seen_through or since):", "if False:"),),
+        theme="nobody polls",
     ),
     Mutant(
         "what was not believed once is news when it comes again",
         ((RULE, "row.doubted_through is not None and said.updated_at <= row.doubted_through:", "False:"),),
+        theme="nobody polls",
     ),
     Mutant(
         "a total counts who we do not hold",
         ((DELETIONS, " and not await self._finds_new_ones():", ":"),),
+        theme="deletions",
     ),
     Mutant(
         "the newest are left out of the count",
@@ -189,8 +202,12 @@ MUTANTS = (
     Mutant(
         "a later pass's lease is overwritten",
         ((STATEMENTS, "WHERE renewed_by_pass IS NULL OR renewed_by_pass < $1", "WHERE true"),),
+        theme="two pollers",
     ),
 )
+
+
+THEME_OF = {mutant.name: mutant.theme for mutant in MUTANTS}
 
 
 def install(name: str) -> None:

@@ -31,7 +31,7 @@ class Oracle:
 
     terms: Terms
     passed: datetime | None = None
-    """The latest *s* of a complete pass, whatever became of its lease."""
+    """The *s* of the last complete pass."""
     beaten: datetime | None = None
     """The poller's heartbeat at the last look."""
     _tickets: dict[int, _Ticket] = field(default_factory=dict)
@@ -73,8 +73,11 @@ class Oracle:
         Raises:
             WrongError: A promise was broken.
         """
-        if look.passed is not None and (self.passed is None or look.passed > self.passed):
-            self.passed = look.passed
+        if self.passed is not None and (look.passed is None or look.passed < self.passed):
+            raise WrongError(
+                f"the pass of {self.passed:%H:%M:%S.%f} vouches no more: an earlier one has overwritten it"
+            )
+        self.passed = look.passed
         alive_since = self.beaten is not None and now - self.beaten < self.terms.lease
         for ticket_id, seen in look.tickets.items():
             ticket = self._tickets.get(ticket_id)

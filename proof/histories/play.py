@@ -10,12 +10,14 @@ from typing import Annotated
 
 import typer
 
-from proof.histories.mutants import install
+from proof.histories.mutants import THEME_OF, install
 
 _VACUUM_EVERY = 200
 
 
-async def _play(database_url: str, first: int, last: int, *, steps: int | None, tell: bool, until_wrong: bool) -> None:
+async def _play(
+    database_url: str, first: int, last: int, *, steps: int | None, theme: str | None, tell: bool, until_wrong: bool
+) -> None:
     # Imported here: a mutant changes what these import.
     from sqlalchemy.engine import make_url  # noqa: PLC0415
 
@@ -35,7 +37,8 @@ async def _play(database_url: str, first: int, last: int, *, steps: int | None, 
     await cache.install()
     try:
         for seed in range(first, last):
-            outcome = await History(cache, seed, log, steps=STEPS if steps is None else steps, tell=tell).play()
+            history = History(cache, seed, log, steps=STEPS if steps is None else steps, theme=theme, tell=tell)
+            outcome = await history.play()
             print(json.dumps(asdict(outcome)), flush=True)  # noqa: T201 - this is our answer
             if until_wrong and outcome.wrong is not None:
                 return
@@ -61,7 +64,8 @@ def main(
     from proof.histories.stage import StageLoop  # noqa: PLC0415
 
     with asyncio.Runner(loop_factory=StageLoop) as runner:
-        runner.run(_play(database_url, first, last, steps=steps, tell=tell, until_wrong=mutant is not None))
+        theme, until_wrong = THEME_OF.get(mutant or ""), mutant is not None
+        runner.run(_play(database_url, first, last, steps=steps, theme=theme, tell=tell, until_wrong=until_wrong))
 
 
 if __name__ == "__main__":
