@@ -13,16 +13,17 @@ lock, NULL for as long as the transaction has.
 WRITE_ROWS = """
 INSERT INTO freescout_ticket (
     ticket_id, status, state, updated_at, number, mailbox_id, created_at, gone, observed_at, observed_via, expires_at,
-    touched_at, truth_at, disputed_at, grace_until, doubted_through)
+    touched_at, truth_at, disputed_at, grace_until, truth_until, doubted_through)
 SELECT ticket_id, status, state, updated_at, number, mailbox_id, created_at, gone, observed_at, observed_via,
-       expires_at, touched_at, truth_at, disputed_at, grace_until, doubted_through
+       expires_at, touched_at, truth_at, disputed_at, grace_until, truth_until, doubted_through
 FROM json_populate_recordset(NULL::freescout_ticket, $1::json)
 ON CONFLICT (ticket_id) DO UPDATE
 SET (status, state, updated_at, number, mailbox_id, created_at, gone, observed_at, observed_via, expires_at,
-     touched_at, truth_at, disputed_at, grace_until, doubted_through)
+     touched_at, truth_at, disputed_at, grace_until, truth_until, doubted_through)
   = (excluded.status, excluded.state, excluded.updated_at, excluded.number, excluded.mailbox_id, excluded.created_at,
      excluded.gone, excluded.observed_at, excluded.observed_via, excluded.expires_at, excluded.touched_at,
-     excluded.truth_at, excluded.disputed_at, excluded.grace_until, excluded.doubted_through)
+     excluded.truth_at, excluded.disputed_at, excluded.grace_until, excluded.truth_until,
+     excluded.doubted_through)
 """
 """Write the locked rows back: an array of `freescout_audit.rule.Row` as JSON.
 

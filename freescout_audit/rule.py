@@ -48,6 +48,8 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     """When a claim last said something about the ticket that we did not know."""
     truth_at: datetime | None = None
     """The *s* of the last truth written, or of the last list that lacked the ticket."""
+    truth_until: datetime | None = None
+    """When that truth was written: the read was answered before."""
     disputed_at: datetime | None = None
     """When the open dispute began; None when there is none."""
     grace_until: datetime | None = None
@@ -184,16 +186,19 @@ def judge_truth(row: Row | None, truth: Truth, *, lease: Lease, terms: Terms, no
 
     Returns:
         ``written``: the row is what FreeScout says. ``confirmed``: a claim came while we asked, and it agrees.
-        ``contested``: a claim came while we asked, and it differs, or a whole pass, and it found no such ticket; the
-        row is disputed. ``dropped``: a truth asked later is already there.
+        ``contested``: a claim came while we asked, or another read was under way, and it differs, or a whole pass was,
+        and it found no such ticket; the row is disputed. ``dropped``: a truth asked later is already there.
     """
     if row is not None and row.truth_at is not None and truth.asked_at <= row.truth_at:
         return Verdict(outcome="dropped", row=row, reason="truth_is_newer")
     if row is None and lease.renewed_by_pass is not None and truth.asked_at <= lease.renewed_by_pass:
         nothing = _nothing(truth.ticket_id, now, via="poller")
         return Verdict(outcome="contested", row=_dispute(nothing, nothing, now, terms), reason="a_later_pass_lacked_it")
+    if row is not None and row.truth_until is not None and truth.asked_at <= row.truth_until and _differs(row, truth):
+        # Of two reads that overlap, the one that was asked later may have been answered earlier.
+        return Verdict(outcome="contested", row=_dispute(row, row, now, terms), reason="reads_overlap")
     if row is None or row.touched_at is None or row.touched_at < truth.asked_at:
-        written = _true(row, truth, terms)
+        written = _true(row, truth, terms, now)
         if row is not None and row.disputed_at is None and not written.gone and written.content == row.content:
             written = _no_sooner(written, row, alive=poller_is_alive(lease, now, terms))
         return Verdict(outcome="written", row=written, reason="read")
@@ -202,9 +207,9 @@ def judge_truth(row: Row | None, truth: Truth, *, lease: Lease, terms: Terms, no
     not_older = said is not None and _at_or_after(said.updated_at, row.updated_at)
     equal = said is not None and not row.gone and row.content == (said.status, said.state)
     if row.disputed_at is None and equal and not_older:
-        return Verdict(outcome="confirmed", row=_true(row, truth, terms), reason="agrees")
+        return Verdict(outcome="confirmed", row=_true(row, truth, terms, now), reason="agrees")
     newer = said is not None and not _at_or_after(row.updated_at, said.updated_at)
-    held = _true(row, truth, terms) if newer else row
+    held = _true(row, truth, terms, now) if newer else row
     return Verdict(outcome="contested", row=_dispute(held, row, now, terms), reason="claim_came_in_between")
 
 
@@ -270,7 +275,15 @@ def _believed(row: Row | None, said: Sighting, now: datetime, *, alive: bool, te
     return told if alive else msgspec.structs.replace(told, disputed_at=None, grace_until=None)
 
 
-def _true(row: Row | None, truth: Truth, terms: Terms) -> Row:
+def _differs(row: Row, truth: Truth) -> bool:
+    """Tell whether a truth says something else than the row does."""
+    said = truth.sighting
+    if said is None or row.gone:
+        return (said is None) != row.gone
+    return row.content != (said.status, said.state)
+
+
+def _true(row: Row | None, truth: Truth, terms: Terms, now: datetime) -> Row:
     """Return the row as FreeScout's answer has it, its dispute settled; a 404 leaves a tombstone."""
     expires_at = truth.asked_at + terms.lease
     if truth.sighting is not None:
@@ -283,7 +296,7 @@ def _true(row: Row | None, truth: Truth, terms: Terms) -> Row:
             observed_via="poller",
             expires_at=expires_at,
         )
-    return msgspec.structs.replace(told, truth_at=truth.asked_at, disputed_at=None, grace_until=None)
+    return msgspec.structs.replace(told, truth_at=truth.asked_at, truth_until=now, disputed_at=None, grace_until=None)
 
 
 def _no_sooner(written: Row, row: Row, *, alive: bool) -> Row:

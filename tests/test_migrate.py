@@ -11,7 +11,7 @@ ALTER TABLE freescout_lease DROP COLUMN covered_through;
 ALTER TABLE freescout_poller DROP COLUMN full_walk_at;
 DROP FUNCTION freescout_lock;
 DROP FUNCTION freescout_lock_tickets;
-ALTER TABLE freescout_ticket DROP COLUMN doubted_through;
+ALTER TABLE freescout_ticket DROP COLUMN doubted_through, DROP COLUMN truth_until;
 ALTER TABLE freescout_delivery DROP COLUMN key_fingerprint;
 DROP TABLE freescout_webhook;
 UPDATE freescout_schema SET version_num = '0002';

@@ -291,6 +291,29 @@ class TestAbsences:
 
 
 class TestTruths:
+    @pytest.mark.parametrize("later", [truth("closed", 10, asked=75), not_found(asked=75)], ids=["other", "gone"])
+    def test_of_two_reads_that_overlap_and_differ_nobody_knows_which_is_true(self, later: Truth) -> None:
+        """The one that was asked later may have been answered earlier."""
+        first = read(row("active", 0), truth("spam", 10, asked=70), now=80).row
+
+        verdict = read(first, later, now=81)
+
+        assert (verdict.outcome, verdict.reason) == ("contested", "reads_overlap")
+        assert verdict.row is not None
+        assert verdict.row.content == ("spam", "published")
+        assert verdict.row.disputed_at == at(81)
+        assert read(verdict.row, truth("closed", 10, asked=82), now=83).outcome == "written"
+
+    @pytest.mark.parametrize(("status", "asked"), [("spam", 75), ("closed", 81)], ids=["agree", "follow"])
+    def test_two_reads_that_agree_or_follow_each_other_are_both_written(self, status: Status, asked: float) -> None:
+        first = read(row("active", 0), truth("spam", 10, asked=70), now=80).row
+
+        verdict = read(first, truth(status, 10, asked=asked), now=90)
+
+        assert verdict.outcome == "written"
+        assert verdict.row is not None
+        assert verdict.row.content == (status, "published")
+
     def test_a_truth_is_written_whatever_its_date_says(self) -> None:
         """In the repeated hour of autumn a newer truth carries an older date."""
         verdict = read(row("active", 50, touched=60, disputed=60), truth("closed", 10, asked=70))
@@ -345,7 +368,7 @@ class TestTruths:
         assert dead is not None
         assert dead.gone
 
-        living = read(dead, truth("closed", 0, asked=80)).row
+        living = read(dead, truth("closed", 0, asked=101)).row
         assert living is not None
         assert not living.gone
 

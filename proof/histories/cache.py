@@ -35,7 +35,8 @@ _SCHEMA = (
                    l.heartbeat_at, l.clock_offset
             FROM freescout_lease l
             LEFT JOIN freescout_ticket t ON true
-            LEFT JOIN freescout_ticket_cache c ON c.ticket_id = t.ticket_id;
+            LEFT JOIN freescout_ticket_cache c ON c.ticket_id = t.ticket_id
+            ORDER BY t.ticket_id;
     END $$
     """,
 )

@@ -104,6 +104,11 @@ MUTANTS = (
         ((RULE, "and truth.asked_at <= row.truth_at:", "and truth.asked_at <= row.truth_at and False:"),),
     ),
     Mutant(
+        "of two reads that overlap the one that was asked later is true",
+        ((RULE, "truth.asked_at <= row.truth_until and _differs(row, truth):", "False:"),),
+        theme="two pollers",
+    ),
+    Mutant(
         "a truth overwrites a claim that came meanwhile",
         ((RULE, "row.touched_at is None or row.touched_at < truth.asked_at:", "True:"),),
     ),

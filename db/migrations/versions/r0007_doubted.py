@@ -1,6 +1,6 @@
-"""What was not believed once is remembered, and locking tickets reads it.
+"""What was not believed once is remembered, and when a read was over; locking tickets reads both.
 
-Old code goes on as before: it calls the function of revision 0004, and leaves the column as it is.
+Old code goes on as before: it calls the function of revision 0004, and leaves the columns as they are.
 """
 
 from alembic import op
@@ -16,6 +16,8 @@ STATEMENTS = (
 COMMENT ON COLUMN freescout_ticket.doubted_through
 IS 'The latest date, by FreeScout, of a delivery that was not believed: sent once more, it is no better.'
 """,
+    "ALTER TABLE freescout_ticket ADD COLUMN truth_until timestamptz",
+    "COMMENT ON COLUMN freescout_ticket.truth_until IS 'When the last truth was written: it was read before.'",
     """
 DO $do$ BEGIN EXECUTE format($create$
     CREATE FUNCTION freescout_lock_tickets(tickets bigint[], patience interval) RETURNS TABLE (
@@ -25,7 +27,7 @@ DO $do$ BEGIN EXECUTE format($create$
         ticket_id bigint, number bigint, mailbox_id bigint, status text, state text, updated_at timestamptz,
         created_at timestamptz, gone boolean, observed_at timestamptz, observed_via text, expires_at timestamptz,
         touched_at timestamptz, truth_at timestamptz, disputed_at timestamptz, grace_until timestamptz,
-        doubted_through timestamptz)
+        truth_until timestamptz, doubted_through timestamptz)
         LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, %1$I, pg_temp SET enable_seqscan = off
     AS $body$
     #variable_conflict use_column
@@ -46,7 +48,7 @@ DO $do$ BEGIN EXECUTE format($create$
                l.renewed_by_pass, l.clock_offset, l.heartbeat_at, coalesce(t.ticket_id = ANY (new_ones), false),
                t.ticket_id, t.number, t.mailbox_id, t.status, t.state, t.updated_at, t.created_at, t.gone,
                t.observed_at, t.observed_via, t.expires_at, t.touched_at, t.truth_at, t.disputed_at, t.grace_until,
-               t.doubted_through
+               t.truth_until, t.doubted_through
         FROM freescout_lease l LEFT JOIN freescout_ticket t ON t.ticket_id = ANY (tickets);
     END $body$
 $create$, current_schema()); END $do$
