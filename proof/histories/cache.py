@@ -23,14 +23,14 @@ _SCHEMA = (
     """,
     """
     CREATE OR REPLACE FUNCTION proof_look(at text) RETURNS TABLE (
-        ticket_id bigint, answer text, disputed boolean, expires timestamptz, updated_at timestamptz,
+        ticket_id bigint, answer text, disputed_at timestamptz, expires timestamptz, updated_at timestamptz,
         claimed_at timestamptz, truth_at timestamptz, passed timestamptz, beaten timestamptz,
         ahead interval
     ) LANGUAGE plpgsql VOLATILE AS $$
     BEGIN
         PERFORM set_config('proof.now', at, false);
         RETURN QUERY
-            SELECT t.ticket_id, freescout_ticket_state(t.ticket_id), t.disputed_at IS NOT NULL, c.ttl_expires,
+            SELECT t.ticket_id, freescout_ticket_state(t.ticket_id), t.disputed_at, c.ttl_expires,
                    t.updated_at, t.touched_at, t.truth_at, l.renewed_by_pass,
                    l.heartbeat_at, l.clock_offset
             FROM freescout_lease l
@@ -66,12 +66,17 @@ class Seen:
     """What a reader gets for one ticket, and what the cache says of it."""
 
     answer: str
-    disputed: bool
+    disputed_at: datetime | None
     expires: datetime | None
     """None for a tombstone."""
     updated_at: datetime | None
     claimed_at: datetime | None
     truth_at: datetime | None
+
+    @property
+    def disputed(self) -> bool:
+        """Whether FreeScout has to be asked."""
+        return self.disputed_at is not None
 
 
 @dataclass(frozen=True, slots=True)

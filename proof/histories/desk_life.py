@@ -56,6 +56,10 @@ def _move(desk: Desk, row: Conversation, rng: random.Random) -> None:
     desk.move(row.id, rng.choice(list(desk.mailboxes)))
 
 
+def _come_and_go(desk: Desk, row: Conversation, _rng: random.Random) -> None:
+    desk.delete_forever(desk.customer_writes(mailbox_id=row.mailbox_id))
+
+
 def _replace(desk: Desk, row: Conversation, _rng: random.Random) -> None:
     """One deleted, one created: the count stays the same."""
     desk.delete_forever(row.id)
@@ -79,6 +83,7 @@ PUBLISHED: tuple[tuple[float, Act], ...] = (
     (1, _delete_twice),
     (1, lambda desk, row, _: desk.delete_forever(row.id)),
     (1, _replace),
+    (1, _come_and_go),
     (1, _merge),
     (1, _move),
     (1, lambda desk, row, rng: desk.assign(row.id, rng.choice(list(desk.agents)))),

@@ -189,7 +189,7 @@ class History:
             (6.0 if self._stage.waiting else 0.0, self._go_on),
             (3.0, self._let_time_pass),
             (3.0, self._let_people_act),
-            (1.5 * bool(self._received), self._replay),
+            (mix.replay * bool(self._received), self._replay),
             (5 * mix.crash, self._crash),
             (5 * mix.away, self._send_a_poller_away),
             (5 * mix.clock, self._jump),

@@ -9,9 +9,9 @@ from proof.histories.cache import CacheFaults
 
 THEMES: Mapping[str, Mapping[str, float]] = {
     "the desk's clock": {"clock": 0.4, "late": 0.4, "twice": 0.3, "away": 0.03},
-    "the repeated hour": {"burst": 0.8, "slow": 0.5, "lost": 0.5},
-    "nobody polls": {"away": 0.1, "late": 0.4, "twice": 0.3},
-    "deletions": {"mailbox": 0.03, "lost": 0.6, "burst": 0.8, "slow": 0.5},
+    "the repeated hour": {"burst": 0.8, "slow": 0.5, "lost": 0.7, "api": 0.2},
+    "nobody polls": {"away": 0.1, "late": 0.4, "twice": 0.3, "api": 0.2, "replay": 6},
+    "deletions": {"mailbox": 0.03, "lost": 0.4, "late": 0.3, "burst": 0.8, "slow": 0.5},
     "two pollers": {"slow": 0.5, "lost": 0.3, "burst": 0.5},
 }
 """What a history may be about: these of its faults are frequent, and the rest is drawn as ever."""
@@ -33,6 +33,8 @@ class Mix:
     unanswered: float
     """A delivery is taken, and FreeScout never hears of it."""
     reordered: float
+    replay: float
+    """A delivery that was taken is sent once more."""
     api: float
     """A request to the API fails."""
     slow: float
@@ -66,6 +68,7 @@ class Mix:
             twice=some(0.3),
             unanswered=some(0.2),
             reordered=some(0.5),
+            replay=1.5,
             api=some(0.1),
             slow=some(0.3),
             cache=CacheFaults(away=some(0.02, 0.3), error=some(0.02, 0.3), death=some(0.01, 0.3)),

@@ -57,6 +57,7 @@ MUTANTS = (
                 "covered_through = $4, seen_through = greatest(seen_through, $3::timestamptz), renewed_by_pass",
             ),
         ),
+        theme="deletions",
     ),
     Mutant(
         "what a pass has seen follows the desk's clock back",

@@ -96,10 +96,8 @@ class Oracle:
         passed = self.passed
         if passed is None or seen.disputed:
             return
-        ends = [since for since, _ in ticket.truths[1:]]
-        for (_, answer), end in zip(ticket.truths, [*ends, None], strict=True):
-            if answer == seen.answer and (end is None or end >= passed):
-                return
+        if _was_true_after(ticket, seen.answer, passed):
+            return
         raise WrongError(
             f"ticket {ticket_id} reads {seen.answer},"
             f" which was false when the last complete pass began ({passed:%H:%M:%S.%f})"
@@ -121,8 +119,10 @@ class Oracle:
         """No disputed answer stands for longer than the grace, and only FreeScout settles one while it can be asked."""
         before = ticket.dispute
         if not seen.disputed:
-            if before is not None and before[1].truth_at == seen.truth_at and alive_since:
-                raise WrongError(f"ticket {ticket_id} is disputed no longer, and nobody has asked FreeScout")
+            if before is not None and before[1].truth_at == seen.truth_at:
+                if alive_since:
+                    raise WrongError(f"ticket {ticket_id} is disputed no longer, and nobody has asked FreeScout")
+                self._was_settled_by_news(ticket_id, ticket, before[1], seen)
             ticket.dispute = None
             return
         if before is None or (before[1].truth_at, before[1].updated_at) != (seen.truth_at, seen.updated_at):
@@ -133,6 +133,13 @@ class Oracle:
                 f"ticket {ticket_id} reads {seen.answer}, and has been disputed since {before[0]:%H:%M:%S.%f}"
             )
 
+    def _was_settled_by_news(self, ticket_id: int, ticket: _Ticket, disputed: Seen, seen: Seen) -> None:
+        """Only what happened after a dispute began settles it when nobody polls."""
+        began = disputed.disputed_at
+        if seen.answer == NONE or began is None or _was_true_after(ticket, seen.answer, began):
+            return
+        raise WrongError(f"ticket {ticket_id} is disputed no longer, and reads {seen.answer}, which it was before")
+
     def _does_not_go_back(self, ticket_id: int, ticket: _Ticket, seen: Seen) -> None:
         """Undisputed answers for one ticket come in the order in which they were true."""
         if seen.disputed:
@@ -142,3 +149,12 @@ class Oracle:
                 ticket.reached = place
                 return
         raise WrongError(f"ticket {ticket_id} reads {seen.answer} once more, after what came later had been read")
+
+
+def _was_true_after(ticket: _Ticket, answer: str, moment: datetime) -> bool:
+    """Tell whether an answer was true at a moment or at any time since."""
+    ends = [since for since, _ in ticket.truths[1:]]
+    return any(
+        true == answer and (end is None or end >= moment)
+        for (_, true), end in zip(ticket.truths, [*ends, None], strict=True)
+    )
