@@ -21,7 +21,8 @@ from sqlalchemy.engine import URL
 
 from db.embedded import EmbeddedPostgres
 from db.url import normalise
-from proof.histories.mutants import MUTANTS
+from proof.histories.mix import THEMES
+from proof.histories.mutants import MUTANTS, THEME_OF
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 WITHIN = 1000
@@ -96,7 +97,14 @@ class Ground:
 
 
 async def play(
-    database: str, first: int, last: int, *, steps: int | None, mutant: str | None = None, tell: bool = False
+    database: str,
+    first: int,
+    last: int,
+    *,
+    steps: int | None,
+    theme: str | None = None,
+    mutant: str | None = None,
+    tell: bool = False,
 ) -> AsyncGenerator[dict[str, Any]]:
     """Play the histories of some seeds in a process of their own, and yield what became of each.
 
@@ -105,6 +113,7 @@ async def play(
     """
     options = [
         *([] if steps is None else ["--steps", str(steps)]),
+        *([] if theme is None else ["--theme", theme]),
         *([] if mutant is None else ["--mutant", mutant]),
         *(["--tell"] if tell else []),
     ]
@@ -129,7 +138,7 @@ async def play(
 
 
 async def prove(
-    ground: Ground, *, first: int, histories: int, steps: int | None, workers: int, show: Progress
+    ground: Ground, *, first: int, histories: int, steps: int | None, theme: str | None, workers: int, show: Progress
 ) -> Total:
     """Play histories on so many cores."""
     total, bar = Total(), show.add_task("histories", total=histories)
@@ -137,7 +146,7 @@ async def prove(
 
     async def work(start: int) -> None:
         end = min(start + share, first + histories)
-        async with aclosing(play(await ground.database(), start, end, steps=steps)) as outcomes:
+        async with aclosing(play(await ground.database(), start, end, steps=steps, theme=theme)) as outcomes:
             async for outcome in outcomes:
                 total.add(outcome)
                 show.advance(bar)
@@ -149,7 +158,10 @@ async def prove(
 async def hunt(
     ground: Ground, *, steps: int | None, workers: int, names: Sequence[str], show: Progress
 ) -> dict[str, tuple[int, str | None]]:
-    """Play histories on each mutant until one is caught; return how many that took, and what was wrong."""
+    """Play histories on each mutant until one is caught; return how many that took, and what was wrong.
+
+    A history that goes wrong on the code as it is catches nobody.
+    """
     caught: dict[str, tuple[int, str | None]] = {}
     bar, waiting = show.add_task("mutants", total=len(names)), list(names)
 
@@ -157,10 +169,14 @@ async def hunt(
         database = await ground.database()
         while waiting:
             name = waiting.pop(0)
-            played, wrong = 0, None
-            async with aclosing(play(database, 0, WITHIN, steps=steps, mutant=name)) as outcomes:
+            theme, played, wrong = THEME_OF[name], 0, None
+            async with aclosing(play(database, 0, WITHIN, steps=steps, theme=theme, mutant=name)) as outcomes:
                 async for outcome in outcomes:
                     played, wrong = played + 1, outcome["wrong"]
+            async with aclosing(play(database, played - 1, played, steps=steps, theme=theme)) as outcomes:
+                async for outcome in outcomes:
+                    if outcome["wrong"] is not None:
+                        wrong = None
             caught[name] = played, wrong
             show.advance(bar)
 
@@ -199,15 +215,20 @@ def main(
     first: Annotated[int, typer.Option(help="The first one's seed.")] = 0,
     seed: Annotated[int | None, typer.Option(help="One history only, told in full.")] = None,
     steps: Annotated[int | None, typer.Option(help="How long each is.", min=1)] = None,
+    theme: Annotated[str | None, typer.Option(help="What all of them are about.")] = None,
     workers: Annotated[int, typer.Option(help="Processes to play with.", min=1)] = os.cpu_count() or 1,
     mutants: Annotated[bool, typer.Option(help="Break the code on purpose, and see that it is noticed.")] = False,
     mutant: Annotated[str | None, typer.Option(help="Only this mutant; with --seed, tell its history.")] = None,
 ) -> None:
     """Play disorderly histories on the real code; exit with 1 when a promise was broken, and say with which seed."""
+    for known, name, what in ((THEMES, theme, "--theme"), (THEME_OF, mutant, "--mutant")):
+        if name is not None and name not in known:
+            raise typer.BadParameter(f"one of: {', '.join(known)}", param_hint=what)
     with Ground() as ground, Progress(console=_console, transient=True, disable=not _console.is_terminal) as show:
         began = time.monotonic()
         if seed is not None:
-            good = asyncio.run(_tell(ground, seed, steps, mutant))
+            theme = THEME_OF[mutant] if mutant is not None and theme is None else theme
+            good = asyncio.run(_tell(ground, seed, steps, theme, mutant))
         elif mutants or mutant is not None:
             names = [each.name for each in MUTANTS] if mutant is None else [mutant]
             caught = asyncio.run(hunt(ground, steps=steps, workers=workers, names=names, show=show))
@@ -216,7 +237,7 @@ def main(
             good = all(wrong is not None for _, wrong in caught.values())
         else:
             total = asyncio.run(
-                prove(ground, first=first, histories=histories, steps=steps, workers=workers, show=show)
+                prove(ground, first=first, histories=histories, steps=steps, theme=theme, workers=workers, show=show)
             )
             show.stop()
             _show_total(total, time.monotonic() - began)
@@ -225,10 +246,10 @@ def main(
         raise typer.Exit(1)
 
 
-async def _tell(ground: Ground, seed: int, steps: int | None, mutant: str | None) -> bool:
+async def _tell(ground: Ground, seed: int, steps: int | None, theme: str | None, mutant: str | None) -> bool:
     wrong = None
     database = await ground.database()
-    async with aclosing(play(database, seed, seed + 1, steps=steps, mutant=mutant, tell=True)) as outcomes:
+    async with aclosing(play(database, seed, seed + 1, steps=steps, theme=theme, mutant=mutant, tell=True)) as outcomes:
         async for outcome in outcomes:
             _console.print("\n".join(outcome["story"]), markup=False)
             wrong = outcome["wrong"]

@@ -21,7 +21,7 @@ from poller.freescout import Answer, DeskError, FreeScout
 from poller.passes import Passes
 from poller.questions import Questions
 from proof.histories.cache import MICROSECOND, CacheFaults, Look, StagedCache
-from proof.histories.desk_life import WitnessedDesk, happen, lose_a_mailbox
+from proof.histories.desk_life import WitnessedDesk, come_and_go, happen, lose_a_mailbox
 from proof.histories.faults import FaultLog
 from proof.histories.http import request_of
 from proof.histories.mix import Mix
@@ -214,7 +214,8 @@ class History:
 
     def _let_people_act(self) -> None:
         for _ in range(self._rng.randint(2, 4) if self._rng.random() < self._mix.burst else 1):
-            self._say(happen(self._desk, self._rng))
+            fleeting = self._rng.random() < self._mix.fleeting
+            self._say((come_and_go if fleeting else happen)(self._desk, self._rng))
             self._oracle.note(self._desk.truth(), self._clock.now())
 
     def _lose_a_mailbox(self) -> None:

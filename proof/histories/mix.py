@@ -12,6 +12,7 @@ THEMES: Mapping[str, Mapping[str, float]] = {
     "the repeated hour": {"burst": 0.8, "slow": 0.5, "lost": 0.7, "api": 0.2},
     "nobody polls": {"away": 0.1, "late": 0.4, "twice": 0.3, "api": 0.2, "replay": 6},
     "deletions": {"mailbox": 0.03, "lost": 0.4, "late": 0.3, "burst": 0.8, "slow": 0.5},
+    "what comes and goes": {"fleeting": 0.4, "late": 0.5, "lost": 0.3, "slow": 0.5},
     "two pollers": {"slow": 0.5, "lost": 0.3, "burst": 0.5},
 }
 """What a history may be about: these of its faults are frequent, and the rest is drawn as ever."""
@@ -50,6 +51,8 @@ class Mix:
     """The desk's APP_KEY changes."""
     mailbox: float
     """A mailbox is deleted."""
+    fleeting: float
+    """What happens is that somebody writes, and is deleted for ever."""
     burst: float
     """Several things happen within one second."""
 
@@ -77,6 +80,7 @@ class Mix:
             clock=some(0.05, 0.3),
             keys=some(0.03, 0.3),
             mailbox=some(0.02, 0.3),
+            fleeting=0.03,
             burst=some(0.8),
         )
         for name, often in THEMES.get(mix.theme or "", {}).items():

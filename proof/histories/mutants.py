@@ -57,7 +57,7 @@ MUTANTS = (
                 "covered_through = $4, seen_through = greatest(seen_through, $3::timestamptz), renewed_by_pass",
             ),
         ),
-        theme="deletions",
+        theme="what comes and goes",
     ),
     Mutant(
         "what a pass has seen follows the desk's clock back",
@@ -214,6 +214,7 @@ MUTANTS = (
 
 
 THEME_OF = {mutant.name: mutant.theme for mutant in MUTANTS}
+"""By name."""
 
 
 def install(name: str) -> None:

@@ -1,6 +1,7 @@
 """``python -m proof.histories.play DATABASE_URL FIRST LAST``: plays the histories of some seeds, a JSON line for each.
 
-``--mutant NAME`` plays them on broken code and stops at the first that is caught; ``--tell`` adds what happened.
+``--mutant NAME`` plays them on broken code and stops at the first that is caught; ``--theme NAME`` says what each of
+them is about; ``--tell`` adds what happened.
 """
 
 import asyncio
@@ -10,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from proof.histories.mutants import THEME_OF, install
+from proof.histories.mutants import install
 
 _VACUUM_EVERY = 200
 
@@ -54,6 +55,7 @@ def main(
     last: int,
     *,
     steps: Annotated[int | None, typer.Option()] = None,
+    theme: Annotated[str | None, typer.Option()] = None,
     mutant: Annotated[str | None, typer.Option()] = None,
     tell: Annotated[bool, typer.Option()] = False,
 ) -> None:
@@ -64,7 +66,7 @@ def main(
     from proof.histories.stage import StageLoop  # noqa: PLC0415
 
     with asyncio.Runner(loop_factory=StageLoop) as runner:
-        theme, until_wrong = THEME_OF.get(mutant or ""), mutant is not None
+        until_wrong = mutant is not None
         runner.run(_play(database_url, first, last, steps=steps, theme=theme, tell=tell, until_wrong=until_wrong))
 
 
