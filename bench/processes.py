@@ -112,6 +112,7 @@ async def empty_the_cache(url: str) -> None:
     await connection.execute(
         "TRUNCATE freescout_ticket, freescout_delivery, freescout_gap;"
         " UPDATE freescout_lease SET complete_through = NULL, covered_through = NULL, seen_through = NULL,"
+        " set_back_through = NULL, set_back_at = NULL,"
         " renewed_by_pass = NULL, lease_until = NULL; UPDATE freescout_poller SET load_cursor = NULL, load_began = NULL"
     )
     await connection.close()

@@ -157,8 +157,9 @@ FORGET_DESK = """
 WITH tickets AS (DELETE FROM freescout_ticket), webhook AS (DELETE FROM freescout_webhook),
      gaps AS (DELETE FROM freescout_gap), deliveries AS (DELETE FROM freescout_delivery),
      lease AS (UPDATE freescout_lease SET seen_through = NULL, complete_through = NULL, covered_through = NULL,
-                      lease_until = NULL, renewed_by_pass = freescout_now(), clock_offset = interval '0',
-                      heartbeat_at = NULL, desk_url = $1)
+                      set_back_through = NULL, set_back_at = NULL, lease_until = NULL,
+                      renewed_by_pass = freescout_now(), clock_offset = interval '0', heartbeat_at = NULL,
+                      desk_url = $1)
 UPDATE freescout_poller SET load_cursor = NULL, load_began = NULL, passed_at = NULL, complete_offset = NULL,
        full_walk_at = NULL, desk_state = 'unknown', desk_detail = '', desk_since = NULL, silent_since = NULL
 """

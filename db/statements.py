@@ -69,8 +69,8 @@ NOW = "SELECT freescout_now()"
 """Read our clock: the *s* of a request that is about to be sent."""
 
 READ_PASS = """
-SELECT freescout_now() AS now, l.seen_through, l.complete_through, l.covered_through, l.lease_until, l.renewed_by_pass,
-       l.clock_offset, l.heartbeat_at, p.load_cursor, p.load_began, p.complete_offset
+SELECT freescout_now() AS now, l.seen_through, l.complete_through, l.covered_through, l.set_back_through,
+       l.set_back_at, l.lease_until, l.renewed_by_pass, l.clock_offset, l.heartbeat_at, p.load_cursor, p.load_began, p.complete_offset
 FROM freescout_lease l CROSS JOIN freescout_poller p
 """
 """Read what a pass begins with."""
@@ -88,12 +88,14 @@ CASE WHEN seen_through IS NULL THEN $1::timestamptz - now
      ELSE least(greatest(clock_offset, $1 - now), $1 + interval '1 s' - $2::timestamptz) END
 """
 
+_WITHOUT_A_SET_BACK = f"CASE WHEN {_MEASURED} < clock_offset THEN now + clock_offset + interval '1 s' END"
+
 SEE_THROUGH = f"""
 UPDATE freescout_lease
 SET clock_offset = {_MEASURED},
-    seen_through = greatest(
-        seen_through, $1, CASE WHEN {_MEASURED} < clock_offset THEN now + clock_offset + interval '1 s' END
-    )
+    seen_through = greatest(seen_through, $1, {_WITHOUT_A_SET_BACK}),
+    set_back_through = greatest(set_back_through, {_WITHOUT_A_SET_BACK}),
+    set_back_at = CASE WHEN {_MEASURED} < clock_offset THEN $2 ELSE set_back_at END
 FROM freescout_now() AS now
 RETURNING seen_through, clock_offset
 """  # noqa: S608 - of the literal above
@@ -207,8 +209,8 @@ NOTE_SILENCE = "UPDATE freescout_poller SET silent_since = $1"
 
 READ_STANDING = """
 SELECT (SELECT version_num FROM freescout_schema) AS revision, pg_backend_pid() AS backend, freescout_now() AS now,
-       l.seen_through, l.complete_through, l.covered_through, l.lease_until, l.renewed_by_pass,
-       l.clock_offset, l.heartbeat_at, p.desk_state, p.desk_detail, p.desk_since, p.silent_since,
+       l.seen_through, l.complete_through, l.covered_through, l.set_back_through, l.set_back_at, l.lease_until,
+       l.renewed_by_pass, l.clock_offset, l.heartbeat_at, p.desk_state, p.desk_detail, p.desk_since, p.silent_since,
        (SELECT count(*) FROM freescout_ticket WHERE disputed_at IS NOT NULL) AS disputes
 FROM freescout_lease l CROSS JOIN freescout_poller p
 """

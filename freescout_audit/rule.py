@@ -88,6 +88,10 @@ class Lease(msgspec.Struct, frozen=True, kw_only=True):
     covered_through: datetime | None = None
     """The latest date that the last complete pass had seen, or would have; later than ``complete_through`` when the
     desk's clock was set back."""
+    set_back_through: datetime | None = None
+    """The latest date that the desk's clock would have come to when it was found set back; dates up to it repeat."""
+    set_back_at: datetime | None = None
+    """The *s* of the read that found it so, the last time."""
     lease_until: datetime | None = None
     """Until when the last complete pass vouches for everything."""
     renewed_by_pass: datetime | None = None
@@ -245,10 +249,11 @@ def is_discovery(before: Row | None, verdict: Verdict) -> bool:
 
 def _horizon(row: Row | None, lease: Lease, *, alive: bool) -> datetime | None:
     """Return the desk's date up to which a pass, or a later read of this very ticket, has seen further than a claim."""
-    seen = [
-        *([lease.seen_through] if alive else [lease.complete_through, lease.covered_through]),
-        None if row is None or row.truth_at is None else row.truth_at + lease.clock_offset,
-    ]
+    seen = [lease.seen_through] if alive else [lease.complete_through, lease.covered_through]
+    if row is not None and row.truth_at is not None:
+        seen.append(row.truth_at + lease.clock_offset)
+        if lease.set_back_at is not None and row.truth_at >= lease.set_back_at:
+            seen.append(lease.set_back_through)
     return max((date for date in seen if date is not None), default=None)
 
 

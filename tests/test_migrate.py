@@ -7,7 +7,7 @@ from db.migrate import LockedError, migrate
 from db.url import normalise
 
 REVERTED = """
-ALTER TABLE freescout_lease DROP COLUMN covered_through;
+ALTER TABLE freescout_lease DROP COLUMN covered_through, DROP COLUMN set_back_through, DROP COLUMN set_back_at;
 ALTER TABLE freescout_poller DROP COLUMN full_walk_at;
 DROP FUNCTION freescout_lock;
 DROP FUNCTION freescout_lock_tickets;

@@ -168,6 +168,18 @@ class TestClaims:
         assert judge(row("active", -600, expires=99), claim("closed", 40), standing=covered).outcome == "stale"
         assert judge(row("active", -600), claim("closed", 41), standing=covered).outcome == "applied"
 
+    def test_a_read_from_after_the_clock_was_set_back_has_seen_all_that_was_dated_before(self) -> None:
+        """By the clock as it is now the claim is dated after the read; its date was given before."""
+        standing = msgspec.structs.replace(
+            lease(), clock_offset=timedelta(seconds=-500), set_back_at=at(60), set_back_through=at(62)
+        )
+
+        after, before = row("active", 0, truth_at=60, expires=99), row("active", 0, truth_at=59, expires=99)
+
+        assert judge(after, claim("closed", 62), standing=standing, now=700).outcome == "stale"
+        assert judge(after, claim("closed", 63), standing=standing, now=700).outcome == "applied"
+        assert judge(before, claim("closed", 62), standing=standing, now=700).outcome == "applied"
+
     def test_news_settles_a_dispute_only_when_nobody_can_ask(self) -> None:
         held = row("active", 0, disputed=50)
 

@@ -71,8 +71,8 @@ BROKEN = {
     "news settles a dispute while the poller is alive": ("return told if alive else msgspec", "return msgspec"),
     "no pass has ever seen anything": ("horizon = _horizon(row, lease, alive=alive)", "horizon = None"),
     "only complete passes have seen": (
-        "*([lease.seen_through] if alive else [lease.complete_through, lease.covered_through]),",
-        "lease.complete_through,",
+        "[lease.seen_through] if alive else [lease.complete_through, lease.covered_through]",
+        "[lease.complete_through]",
     ),
     "a claim revives a tombstone": ('return _disputed(row, said, now, terms, "about_a_tombstone")', "row = None"),
     "truths in any order": ("truth.asked_at <= row.truth_at:", "False:"),

@@ -48,8 +48,8 @@ MUTANTS = (
         (
             (
                 STATEMENTS,
-                "        seen_through, $1, CASE",
-                "        seen_through, CASE",
+                "seen_through = greatest(seen_through, $1, {",
+                "seen_through = greatest(seen_through, {",
             ),
             (
                 STATEMENTS,
@@ -61,12 +61,12 @@ MUTANTS = (
     ),
     Mutant(
         "what a pass has seen follows the desk's clock back",
-        ((STATEMENTS, "greatest(\n        seen_through, $1, CASE", "coalesce(\n        $1, CASE"),),
+        ((STATEMENTS, "greatest(seen_through, $1, {", "coalesce($1, {"),),
         theme="the desk's clock",
     ),
     Mutant(
         "a clock that was set back is not remembered",
-        ((STATEMENTS, "THEN now + clock_offset + interval '1 s' END", "THEN NULL::timestamptz END"),),
+        ((STATEMENTS, "THEN now + clock_offset + interval '1 s' END\"", 'THEN NULL::timestamptz END"'),),
         theme="the desk's clock",
     ),
     Mutant(
@@ -76,7 +76,13 @@ MUTANTS = (
     ),
     Mutant(
         "a read of the ticket itself has not seen further",
-        ((RULE, "None if row is None or row.truth_at is None else row.truth_at + lease.clock_offset,", ""),),
+        (
+            (
+                RULE,
+                "if row is not None and row.truth_at is not None:\n        seen.append(row.truth",
+                "if False:\n        seen.append(row.truth",
+            ),
+        ),
         theme="the desk's clock",
     ),
     Mutant(
@@ -88,7 +94,7 @@ MUTANTS = (
         "claims from the future are believed, and a clock that was set back is not remembered",
         (
             (RULE, "FUTURE_TOLERANCE = timedelta(seconds=60)", "FUTURE_TOLERANCE = timedelta(days=60)"),
-            (STATEMENTS, "THEN now + clock_offset + interval '1 s' END", "THEN NULL::timestamptz END"),
+            (STATEMENTS, "THEN now + clock_offset + interval '1 s' END\"", 'THEN NULL::timestamptz END"'),
         ),
         theme="the desk's clock",
     ),

@@ -1,4 +1,4 @@
-"""What was not believed once is remembered, and when a read was over; locking tickets reads both.
+"""What was not believed once is remembered, when a read was over, and when the desk's clock was set back.
 
 Old code goes on as before: it calls the function of revision 0004, and leaves the columns as they are.
 """
@@ -18,10 +18,13 @@ IS 'The latest date, by FreeScout, of a delivery that was not believed: sent onc
 """,
     "ALTER TABLE freescout_ticket ADD COLUMN truth_until timestamptz",
     "COMMENT ON COLUMN freescout_ticket.truth_until IS 'When the last truth was written: it was read before.'",
+    "ALTER TABLE freescout_lease ADD COLUMN set_back_through timestamptz",
+    "ALTER TABLE freescout_lease ADD COLUMN set_back_at timestamptz",
     """
 DO $do$ BEGIN EXECUTE format($create$
     CREATE FUNCTION freescout_lock_tickets(tickets bigint[], patience interval) RETURNS TABLE (
         now timestamptz, seen_through timestamptz, complete_through timestamptz, covered_through timestamptz,
+        set_back_through timestamptz, set_back_at timestamptz,
         lease_until timestamptz, renewed_by_pass timestamptz, clock_offset interval, heartbeat_at timestamptz,
         made boolean,
         ticket_id bigint, number bigint, mailbox_id bigint, status text, state text, updated_at timestamptz,
@@ -44,7 +47,8 @@ DO $do$ BEGIN EXECUTE format($create$
         )
         SELECT array_agg(ticket_id) INTO new_ones FROM made;
         RETURN QUERY
-        SELECT freescout_now(), l.seen_through, l.complete_through, l.covered_through, l.lease_until,
+        SELECT freescout_now(), l.seen_through, l.complete_through, l.covered_through,
+               l.set_back_through, l.set_back_at, l.lease_until,
                l.renewed_by_pass, l.clock_offset, l.heartbeat_at, coalesce(t.ticket_id = ANY (new_ones), false),
                t.ticket_id, t.number, t.mailbox_id, t.status, t.state, t.updated_at, t.created_at, t.gone,
                t.observed_at, t.observed_via, t.expires_at, t.touched_at, t.truth_at, t.disputed_at, t.grace_until,
