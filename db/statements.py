@@ -70,7 +70,8 @@ NOW = "SELECT freescout_now()"
 
 READ_PASS = """
 SELECT freescout_now() AS now, l.seen_through, l.complete_through, l.covered_through, l.set_back_through,
-       l.set_back_at, l.lease_until, l.renewed_by_pass, l.clock_offset, l.heartbeat_at, p.load_cursor, p.load_began, p.complete_offset
+       l.set_back_at, l.lease_until, l.renewed_by_pass, l.clock_offset, l.heartbeat_at,
+       p.load_cursor, p.load_began, p.complete_offset
 FROM freescout_lease l CROSS JOIN freescout_poller p
 """
 """Read what a pass begins with."""
