@@ -54,6 +54,8 @@ PATIENCE = timedelta(seconds=60)
 """How long a poller waits for an answer."""
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 PASS_EVERY = timedelta(seconds=120)
+CLOCKS_GO_BACK = datetime(2026, 10, 25, 1, tzinfo=UTC)
+"""Berlin's do, by an hour."""
 LONG_AGO = datetime.min.replace(tzinfo=UTC)
 BEAT_EVERY = timedelta(seconds=120)
 """Rarer than in life, and often enough: a poller counts as alive for `cache.lease`."""
@@ -110,11 +112,11 @@ class History:
         self.outcome = Outcome(seed)
         rng = self._rng
         self._mix = Mix.draw(rng, theme)
-        repeated_hour, two_pollers = (self._mix.theme == each for each in ("the repeated hour", "two pollers"))
-        # Berlin's clocks go back on 2026-10-25 at 01:00 UTC.
-        berlin = rng.random() < (1 if repeated_hour else 0.3)
-        start = datetime(2026, 10, 25, 0, tzinfo=UTC)
-        start += timedelta(minutes=rng.uniform(40, 90) if repeated_hour else rng.uniform(-30, 90))
+        self._in_the_night, two_pollers = (self._mix.theme == each for each in ("the repeated hour", "two pollers"))
+        berlin = rng.random() < (1 if self._in_the_night else 0.3)
+        start = CLOCKS_GO_BACK + timedelta(
+            minutes=rng.uniform(-60, -10) if self._in_the_night else rng.uniform(-90, 30)
+        )
         self._clock = ManualClock(start)
         self._oracle = Oracle(TERMS)
         self._desk = WitnessedDesk(
@@ -208,6 +210,10 @@ class History:
         await self._restart_the_dead()
 
     def _let_time_pass(self) -> None:
+        if self._in_the_night and self._clock.now() < CLOCKS_GO_BACK and self._rng.random() < SELDOM:
+            self._clock.advance_to(CLOCKS_GO_BACK + timedelta(minutes=self._rng.uniform(1, 50)))
+            self._say("the clocks go back")
+            return
         seconds = self._rng.choice((0.01, 0.3, 1, 1, 5, 20, 60, 60, 130, 300, 1000, 3000))
         self._clock.advance(self._rng.uniform(0, seconds))
         self._say("time passes")

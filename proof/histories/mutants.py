@@ -27,6 +27,21 @@ class Mutant:
     """What the histories are about that it is looked for in; see `proof.histories.mix.THEMES`."""
 
 
+SAVED_AT_THE_END = (
+    (STATEMENTS, "seen_through = greatest(seen_through, $1, {", "seen_through = greatest(seen_through, {"),
+    (
+        STATEMENTS,
+        "covered_through = $4, renewed_by_pass",
+        "covered_through = $4, seen_through = greatest(seen_through, $3::timestamptz), renewed_by_pass",
+    ),
+)
+NO_READ_SEES_FURTHER = (
+    (
+        RULE,
+        "if row is not None and row.truth_at is not None:\n        seen.append(row.truth",
+        "if False:\n        seen.append(row.truth",
+    ),
+)
 MUTANTS = (
     Mutant(
         "within a second the last arrival wins",
@@ -45,19 +60,12 @@ MUTANTS = (
     Mutant("what a pass has seen is ignored", ((RULE, "[lease.seen_through] if alive", "[] if alive"),)),
     Mutant(
         "what a pass has seen is saved when it ends",
-        (
-            (
-                STATEMENTS,
-                "seen_through = greatest(seen_through, $1, {",
-                "seen_through = greatest(seen_through, {",
-            ),
-            (
-                STATEMENTS,
-                "covered_through = $4, renewed_by_pass",
-                "covered_through = $4, seen_through = greatest(seen_through, $3::timestamptz), renewed_by_pass",
-            ),
-        ),
+        SAVED_AT_THE_END,
         theme="what comes and goes",
+    ),
+    Mutant(
+        "what a pass has seen is saved when it ends, and a read of the ticket has not seen further",
+        (*SAVED_AT_THE_END, *NO_READ_SEES_FURTHER),
     ),
     Mutant(
         "what a pass has seen follows the desk's clock back",
@@ -76,13 +84,7 @@ MUTANTS = (
     ),
     Mutant(
         "a read of the ticket itself has not seen further",
-        (
-            (
-                RULE,
-                "if row is not None and row.truth_at is not None:\n        seen.append(row.truth",
-                "if False:\n        seen.append(row.truth",
-            ),
-        ),
+        NO_READ_SEES_FURTHER,
         theme="the desk's clock",
     ),
     Mutant(
