@@ -67,25 +67,23 @@ class Ground:
                 "unix_socket_directories": self._sockets,
             },
         )
-        self._made = 0
+        self._made: list[str] = []
 
     def __enter__(self) -> Self:
         self._server.start()
         return self
 
     def __exit__(self, *_: object) -> None:
+        asyncio.run(self._clear())
         self._server.stop()
 
     async def database(self) -> str:
         """Make an empty database, and return its URL."""
-        self._made += 1
-        name = f"proof_{self._made}"
-        connection = await asyncpg.connect(self._server.url("postgres"))
-        try:
-            await connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
-            await connection.execute(f"CREATE DATABASE {name}")
-        finally:
-            await connection.close()
+        # Another run may use the same server.
+        name = f"proof_{os.getpid()}_{len(self._made) + 1}"
+        self._made.append(name)
+        await self._clear(name)
+        await self._execute(f"CREATE DATABASE {name}")
         url = normalise(self._server.url(name))
         return URL.create(
             url.drivername,
@@ -94,6 +92,17 @@ class Ground:
             database=name,
             query={"host": self._sockets, "port": str(url.port)},
         ).render_as_string(hide_password=False)
+
+    async def _clear(self, *names: str) -> None:
+        for name in names or self._made:
+            await self._execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+
+    async def _execute(self, statement: str) -> None:
+        connection = await asyncpg.connect(self._server.url("postgres"))
+        try:
+            await connection.execute(statement)
+        finally:
+            await connection.close()
 
 
 async def play(
