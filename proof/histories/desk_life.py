@@ -123,12 +123,15 @@ class WitnessedDesk(Desk):
             self._oracle.note_one(subject, self.clock.now())
 
 
-def happen(desk: Desk, rng: random.Random) -> str:
-    """Let one thing happen to some conversation, and say to which; the desk never loses its last ones."""
+def happen(desk: Desk, rng: random.Random, *, again: float) -> str:
+    """Let one thing happen to some conversation, and say to which; the desk never loses its last ones.
+
+    ``again`` is how often it happens to the one with the latest date.
+    """
     rows = list(desk.truth())
     if len(rows) < FEWEST:
         return f"ticket {desk.customer_writes(mailbox_id=rng.choice(list(desk.mailboxes)))} is written"
-    row = rng.choice(rows)
+    row = max(rows, key=lambda row: row.updated) if rng.random() < again else rng.choice(rows)
     before = f"ticket {row.id}, {row.status} {row.state}"
     acts = BY_STATE[row.state]
     act = rng.choices([act for _, act in acts], [weight for weight, _ in acts])[0]

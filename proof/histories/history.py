@@ -220,8 +220,10 @@ class History:
 
     def _let_people_act(self) -> None:
         for _ in range(self._rng.randint(2, 4) if self._rng.random() < self._mix.burst else 1):
-            fleeting = self._rng.random() < self._mix.fleeting
-            self._say((come_and_go if fleeting else happen)(self._desk, self._rng))
+            if self._rng.random() < self._mix.fleeting:
+                self._say(come_and_go(self._desk, self._rng))
+            else:
+                self._say(happen(self._desk, self._rng, again=self._mix.again))
             self._oracle.note(self._desk.truth(), self._clock.now())
 
     def _lose_a_mailbox(self) -> None:

@@ -9,7 +9,7 @@ from proof.histories.cache import CacheFaults
 
 THEMES: Mapping[str, Mapping[str, float]] = {
     "the desk's clock": {"clock": 0.4, "late": 0.4, "twice": 0.3, "away": 0.03},
-    "the repeated hour": {"burst": 0.8, "slow": 0.5, "lost": 0.7, "api": 0.2},
+    "the repeated hour": {"burst": 0.8, "slow": 0.5, "lost": 0.7, "again": 0.5},
     "nobody polls": {"away": 0.1, "late": 0.4, "twice": 0.3, "api": 0.2, "replay": 6},
     "deletions": {"mailbox": 0.03, "lost": 0.4, "late": 0.3, "burst": 0.8, "slow": 0.5},
     "what comes and goes": {"fleeting": 0.5, "late": 0.6, "lost": 0.5, "slow": 0.5},
@@ -53,6 +53,8 @@ class Mix:
     """A mailbox is deleted."""
     fleeting: float
     """What happens is that somebody writes, and is deleted for ever."""
+    again: float
+    """What happens, happens to the ticket with the latest date."""
     burst: float
     """Several things happen within one second."""
 
@@ -81,6 +83,7 @@ class Mix:
             keys=some(0.03, 0.3),
             mailbox=some(0.02, 0.3),
             fleeting=0.03,
+            again=0.0,
             burst=some(0.8),
         )
         for name, often in THEMES.get(mix.theme or "", {}).items():
