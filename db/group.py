@@ -10,6 +10,8 @@ from typing import Generic, Protocol, TypeVar
 
 from freescout_audit.errors import DatabaseUnavailableError
 
+LOCK_PATIENCE = 0.5
+"""Seconds a group waits for a ticket that somebody else has locked, before each of its tickets goes its own way."""
 _PARTS_AT_ONCE = 4
 """Parts of groups that were taken apart are few; they leave connections to everybody else."""
 

@@ -19,7 +19,7 @@ class OtherDeskError(FreescoutAuditError):
 
 
 CLOCK_TOLERANCE = timedelta(seconds=5)
-"""A desk's clock that reads so little earlier than expected was not set back: its Date has whole seconds."""
+"""A desk's clock that was set back by so little makes no walk begin earlier, and no pass fail."""
 
 
 class DeskClock(msgspec.Struct, frozen=True, kw_only=True):
@@ -93,7 +93,7 @@ async def see_through(database: Database, desk_clock: datetime, *, asked_at: dat
     ``asked_at`` is our clock before the request.
     """
     async with database.connection() as connection:
-        noted = await connection.fetchrow(statements.SEE_THROUGH, desk_clock, asked_at)
+        noted = await connection.fetchrow(statements.SEE_THROUGH, desk_clock, asked_at, CLOCK_TOLERANCE)
     return DeskClock(at=desk_clock, offset=noted["clock_offset"], seen_through=noted["seen_through"])
 
 

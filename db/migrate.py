@@ -30,7 +30,8 @@ LOCK_PATIENCE = 2.0
 """Seconds a migration waits for a lock: whoever comes after it waits behind it, readers and deliveries too."""
 TRIES = 30
 _PAUSE = 2.0
-_LOCK_NOT_AVAILABLE = "55P03"
+_LOCKED = ("55P03", "40P01")
+"""A lock was not available, or a deadlock."""
 
 
 class LockedError(FreescoutAuditError):
@@ -50,7 +51,7 @@ async def migrate(url: URL, *, tries: int = TRIES, sleep: Callable[[float], Awai
                 async with engine.begin() as connection:
                     return await connection.run_sync(_upgrade)
             except DBAPIError as error:
-                if getattr(error.orig, "sqlstate", None) != _LOCK_NOT_AVAILABLE:
+                if getattr(error.orig, "sqlstate", None) not in _LOCKED:
                     raise
             if attempt < tries:
                 await sleep(_PAUSE)

@@ -84,28 +84,26 @@ UPDATE freescout_lease SET desk_url = $1 WHERE desk_url IS NULL OR desk_url = $1
 BEAT = "UPDATE freescout_lease SET heartbeat_at = freescout_now()"
 """Say that a poller is alive."""
 
-_MEASURED = """\
-CASE WHEN seen_through IS NULL THEN $1::timestamptz - now
-     ELSE least(greatest(clock_offset, $1 - now), $1 + interval '1 s' - $2::timestamptz) END
-"""
-
-_WITHOUT_A_SET_BACK = f"CASE WHEN {_MEASURED} < clock_offset THEN now + clock_offset + interval '1 s' END"
+_SET_BACK = "seen_through IS NOT NULL AND clock_offset > $1::timestamptz + interval '1 s' - $2::timestamptz"
+_WITHOUT_IT = "now + clock_offset + interval '1 s'"
 
 SEE_THROUGH = f"""
 UPDATE freescout_lease
-SET clock_offset = {_MEASURED},
-    seen_through = greatest(seen_through, $1, {_WITHOUT_A_SET_BACK}),
-    set_back_through = greatest(set_back_through, {_WITHOUT_A_SET_BACK}),
-    set_back_at = CASE WHEN {_MEASURED} < clock_offset THEN $2 ELSE set_back_at END
+SET clock_offset = CASE WHEN seen_through IS NULL OR {_SET_BACK} THEN $1 - now
+                        ELSE greatest(clock_offset, $1 - now) END,
+    seen_through = greatest(seen_through, $1, CASE WHEN {_SET_BACK} THEN {_WITHOUT_IT} END),
+    set_back_through = CASE WHEN {_SET_BACK} AND clock_offset > $1 - now + $3::interval
+                            THEN greatest(set_back_through, {_WITHOUT_IT}) ELSE set_back_through END,
+    set_back_at = CASE WHEN {_SET_BACK} AND clock_offset > $1 - now + $3::interval THEN $2 ELSE set_back_at END
 FROM freescout_now() AS now
 RETURNING seen_through, clock_offset
 """  # noqa: S608 - of the literal above
 """Note the desk's clock ($1) as a pass begins to read, by a request sent at $2: everything before it will have been
 seen. Never moves back.
 
-A ``Date`` has whole seconds: the offset lies between two bounds, and stays what it was as long as they allow. When they
-do not, because the clock was set back, dates repeat: a change from before may bear any date up to what the clock would
-read now.
+A ``Date`` has whole seconds: the offset lies between two bounds, and is as large as any pass has shown as long as they
+allow. When they do not, because the clock was set back, dates repeat: a change from before may bear any date up to what
+the clock would read now. If it was set back by more than $3, the lease keeps that too.
 """
 
 SEE_AT_LEAST = "UPDATE freescout_lease SET seen_through = greatest(seen_through, $1)"

@@ -131,13 +131,14 @@ async def record_truths(
     terms: Terms,
     load: LoadProgress | None = None,
     deadline: float | None = None,
+    lock_patience: float | None = None,
 ) -> TruthsRecorded:
     """Apply API reads in their order, write rows and gaps, and return after the commit.
 
-    ``load`` is how far the first load has come with these rows; errors as `record_deliveries`.
+    ``load`` is how far the first load has come with these rows; ``lock_patience`` and errors as `record_deliveries`.
     """
     async with database.transaction(deadline) as connection:
-        batch = await _Batch.lock(connection, {truth.ticket_id for truth in truths})
+        batch = await _Batch.lock(connection, {truth.ticket_id for truth in truths}, lock_patience)
         verdicts = [batch.apply_truth(truth, terms) for truth in truths]
         await batch.write_back()
         gaps = await batch.write_gaps()

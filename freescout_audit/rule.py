@@ -16,6 +16,8 @@ import msgspec
 from freescout_audit.conversation import Sighting, State, Status
 
 FUTURE_TOLERANCE = timedelta(seconds=60)
+ABSURD = timedelta(days=1)
+"""A date farther ahead than this is a mistake, not a desk's clock that is wrong."""
 """How far ahead of the desk's clock a claim may be dated before we stop believing it."""
 
 Path = Literal["webhook", "poller"]
@@ -97,7 +99,7 @@ class Lease(msgspec.Struct, frozen=True, kw_only=True):
     renewed_by_pass: datetime | None = None
     """The *s* of that pass, by our clock."""
     clock_offset: timedelta = timedelta()
-    """The desk's clock minus ours, as last measured."""
+    """The desk's clock minus ours, as the passes have measured it."""
     heartbeat_at: datetime | None = None
     """When the poller last said it is alive."""
 
@@ -142,7 +144,7 @@ def judge_claim(row: Row | None, claim: Claim, *, lease: Lease, terms: Terms, no
 
     Returns:
         ``applied``: believed. ``duplicate``: nothing new, nothing moves. ``stale``: a pass has seen further; neither
-        written nor asked. ``disputed``: somebody has to ask FreeScout, and until then we stop vouching.
+        believed nor asked about. ``disputed``: somebody has to ask FreeScout, and until then we stop vouching.
     """
     said = claim.sighting
     alive = poller_is_alive(lease, now, terms)
@@ -167,22 +169,27 @@ def judge_claim(row: Row | None, claim: Claim, *, lease: Lease, terms: Terms, no
     if horizon is not None and said.updated_at <= horizon:
         if not same and (alive or _may_be_news(row, said, lease, now)):
             return _disputed(row, said, now, terms, "old_news")
-        return _stale(row, said, "old_news")
+        doubting = None if row is None else _doubting(row, said, now)
+        return Verdict(outcome="stale", row=doubting, reason="old_news")
 
-    if row is not None and row.doubted_through is not None and said.updated_at <= row.doubted_through:
-        return _stale(row, said, "doubted") if same else _disputed(row, said, now, terms, "doubted")
+    newer = row is not None and row.updated_at is not None and said.updated_at > row.updated_at
+    doubted = None if row is None else row.doubted_through
+    if newer and doubted is not None and said.updated_at <= doubted:
+        if same:
+            return Verdict(outcome="stale", row=row, reason="doubted")
+        return _disputed(row, said, now, terms, "doubted")
     if not alive and row is not None and row.disputed_at is not None:
         # What opened the dispute may have happened after anything dated no later than this.
         since = row.disputed_at + lease.clock_offset
         if said.updated_at <= max(since, lease.seen_through or since):
             return _disputed(row, said, now, terms, "older_than_the_dispute")
-    if row is None or (row.updated_at is not None and said.updated_at > row.updated_at):
+    if row is None or newer:
         return Verdict(outcome="applied", row=_believed(row, said, now, alive=alive, terms=terms), reason="news")
     if row.updated_at is None or said.updated_at == row.updated_at:
         return _disputed(row, said, now, terms, "same_second")
     if alive:
         return _disputed(row, said, now, terms, "older")
-    return _stale(row, said, "older")
+    return Verdict(outcome="stale", row=row, reason="older")
 
 
 def judge_truth(row: Row | None, truth: Truth, *, lease: Lease, terms: Terms, now: datetime) -> Verdict:
@@ -331,20 +338,18 @@ def _telling(row: Row | None, said: Sighting, *, observed_at: datetime, via: Pat
 
 def _disputed(row: Row | None, said: Sighting, now: datetime, terms: Terms, reason: str) -> Verdict:
     """Return the verdict of a claim that only FreeScout can settle; the row keeps its value."""
-    held = _doubting(row or _nothing(said.ticket_id, now, via="webhook"), said)
+    held = _doubting(row or _nothing(said.ticket_id, now, via="webhook"), said, now)
     touched = msgspec.structs.replace(_dispute(held, held, now, terms), touched_at=now)
     return Verdict(outcome="disputed", row=touched, reason=reason)
 
 
-def _stale(row: Row | None, said: Sighting, reason: str) -> Verdict:
-    """Return the verdict of a claim that is neither believed nor asked about."""
-    return Verdict(outcome="stale", row=None if row is None else _doubting(row, said), reason=reason)
+def _doubting(row: Row, said: Sighting, now: datetime) -> Row:
+    """Return the row, which remembers that a claim was not believed, if it might be taken for news another time.
 
-
-def _doubting(row: Row, said: Sighting) -> Row:
-    """Return the row, which remembers that a claim was not believed, if it might be taken for news another time."""
+    A date that is absurd is not remembered: until it had come, nothing would be believed.
+    """
     date, known = said.updated_at, (row.updated_at, row.doubted_through)
-    if date is None or any(each is not None and date <= each for each in known):
+    if date is None or date > now + ABSURD or any(each is not None and date <= each for each in known):
         return row
     return msgspec.structs.replace(row, doubted_through=date)
 

@@ -59,8 +59,6 @@ class Deletions:
         self._counted = 0, 0
         self.last: Read | None = None
         """The last list that was compared one by one."""
-        self._latest: Read | None = None
-        """What had been updated last when the total was taken."""
 
     async def search(self) -> None:
         """Return when we hold exactly what the desk has, suspects left out.
@@ -73,26 +71,19 @@ class Deletions:
             agrees = await self._agrees()
             # What comes and goes between two counts can hide what had vanished before: they are taken in one go, or
             # show the same twice.
-            if agrees and (self._in_one_go or self._counted == before) and not await self._finds_new_ones():
+            if agrees and (self._in_one_go or self._counted == before):
                 return
             before = self._counted if agrees else None
             if self._census.suspects:
                 await self._clear_who_moved()
         raise DeskUnavailableError("the desk changes so fast that its counts and ours never agree")
 
-    async def _total(self) -> int:
-        """Return how many conversations there are, for the price of a few rows."""
-        self._latest = await self._reader.latest(min(self._size, _LATEST))
-        return self._latest.page.total
+    async def _finds_new_ones(self, latest: Read) -> bool:
+        """Tell whether a total counts a conversation that we do not hold: it would make up for one that vanished.
 
-    async def _finds_new_ones(self) -> bool:
-        """Tell whether the total counts a conversation that we do not hold: it would make up for one that vanished.
-
-        What was created since the walk was updated since, even if its creation bears an early date.
+        ``latest`` came with the total. What was created since the walk was updated since, even if its creation bears an
+        early date.
         """
-        latest = self._latest
-        if latest is None:
-            return False
         dates = [sighting.updated_at for sighting in latest.page.sightings if sighting.updated_at is not None]
         if latest.page.rows < latest.size or (dates and min(dates) < self._since):
             return await self._takes_over(latest)
@@ -119,24 +110,29 @@ class Deletions:
         """Compare once, and take care of every difference; return whether there was none."""
         newest = Cell(since=await self._census.newest(self._size * 3 // 4))
         requests, began = self._desk.requests, await self._clock()
-        self._in_one_go = True
-        total = await self._total()
+        latest = await self._reader.latest(min(self._size, _LATEST))
+        total = latest.page.total
         if total == 0 and await self._census.count(Cell()) > 0:
             # An API that lists nothing at all is more likely broken than a desk that lost everything.
             raise DeskUnavailableError("FreeScout lists no conversation at all, and we hold some")
         read = self.last = await self._reader.one(newest.since)
+        self._in_one_go = self._desk.requests - requests == _COUNTS and read.asked_at - began < IN_ONE_GO
         if read.page.total > read.page.rows:
+            self._in_one_go = False
             differed = await self._compare_all(newest)
         else:
             differed = await self._compare(newest, [read])
         if newest.since is None:
+            self._in_one_go = True
             return not differed
         after = read.page.total
+        # Before ours are counted: a delivery may tell of it meanwhile.
+        if await self._finds_new_ones(latest):
+            differed = True
         if differed:
-            total, after = await self._total(), await self._desk.count(created_since=newest.since)
+            total, after = await self._desk.count(), await self._desk.count(created_since=newest.since)
         ours = await self._census.count(Cell()) - await self._census.count(newest)
         if ours == total - after:
-            self._in_one_go = self._desk.requests - requests == _COUNTS and read.asked_at - began < IN_ONE_GO
             self._counted = total, after
             return not differed
         if not await self._by_mailbox():
@@ -173,7 +169,7 @@ class Deletions:
                 return
         middle = await self._census.middle(cell)
         if middle is None:
-            await self._compare_all(cell, theirs)
+            await self._compare_all(cell)
             return
         later = await self._desk.count(created_since=middle, mailboxes=cell.mailboxes)
         older = msgspec.structs.replace(cell, until=middle)
@@ -182,19 +178,30 @@ class Deletions:
         await self._narrow(older, ours - ours_newer, theirs + after - later, after=later)
         await self._narrow(newer, ours_newer, later - after, after=after)
 
-    async def _compare_all(self, cell: Cell, theirs: int | None = None) -> bool:
-        """Compare a cell that no page holds and nothing halves, by reading all of it; return whether it differed.
-
-        ``theirs`` is how many the desk has in it, where that is known: by number nothing else tells where it ends.
-        """
+    async def _compare_all(self, cell: Cell) -> bool:
+        """Compare a cell that no page holds and nothing halves, by reading all of it; return whether it differed."""
         reads: list[Read] = []
         found: set[int] = set()
+        counted: tuple[int, int] | None = None
         async for read in self._reader.walk(cell.since, by="createdAt", mailboxes=cell.mailboxes):
             reads.append(read)
-            found |= _of(cell, read)
-            if len(found) == theirs if read.by_number else _covers(read, cell):
+            on_page = _of(cell, read)
+            found |= on_page
+            if read.by_number:
+                # Numbers need not be in the order of dates: only the desk knows how many there are.
+                if not on_page and cell.until is not None:
+                    if counted is None or counted[0] != len(found):
+                        counted = len(found), await self._count(cell)
+                    if len(found) >= counted[1]:
+                        break
+            elif _covers(read, cell):
                 break
         return await self._compare(cell, reads)
+
+    async def _count(self, cell: Cell) -> int:
+        """Return how many the desk has in a cell now."""
+        since = await self._desk.count(created_since=cell.since, mailboxes=cell.mailboxes)
+        return since - await self._desk.count(created_since=cell.until, mailboxes=cell.mailboxes)
 
     async def _compare(self, cell: Cell, reads: Sequence[Read]) -> bool:
         """Take over the rows of a cell that was read completely, suspect what it lacks; return whether it differed."""

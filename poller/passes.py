@@ -18,7 +18,7 @@ from freescout_audit.events import (
     TICKET_MISSING,
 )
 from freescout_audit.logs import emit
-from freescout_audit.rule import Terms, Truth
+from freescout_audit.rule import ABSURD, Terms, Truth
 from poller.deletions import TRIES, Deletions
 from poller.freescout import DeskUnavailableError, FreeScout
 from poller.walk import Read, Reader
@@ -26,8 +26,6 @@ from poller.walk import Read, Reader
 Progress = Callable[[int, int], None]
 """Told how many of how many conversations a long read has come to."""
 
-FARTHEST_AHEAD = timedelta(days=1)
-"""A row dated farther ahead of the desk's clock is a mistake, not a clock that was set back."""
 _NAMED = 20
 """How many tickets a log line names at the most."""
 
@@ -187,7 +185,7 @@ class Passes:
 
     async def _see_dates_ahead(self, read: Read) -> None:
         """Note that we have seen a row dated after the desk's clock, which was set back: claims as old are no news."""
-        horizon = read.page.desk_clock + FARTHEST_AHEAD
+        horizon = read.page.desk_clock + ABSURD
         newest = max((row.updated_at for row in read.page.sightings if row.updated_at is not None), default=None)
         if newest is not None and self._seen is not None and self._seen < newest <= horizon:
             self._seen = newest
@@ -210,9 +208,12 @@ async def write_truths(
     terms: Terms,
     load: LoadProgress | None = None,
     deadline: float | None = None,
+    lock_patience: float | None = None,
 ) -> None:
     """Write truths, and tell of the gaps they healed; arguments and errors as `record_truths`."""
-    recorded = await record_truths(database, truths, terms=terms, load=load, deadline=deadline)
+    recorded = await record_truths(
+        database, truths, terms=terms, load=load, deadline=deadline, lock_patience=lock_patience
+    )
     for gap in recorded.gaps:
         emit(
             GAP_FOUND,

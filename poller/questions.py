@@ -11,7 +11,7 @@ from functools import partial
 
 from db import lease
 from db.database import PATIENCE, Database
-from db.group import GroupCommit
+from db.group import LOCK_PATIENCE, GroupCommit
 from freescout_audit.errors import DatabaseUnavailableError
 from freescout_audit.events import POLLER_FAULT, QUESTION_ANSWERED, QUESTION_FAILED
 from freescout_audit.logs import emit, where
@@ -134,8 +134,13 @@ class Questions:
         return True
 
     async def _write(self, truths: Sequence[Truth], *, deadline: float, apart: bool) -> Sequence[None]:
-        del apart  # a lock is waited for as long as there is time: nobody's answer is due
-        await write_truths(self._database, truths, terms=self._terms, deadline=deadline)
+        await write_truths(
+            self._database,
+            truths,
+            terms=self._terms,
+            deadline=deadline,
+            lock_patience=None if apart else LOCK_PATIENCE,
+        )
         return [None] * len(truths)
 
     async def _check_that_404_counts(self) -> None:

@@ -6,7 +6,7 @@ from datetime import datetime
 from aiohttp import web
 
 from db.database import Database
-from db.group import GroupCommit
+from db.group import LOCK_PATIENCE, GroupCommit
 from db.store import Delivery, record_deliveries
 from freescout_audit import events
 from freescout_audit.conversation import UnusableBodyError
@@ -17,8 +17,6 @@ from receiver.endpoints import VerifiedDelivery
 from receiver.metrics import Metrics
 
 ENDPOINT = "audit"
-LOCK_PATIENCE = 0.5
-"""Seconds a group waits for a ticket that somebody else has locked, before each of its tickets goes its own way."""
 
 _Recorded = tuple[Verdict | None, datetime, Lease]
 """A delivery's verdict (None without a claim), our clock and the lease when it was judged."""

@@ -187,6 +187,24 @@ class TestQuestions:
         assert transactions == 2
         assert await world.disputes() == 0
 
+    async def test_a_ticket_that_somebody_holds_holds_up_no_other_answer(self, world: World, database_url: str) -> None:
+        await world.sql.execute(
+            "UPDATE freescout_ticket SET disputed_at = freescout_now(), grace_until = freescout_now()"
+            " WHERE ticket_id < 10"
+        )
+        holder = await asyncpg.connect(database_url)
+        async with holder.transaction():
+            await holder.execute("SELECT FROM freescout_ticket WHERE ticket_id = 4 FOR UPDATE")
+            await world.questions.look()
+            async with asyncio.timeout(10):
+                while await world.disputes() > 1:
+                    pass
+        async with asyncio.timeout(10):
+            while await world.disputes() > 0:
+                pass
+        await holder.close()
+        await world.questions.stop()
+
     @pytest.mark.parametrize(("open_questions", "crowded"), [(4, 0), (5, 1)])
     async def test_more_claimed_disputes_than_a_page_are_said_to_be_crowded(
         self, world: World, open_questions: int, crowded: int

@@ -237,9 +237,39 @@ async def test_the_desks_clock_is_known_better_than_its_whole_seconds_tell(world
     for fraction in (0.1, 0.8, 0.3, 0.0, 0.6):
         await world.advance(120 - world.clock.now().timestamp() % 1 + fraction)
         await world.poll()
-        seen, offset = await world.sql.fetchrow("SELECT seen_through, clock_offset FROM freescout_lease")
+        seen, offset, set_back = await world.sql.fetchrow(
+            "SELECT seen_through, clock_offset, set_back_at FROM freescout_lease"
+        )
         assert seen <= world.clock.now()
+        assert set_back is None
     assert abs(offset.total_seconds()) < 0.01
+
+
+async def test_a_slow_desk_was_not_set_back_when_it_is_first_read(database: Database, sql: asyncpg.Connection) -> None:
+    async with make_world(database, sql) as world:
+        world.desk.faults.clock_offset = -600
+        await world.poll()
+
+        seen, set_back = await sql.fetchrow("SELECT seen_through, set_back_at FROM freescout_lease")
+        assert seen < world.clock.now() - timedelta(seconds=599)
+        assert set_back is None
+
+
+async def test_a_clock_that_was_set_back_once_is_not_found_so_again(world: World) -> None:
+    """Where in its second an answer comes makes it look up to a second earlier or later."""
+    await world.poll()
+    world.desk.faults.clock_offset = -600
+    await world.advance(120.1)
+    await world.poll()
+    first = await world.sql.fetchval("SELECT set_back_at FROM freescout_lease")
+    assert first is not None
+
+    for fraction in (0.9, 0.2, 0.5, 0.0):
+        await world.advance(120 - world.clock.now().timestamp() % 1 + fraction)
+        await world.poll()
+        seen, at = await world.sql.fetchrow("SELECT seen_through, set_back_at FROM freescout_lease")
+        assert at == first
+    assert seen < world.clock.now() - timedelta(seconds=60)
 
 
 async def test_a_clock_that_is_set_back_during_a_pass_lets_it_not_vouch(world: World) -> None:

@@ -230,6 +230,27 @@ class TestClaims:
         assert replayed.row.content == ("active", "published")
         assert replayed.row.expires_at == doubted.row.expires_at
 
+    def test_what_is_older_than_the_row_by_now_is_stale_whether_it_was_doubted_or_not(self) -> None:
+        """Push alone: a reply by mail with the old date, the change after it, and then its snapshot from 15 s ago."""
+        held = judge(row("active", 0), claim("pending", 0)).row
+        held = judge(held, claim("pending", 99)).row
+        assert held is not None
+        assert held.doubted_through == at(99)
+        held = judge(held, claim("closed", 103), now=104).row
+
+        late = judge(held, claim("pending", 99), now=115)
+
+        assert late.outcome == "stale"
+        assert late.row is held
+
+    def test_a_date_that_is_absurd_is_not_remembered(self) -> None:
+        """A desk that began with its clock a year ahead: until then nothing would be believed."""
+        doubted = judge(row("active", 0), claim("closed", 100 + 366 * 86400), standing=alive())
+
+        assert doubted.outcome == "disputed"
+        assert doubted.row is not None
+        assert doubted.row.doubted_through is None
+
     def test_news_from_after_what_was_not_believed_is_news(self) -> None:
         doubted = judge(row("active", 0), claim("closed", 50), standing=alive(seen=50))
 

@@ -84,7 +84,7 @@ BROKEN = {
         "    if before.disputed_at is not None:\n        return",
         "    if False:\n        return",
     ),
-    "the last of a second wins": ("said.updated_at > row.updated_at):", "said.updated_at >= row.updated_at):"),
+    "the last of a second wins": ("and said.updated_at > row.updated_at", "and said.updated_at >= row.updated_at"),
     "who says it is gone is believed": (
         'return _disputed(row, said, now, terms, "said_to_be_gone")',
         BELIEVED_GONE,

@@ -11,6 +11,8 @@ branch_labels = None
 depends_on = None
 
 STATEMENTS = (
+    # Both at once, and in the order in which deliveries and the function that applications call lock them.
+    "LOCK TABLE freescout_ticket, freescout_lease IN ACCESS EXCLUSIVE MODE",
     "ALTER TABLE freescout_ticket ADD COLUMN doubted_through timestamptz",
     """
 COMMENT ON COLUMN freescout_ticket.doubted_through
