@@ -250,6 +250,8 @@ class History:
         self._jumped_since_a_pass = True
         seconds = self._rng.choice((-1, 1)) * self._rng.choice((2, 30, 600, 3600, 8000)) * self._rng.uniform(0.5, 1)
         self._desk.faults.clock_offset += seconds
+        if seconds < 0:
+            self._oracle.set_back = self._clock.now()
         self._say(f"the desk's clock jumps by {seconds:.0f} s")
 
     def _change_keys(self) -> None:

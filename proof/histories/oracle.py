@@ -2,13 +2,15 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from freescout_audit.rule import Terms
 from proof.histories.cache import Look, Seen
 from simulator import Conversation
 
 NONE = "none"
+A_SECOND = timedelta(seconds=2)
+"""Dates have whole seconds, and so has what is known of the desk's clock: what lies so close nobody can tell apart."""
 
 
 class WrongError(Exception):
@@ -34,6 +36,8 @@ class Oracle:
     """The *s* of the last complete pass."""
     beaten: datetime | None = None
     """The poller's heartbeat at the last look."""
+    set_back: datetime | None = None
+    """When the desk's clock was set back the last time."""
     _tickets: dict[int, _Ticket] = field(default_factory=dict)
 
     def note(self, conversations: Iterable[Conversation], now: datetime) -> None:
@@ -136,13 +140,16 @@ class Oracle:
     def _was_settled_by_news(self, ticket_id: int, ticket: _Ticket, disputed: Seen, seen: Seen) -> None:
         """Only what happened after a dispute began settles it when nobody polls."""
         began = disputed.disputed_at
-        if seen.answer == NONE or began is None or _was_true_after(ticket, seen.answer, began):
+        if seen.answer == NONE or began is None or _was_true_after(ticket, seen.answer, began - A_SECOND):
             return
         raise WrongError(f"ticket {ticket_id} is disputed no longer, and reads {seen.answer}, which it was before")
 
     def _does_not_go_back(self, ticket_id: int, ticket: _Ticket, seen: Seen) -> None:
-        """Undisputed answers for one ticket come in the order in which they were true."""
-        if seen.disputed:
+        """Undisputed answers for one ticket come in the order in which they were true.
+
+        But until a pass has read the desk's clock after it was set back, what is from before passes for news.
+        """
+        if seen.disputed or (self.set_back is not None and (self.passed is None or self.passed < self.set_back)):
             return
         for place in range(ticket.reached, len(ticket.truths)):
             if ticket.truths[place][1] == seen.answer:
