@@ -187,6 +187,7 @@ async def hunt(
                     if outcome["wrong"] is not None:
                         wrong = None
             caught[name] = played, wrong
+            show.console.print(f"{name}: {f'caught after {played}' if wrong else f'not in {played}'}")
             show.advance(bar)
 
     await asyncio.gather(*(work() for _ in range(workers)))

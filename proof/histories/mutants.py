@@ -105,12 +105,10 @@ MUTANTS = (
     ),
     Mutant(
         "an older truth overwrites a newer one",
-        ((RULE, "and truth.asked_at <= row.truth_at:", "and truth.asked_at <= row.truth_at and False:"),),
-    ),
-    Mutant(
-        "of two reads that overlap the one that was asked later is true",
-        ((RULE, "truth.asked_at <= row.truth_until and _differs(row, truth):", "False:"),),
-        theme="two pollers",
+        (
+            (RULE, "and truth.asked_at <= row.truth_at:", "and truth.asked_at <= row.truth_at and False:"),
+            (RULE, "truth.asked_at <= row.truth_until and _differs(row, truth):", "False:"),
+        ),
     ),
     Mutant(
         "a truth overwrites a claim that came meanwhile",
