@@ -308,7 +308,22 @@ def _true(row: Row | None, truth: Truth, terms: Terms, now: datetime) -> Row:
             observed_via="poller",
             expires_at=expires_at,
         )
-    return msgspec.structs.replace(told, truth_at=truth.asked_at, truth_until=now, disputed_at=None, grace_until=None)
+    return msgspec.structs.replace(
+        told,
+        truth_at=truth.asked_at,
+        truth_until=now,
+        disputed_at=None,
+        grace_until=None,
+        doubted_through=_overruled(row, told),
+    )
+
+
+def _overruled(row: Row | None, told: Row) -> datetime | None:
+    """Return ``doubted_through`` after a truth: a claim that was believed, and bears a later date, is not again."""
+    dates = [] if row is None else [row.doubted_through]
+    if row is not None and not _at_or_after(told.updated_at, row.updated_at):
+        dates.append(row.updated_at)
+    return max((date for date in dates if date is not None), default=None)
 
 
 def _no_sooner(written: Row, row: Row, *, alive: bool) -> Row:

@@ -337,6 +337,16 @@ class TestTruths:
         assert verdict.row.disputed_at == at(81)
         assert read(verdict.row, truth("closed", 10, asked=82), now=83).outcome == "written"
 
+    def test_a_claim_that_a_read_overruled_with_an_older_date_is_not_believed_when_it_comes_again(self) -> None:
+        """The desk's clock was set back before it was first measured: nothing else tells of it."""
+        held = read(row("active", 50), truth("closed", 10, asked=70), now=71).row
+
+        assert held is not None
+        assert held.doubted_through == at(50)
+        behind = msgspec.structs.replace(lease(), clock_offset=timedelta(seconds=-60))
+        assert judge(held, claim("active", 50), standing=behind, now=72).outcome == "disputed"
+        assert judge(held, claim("active", 51), standing=behind, now=72).outcome == "applied"
+
     @pytest.mark.parametrize(("status", "asked"), [("spam", 75), ("closed", 81)], ids=["agree", "follow"])
     def test_two_reads_that_agree_or_follow_each_other_are_both_written(self, status: Status, asked: float) -> None:
         first = read(row("active", 0), truth("spam", 10, asked=70), now=80).row

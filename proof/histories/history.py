@@ -118,6 +118,7 @@ class History:
             minutes=rng.uniform(-60, -10) if self._in_the_night else rng.uniform(-90, 30)
         )
         self._clock = ManualClock(start)
+        self._dates_repeat = berlin
         self._oracle = Oracle(TERMS)
         self._desk = WitnessedDesk(
             self._oracle,
@@ -466,6 +467,8 @@ class History:
     async def _look(self) -> Look:
         """Look at what readers get, and hold it against the truth."""
         self._looked_at = (self._cache.uses, self._clock.now())
+        if self._dates_repeat and self._clock.now() >= CLOCKS_GO_BACK:
+            self._oracle.set_back = max(self._oracle.set_back or CLOCKS_GO_BACK, CLOCKS_GO_BACK)
         for failure in self._stage.failures:
             raise failure
         if self._log.lines:
