@@ -112,13 +112,13 @@ class History:
         self.outcome = Outcome(seed)
         rng = self._rng
         self._mix = Mix.draw(rng, theme)
-        self._in_the_night, two_pollers = (self._mix.theme == each for each in ("the repeated hour", "two pollers"))
+        self._in_the_night, two_pollers = (self._mix.theme == each for each in ("hour", "pollers"))
         berlin = rng.random() < (1 if self._in_the_night else 0.3)
         start = CLOCKS_GO_BACK + timedelta(
             minutes=rng.uniform(-60, -10) if self._in_the_night else rng.uniform(-90, 30)
         )
         self._clock = ManualClock(start)
-        self._dates_repeat = berlin
+        self._berlin, self._dates_repeat = berlin, False
         self._oracle = Oracle(TERMS)
         self._desk = WitnessedDesk(
             self._oracle,
@@ -202,9 +202,18 @@ class History:
         act = rng.choices([act for _, act in choices], [weight for weight, _ in choices])[0]
         self._clock.advance(MICROSECOND)
         outcome = act()
+        self._note_that_dates_repeat()
         if asyncio.iscoroutine(outcome):
             await outcome
         await self._start_what_is_due()
+
+    def _note_that_dates_repeat(self) -> None:
+        """Note when the desk's own clock, wrong as it may be, comes to the hour that its dates repeat."""
+        ahead = timedelta(seconds=self._desk.faults.clock_offset)
+        repeat = self._berlin and self._clock.now() + ahead >= CLOCKS_GO_BACK
+        if repeat and not self._dates_repeat:
+            self._oracle.set_back = self._clock.now()
+        self._dates_repeat = repeat
 
     async def _go_on(self) -> None:
         self._say(await self._stage.go_on())
@@ -467,8 +476,6 @@ class History:
     async def _look(self) -> Look:
         """Look at what readers get, and hold it against the truth."""
         self._looked_at = (self._cache.uses, self._clock.now())
-        if self._dates_repeat and self._clock.now() >= CLOCKS_GO_BACK:
-            self._oracle.set_back = max(self._oracle.set_back or CLOCKS_GO_BACK, CLOCKS_GO_BACK)
         for failure in self._stage.failures:
             raise failure
         if self._log.lines:

@@ -8,12 +8,12 @@ from typing import Self
 from proof.histories.cache import CacheFaults
 
 THEMES: Mapping[str, Mapping[str, float]] = {
-    "the desk's clock": {"clock": 0.4, "late": 0.4, "twice": 0.3, "away": 0.03},
-    "the repeated hour": {"burst": 0.8, "slow": 0.5, "lost": 0.7, "again": 0.5},
-    "nobody polls": {"away": 0.1, "late": 0.4, "twice": 0.3, "api": 0.2, "replay": 6},
+    "clock": {"clock": 0.4, "late": 0.4, "twice": 0.3, "away": 0.03},
+    "hour": {"burst": 0.8, "slow": 0.5, "lost": 0.7, "again": 0.5},
+    "alone": {"away": 0.1, "late": 0.4, "twice": 0.3, "api": 0.2, "replay": 6},
     "deletions": {"mailbox": 0.03, "lost": 0.4, "late": 0.3, "burst": 0.8, "slow": 0.5},
-    "what comes and goes": {"fleeting": 0.5, "late": 0.6, "lost": 0.5, "slow": 0.5},
-    "two pollers": {"slow": 0.5, "lost": 0.3, "burst": 0.5},
+    "fleeting": {"fleeting": 0.5, "late": 0.6, "lost": 0.5, "slow": 0.5},
+    "pollers": {"slow": 0.5, "lost": 0.3, "burst": 0.5},
 }
 """What a history may be about: these of its faults are frequent, and the rest is drawn as ever."""
 THEMED = 0.3

@@ -59,33 +59,38 @@ MUTANTS = (
     ),
     Mutant("what a pass has seen is ignored", ((RULE, "[lease.seen_through] if alive", "[] if alive"),)),
     Mutant(
+        "what a pass has seen is saved when it ends",
+        SAVED_AT_THE_END,
+        theme="fleeting",
+    ),
+    Mutant(
         "what a pass has seen is saved when it ends, and a read of the ticket has not seen further",
         (*SAVED_AT_THE_END, *NO_READ_SEES_FURTHER),
     ),
     Mutant(
         "what a pass has seen follows the desk's clock back",
         ((STATEMENTS, "greatest(seen_through, $1, CASE", "coalesce($1, CASE"),),
-        theme="the desk's clock",
+        theme="clock",
     ),
     Mutant(
         "a clock that was set back is not remembered",
         ((STATEMENTS, "now + clock_offset + interval '1 s'", "NULL::timestamptz"),),
-        theme="the desk's clock",
+        theme="clock",
     ),
     Mutant(
         "without a poller only the last pass's own date counts",
         ((RULE, "[lease.complete_through, lease.covered_through]", "[lease.complete_through]"),),
-        theme="the desk's clock",
+        theme="clock",
     ),
     Mutant(
         "a read of the ticket itself has not seen further",
         NO_READ_SEES_FURTHER,
-        theme="the desk's clock",
+        theme="clock",
     ),
     Mutant(
         "claims from the future are believed",
         ((RULE, "FUTURE_TOLERANCE = timedelta(seconds=60)", "FUTURE_TOLERANCE = timedelta(days=60)"),),
-        theme="the desk's clock",
+        theme="clock",
     ),
     Mutant(
         "claims from the future are believed, and a clock that was set back is not remembered",
@@ -93,7 +98,7 @@ MUTANTS = (
             (RULE, "FUTURE_TOLERANCE = timedelta(seconds=60)", "FUTURE_TOLERANCE = timedelta(days=60)"),
             (STATEMENTS, "now + clock_offset + interval '1 s'", "NULL::timestamptz"),
         ),
-        theme="the desk's clock",
+        theme="clock",
     ),
     Mutant(
         "news settle a dispute while the poller is alive",
@@ -109,6 +114,11 @@ MUTANTS = (
             (RULE, "and truth.asked_at <= row.truth_at:", "and truth.asked_at <= row.truth_at and False:"),
             (RULE, "truth.asked_at <= row.truth_until and _differs(row, truth):", "False:"),
         ),
+    ),
+    Mutant(
+        "of two reads that overlap the one that was asked later is true",
+        ((RULE, "truth.asked_at <= row.truth_until and _differs(row, truth):", "False:"),),
+        theme="pollers",
     ),
     Mutant(
         "a truth overwrites a claim that came meanwhile",
@@ -155,19 +165,24 @@ MUTANTS = (
         ),
     ),
     Mutant(
+        "what moves past a walk is not missed",
+        ((PASSES, "return len(reads) > 1 and await", "return False and await"),),
+        theme="hour",
+    ),
+    Mutant(
         "a clock that is set back during a pass lets it vouch",
         ((PASSES, "        _check_that_the_clock_went_on(clock, deletions.last)\n", ""),),
-        theme="the desk's clock",
+        theme="clock",
     ),
     Mutant(
         "without a poller any news settle a dispute",
         ((RULE, "if said.updated_at <= max(since, lease.seen_through or since):", "if False:"),),
-        theme="nobody polls",
+        theme="alone",
     ),
     Mutant(
         "what was not believed once is news when it comes again",
         ((RULE, "if newer and doubted is not None and said.updated_at <= doubted:", "if False:"),),
-        theme="nobody polls",
+        theme="alone",
     ),
     Mutant(
         "a total counts who we do not hold",
@@ -204,7 +219,7 @@ MUTANTS = (
     Mutant(
         "a later pass's lease is overwritten",
         ((STATEMENTS, "WHERE renewed_by_pass IS NULL OR renewed_by_pass < $1", "WHERE true"),),
-        theme="two pollers",
+        theme="pollers",
     ),
 )
 

@@ -9,7 +9,7 @@ from proof.histories.cache import Look, Seen
 from simulator import Conversation
 
 NONE = "none"
-A_SECOND = timedelta(seconds=2)
+AT_ONCE = timedelta(seconds=2)
 """Dates have whole seconds, and so has what is known of the desk's clock: what lies so close nobody can tell apart."""
 
 
@@ -37,7 +37,7 @@ class Oracle:
     beaten: datetime | None = None
     """The poller's heartbeat at the last look."""
     set_back: datetime | None = None
-    """When the desk's clock was set back the last time."""
+    """When the desk's clock was set back, or its dates began to repeat, the last time."""
     _tickets: dict[int, _Ticket] = field(default_factory=dict)
 
     def note(self, conversations: Iterable[Conversation], now: datetime) -> None:
@@ -140,7 +140,7 @@ class Oracle:
     def _was_settled_by_news(self, ticket_id: int, ticket: _Ticket, disputed: Seen, seen: Seen) -> None:
         """Only what happened after a dispute began settles it when nobody polls."""
         began = disputed.disputed_at
-        if seen.answer == NONE or began is None or _was_true_after(ticket, seen.answer, began - A_SECOND):
+        if seen.answer == NONE or began is None or _was_true_after(ticket, seen.answer, began - AT_ONCE):
             return
         raise WrongError(f"ticket {ticket_id} is disputed no longer, and reads {seen.answer}, which it was before")
 
@@ -149,11 +149,15 @@ class Oracle:
 
         But until a pass has read the desk's clock after it was set back, what is from before passes for news.
         """
-        if seen.disputed or (self.set_back is not None and (self.passed is None or self.passed < self.set_back)):
+        if seen.disputed:
             return
         for place in range(ticket.reached, len(ticket.truths)):
             if ticket.truths[place][1] == seen.answer:
                 ticket.reached = place
+                return
+        set_back = self.set_back
+        if set_back is not None and (self.passed is None or self.passed < set_back):
+            if any(answer == seen.answer and since <= set_back for since, answer in ticket.truths):
                 return
         raise WrongError(f"ticket {ticket_id} reads {seen.answer} once more, after what came later had been read")
 
