@@ -156,9 +156,12 @@ class Oracle:
                 ticket.reached = place
                 return
         set_back = self.set_back
-        if set_back is not None and (self.passed is None or self.passed < set_back):
-            if any(answer == seen.answer and since <= set_back for since, answer in ticket.truths):
-                return
+        if (
+            set_back is not None
+            and (self.passed is None or self.passed < set_back)
+            and any(answer == seen.answer and since <= set_back for since, answer in ticket.truths)
+        ):
+            return
         raise WrongError(f"ticket {ticket_id} reads {seen.answer} once more, after what came later had been read")
 
 
