@@ -1,5 +1,7 @@
 """A release beside whoever is at work: it waits for no lock so long that readers would wait behind it."""
 
+from collections.abc import AsyncIterator
+
 import asyncpg
 import pytest
 
@@ -19,14 +21,23 @@ UPDATE freescout_schema SET version_num = '0002';
 """Back to where the release before stood."""
 
 
-async def test_a_table_in_use_lets_the_migration_wait_outside_and_try_again(
+@pytest.fixture
+async def reader(
     database_url: str, sql: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
-) -> None:
+) -> AsyncIterator[asyncpg.Connection]:
+    """Somebody who holds a table of the old schema, and leaves a transaction open."""
     monkeypatch.setattr("db.migrate.LOCK_PATIENCE", 0.05)
     await sql.execute(REVERTED)
     reader = await asyncpg.connect(database_url)
     await reader.execute("BEGIN")
     await reader.fetchval("SELECT count(*) FROM freescout_lease")
+    yield reader
+    await reader.close()
+
+
+async def test_a_table_in_use_lets_the_migration_wait_outside_and_try_again(
+    database_url: str, sql: asyncpg.Connection, reader: asyncpg.Connection
+) -> None:
     others: list[object] = []
 
     async def meanwhile(_seconds: float) -> None:
@@ -36,18 +47,12 @@ async def test_a_table_in_use_lets_the_migration_wait_outside_and_try_again(
 
     assert await migrate(normalise(database_url), sleep=meanwhile) == "0007"
 
-    await reader.close()
     assert others == ["none", "none"], "nobody waited behind it"
 
 
 async def test_a_table_that_stays_in_use_is_said_so_and_nothing_is_changed(
-    database_url: str, sql: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+    database_url: str, sql: asyncpg.Connection, reader: asyncpg.Connection
 ) -> None:
-    monkeypatch.setattr("db.migrate.LOCK_PATIENCE", 0.05)
-    await sql.execute(REVERTED)
-    reader = await asyncpg.connect(database_url)
-    await reader.execute("BEGIN")
-    await reader.fetchval("SELECT count(*) FROM freescout_lease")
 
     async def no_time(_seconds: float) -> None:
         return
@@ -55,5 +60,4 @@ async def test_a_table_that_stays_in_use_is_said_so_and_nothing_is_changed(
     with pytest.raises(LockedError, match="stays in use"):
         await migrate(normalise(database_url), tries=2, sleep=no_time)
 
-    await reader.close()
     assert await sql.fetchval("SELECT version_num FROM freescout_schema") == "0002"
