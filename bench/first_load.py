@@ -26,6 +26,7 @@ from freescout_audit.logs import set_up_logs
 from freescout_audit.rule import Terms
 from poller.freescout import Answer, FreeScout
 from poller.passes import Passes
+from poller.run import give_way
 
 PAGE = 200
 _BEGAN = datetime(2020, 1, 1, tzinfo=UTC)
@@ -79,6 +80,7 @@ class MemoryDesk:
 async def load(conversations: int, url: str, *, pace: float = 0.0) -> Loaded:
     """Make the first pass over an empty cache, from a desk that takes ``pace`` seconds for each row."""
     set_up_logs(process="bench", style="text", level="error")
+    give_way()
     database = Database(normalise(url), name="bench")
     await empty_the_cache(url)
     desk = FreeScout(MemoryDesk(conversations, pace=pace))

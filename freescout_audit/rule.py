@@ -16,9 +16,9 @@ import msgspec
 from freescout_audit.conversation import Sighting, State, Status
 
 FUTURE_TOLERANCE = timedelta(seconds=60)
+"""How far ahead of the desk's clock a claim may be dated before we stop believing it."""
 ABSURD = timedelta(days=1)
 """A date farther ahead than this is a mistake, not a desk's clock that is wrong."""
-"""How far ahead of the desk's clock a claim may be dated before we stop believing it."""
 
 Path = Literal["webhook", "poller"]
 Content = tuple[Status | None, State | None]

@@ -21,8 +21,9 @@ IN_ONE_GO = timedelta(seconds=2)
 _BATCH = 1000
 _COUNTS = 2
 """Requests that a comparison takes when nothing differs, nor fails."""
-_LATEST = 10
-"""How many of the conversations that were updated last come with a total."""
+_LATEST, _LATEST_OF_A_PAGE = 10, 20
+"""So many conversations that were updated last come with a total, or this part of a page where that is less: a few that
+cost nothing, and on a small page no more of it than on a large one."""
 
 Write = Callable[[Read], Awaitable[None]]
 """Writes an answer's rows as truths."""
@@ -110,7 +111,7 @@ class Deletions:
         """Compare once, and take care of every difference; return whether there was none."""
         newest = Cell(since=await self._census.newest(self._size * 3 // 4))
         requests, began = self._desk.requests, await self._clock()
-        latest = await self._reader.latest(min(self._size, _LATEST))
+        latest = await self._reader.latest(max(1, min(_LATEST, self._size // _LATEST_OF_A_PAGE)))
         total = latest.page.total
         if total == 0 and await self._census.count(Cell()) > 0:
             # An API that lists nothing at all is more likely broken than a desk that lost everything.

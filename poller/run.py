@@ -1,6 +1,7 @@
 """The poller's life: wait for the right to poll, do the jobs while it lasts, give it up when told to stop."""
 
 import asyncio
+import os
 import time
 from datetime import timedelta
 
@@ -20,6 +21,7 @@ from settings.environment import Environment
 from settings.live import LiveSecrets
 from settings.table import Settings
 
+NICENESS = 10
 PROGRESS_EVERY = 5.0
 """Seconds between two lines about the first load."""
 
@@ -36,6 +38,11 @@ class LogProgress:
         if done == total or now - self._said_at >= PROGRESS_EVERY:
             self._said_at = now
             emit(LOAD_PROGRESS, done=done, total=total)
+
+
+def give_way() -> None:
+    """Let whoever else runs on this machine go first: somebody waits for a delivery's answer, and for no pass's."""
+    os.nice(max(0, NICENESS - os.getpriority(os.PRIO_PROCESS, 0)))
 
 
 async def poll(

@@ -7,7 +7,7 @@ import sys
 import tempfile
 import time
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Self
@@ -68,6 +68,7 @@ class Ground:
             },
         )
         self._made: list[str] = []
+        self._used = self._sockets
 
     def __enter__(self) -> Self:
         self._server.start()
@@ -76,6 +77,9 @@ class Ground:
     def __exit__(self, *_: object) -> None:
         asyncio.run(self._clear())
         self._server.stop()
+        for sockets in {self._sockets, self._used}:
+            with suppress(OSError):  # another run uses the server
+                Path(sockets).rmdir()
 
     async def database(self) -> str:
         """Make an empty database, and return its URL."""
@@ -85,22 +89,24 @@ class Ground:
         await self._clear(name)
         await self._execute(f"CREATE DATABASE {name}")
         url = normalise(self._server.url(name))
+        self._used = str(await self._execute("SHOW unix_socket_directories"))  # of whoever started the server
         return URL.create(
             url.drivername,
             username=url.username,
             password=url.password,
             database=name,
-            query={"host": self._sockets, "port": str(url.port)},
+            query={"host": self._used, "port": str(url.port)},
         ).render_as_string(hide_password=False)
 
     async def _clear(self, *names: str) -> None:
         for name in names or self._made:
             await self._execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
 
-    async def _execute(self, statement: str) -> None:
+    async def _execute(self, statement: str) -> object:
+        """Execute a statement, and return the first value it gives."""
         connection = await asyncpg.connect(self._server.url("postgres"))
         try:
-            await connection.execute(statement)
+            return await connection.fetchval(statement)
         finally:
             await connection.close()
 
@@ -164,8 +170,14 @@ async def prove(
     return total
 
 
+async def _goes_wrong(database: str, seed: int, *, steps: int | None, theme: str | None) -> bool:
+    """Tell whether a history goes wrong on the code as it is."""
+    async with aclosing(play(database, seed, seed + 1, steps=steps, theme=theme)) as outcomes:
+        return any([outcome["wrong"] is not None async for outcome in outcomes])
+
+
 async def hunt(
-    ground: Ground, *, steps: int | None, workers: int, names: Sequence[str], show: Progress
+    ground: Ground, *, first: int, steps: int | None, workers: int, names: Sequence[str], show: Progress
 ) -> dict[str, tuple[int, str | None]]:
     """Play histories on each mutant until one is caught; return how many that took, and what was wrong.
 
@@ -179,13 +191,13 @@ async def hunt(
         while waiting:
             name = waiting.pop(0)
             theme, played, wrong = THEME_OF[name], 0, None
-            async with aclosing(play(database, 0, WITHIN, steps=steps, theme=theme, mutant=name)) as outcomes:
-                async for outcome in outcomes:
-                    played, wrong = played + 1, outcome["wrong"]
-            async with aclosing(play(database, played - 1, played, steps=steps, theme=theme)) as outcomes:
-                async for outcome in outcomes:
-                    if outcome["wrong"] is not None:
-                        wrong = None
+            while played < WITHIN and wrong is None:
+                start, last = first + played, first + WITHIN
+                async with aclosing(play(database, start, last, steps=steps, theme=theme, mutant=name)) as outcomes:
+                    async for outcome in outcomes:
+                        played, wrong = played + 1, outcome["wrong"]
+                if wrong is not None and await _goes_wrong(database, first + played - 1, steps=steps, theme=theme):
+                    wrong = None
             caught[name] = played, wrong
             show.console.print(f"{name}: {f'caught after {played}' if wrong else f'not in {played}'}")
             show.advance(bar)
@@ -241,7 +253,7 @@ def main(
             good = asyncio.run(_tell(ground, seed, steps, theme, mutant))
         elif mutants or mutant is not None:
             names = [each.name for each in MUTANTS] if mutant is None else [mutant]
-            caught = asyncio.run(hunt(ground, steps=steps, workers=workers, names=names, show=show))
+            caught = asyncio.run(hunt(ground, first=first, steps=steps, workers=workers, names=names, show=show))
             show.stop()
             _show_hunt(caught)
             good = all(wrong is not None for _, wrong in caught.values())

@@ -149,6 +149,17 @@ def come_and_go(desk: Desk, rng: random.Random) -> str:
     return f"ticket {ticket_id} comes and goes"
 
 
+def turn_over(desk: Desk, rng: random.Random) -> str:
+    """Let somebody be deleted for ever, or a mail come in that is as old as the oldest ticket."""
+    rows = list(desk.truth())
+    if len(rows) > FEWEST and rng.random() < 1 / 2:
+        row = rng.choice(rows)
+        desk.delete_forever(row.id)
+        return f"ticket {row.id} is deleted for ever"
+    row = min(rows, key=lambda row: row.created)
+    return f"ticket {desk.customer_writes(mailbox_id=row.mailbox_id, created=row.created)} is written"
+
+
 def lose_a_mailbox(desk: Desk, rng: random.Random) -> str:
     """Delete a mailbox with all that is in it, if enough is left."""
     in_it = {box: sum(row.mailbox_id == box for row in desk.truth()) for box in desk.mailboxes}

@@ -21,7 +21,7 @@ from poller.freescout import Answer, DeskError, FreeScout
 from poller.passes import Passes
 from poller.questions import Questions
 from proof.histories.cache import MICROSECOND, CacheFaults, Look, StagedCache
-from proof.histories.desk_life import WitnessedDesk, come_and_go, happen, lose_a_mailbox
+from proof.histories.desk_life import WitnessedDesk, come_and_go, happen, lose_a_mailbox, turn_over
 from proof.histories.faults import FaultLog
 from proof.histories.http import request_of
 from proof.histories.mix import Mix
@@ -44,7 +44,7 @@ from simulator import (
 
 STEPS = 60
 LONG = timedelta(seconds=30)
-SELDOM = 0.1
+SELDOM, OFTEN = 0.1, 0.25
 MANY_ROUNDS = 100
 TERMS = Terms()
 OVERLAP = timedelta(seconds=3900)
@@ -115,7 +115,7 @@ class History:
         self._in_the_night, two_pollers = (self._mix.theme == each for each in ("hour", "pollers"))
         berlin = rng.random() < (1 if self._in_the_night else 0.3)
         start = CLOCKS_GO_BACK + timedelta(
-            minutes=rng.uniform(-60, -10) if self._in_the_night else rng.uniform(-90, 30)
+            minutes=rng.uniform(-30, -10) if self._in_the_night else rng.uniform(-90, 30)
         )
         self._clock = ManualClock(start)
         self._berlin, self._dates_repeat = berlin, False
@@ -130,11 +130,10 @@ class History:
             random_ties=True,
             reuse_numbers=rng.random() < 0.2,
         )
-        self._desk.populate(rng.randint(2, 7), days=rng.choice((0.01, 1, 30)))
+        self._desk.populate(self._mix.tickets, days=self._mix.days)
         self._desk.register_webhook("http://receiver.test" + PREFIX + ENDPOINT)
         self._api = Api(self._desk)
         self._worker = Worker(self._desk)
-        self._page_size = rng.randint(2, 6)
         self._faulty = False
         self._stage = Stage(rng)
         self._world = Process("FreeScout's worker")
@@ -220,11 +219,8 @@ class History:
         await self._restart_the_dead()
 
     def _let_time_pass(self) -> None:
-        if self._in_the_night and self._clock.now() < CLOCKS_GO_BACK and self._rng.random() < SELDOM:
-            self._clock.advance_to(CLOCKS_GO_BACK + timedelta(minutes=self._rng.uniform(1, 50)))
-            self._say("the clocks go back")
-            return
-        seconds = self._rng.choice((0.01, 0.3, 1, 1, 5, 20, 60, 60, 130, 300, 1000, 3000))
+        dense = self._rng.random() < self._mix.dense
+        seconds = 1 if dense else self._rng.choice((0.01, 0.3, 1, 1, 5, 20, 60, 60, 130, 300, 1000, 3000))
         self._clock.advance(self._rng.uniform(0, seconds))
         self._say("time passes")
 
@@ -232,9 +228,17 @@ class History:
         for _ in range(self._rng.randint(2, 4) if self._rng.random() < self._mix.burst else 1):
             if self._rng.random() < self._mix.fleeting:
                 self._say(come_and_go(self._desk, self._rng))
+            elif self._rng.random() < self._mix.turnover:
+                self._say(turn_over(self._desk, self._rng))
             else:
                 self._say(happen(self._desk, self._rng, again=self._mix.again))
             self._oracle.note(self._desk.truth(), self._clock.now())
+        if self._in_the_night and self._clock.now() < CLOCKS_GO_BACK and self._rng.random() < OFTEN:
+            # What has just happened bears a date that is yet to come again.
+            self._clock.advance_to(CLOCKS_GO_BACK + timedelta(minutes=self._rng.uniform(1, 15)))
+            self._say("the clocks go back")
+        if self._mix.abrupt and self._rng.random() < self._mix.abrupt:
+            self._jump()
 
     def _lose_a_mailbox(self) -> None:
         self._say(lose_a_mailbox(self._desk, self._rng))
@@ -258,11 +262,19 @@ class History:
         if self._jumped_since_a_pass:
             return
         self._jumped_since_a_pass = True
-        seconds = self._rng.choice((-1, 1)) * self._rng.choice((2, 30, 600, 3600, 8000)) * self._rng.uniform(0.5, 1)
+        back = self._rng.random() < self._mix.back
+        far, signs = ((8000,), (-1,)) if back else ((2, 30, 600, 3600, 8000), (-1, 1))
+        seconds = self._rng.choice(signs) * self._rng.choice(far) * self._rng.uniform(0.5, 1)
         self._desk.faults.clock_offset += seconds
         if seconds < 0:
             self._oracle.set_back = self._clock.now()
+        else:
+            self._oracle.set_forward = self._clock.now()
         self._say(f"the desk's clock jumps by {seconds:.0f} s")
+        if back:
+            ticket_id = self._desk.customer_writes(mailbox_id=self._rng.choice(list(self._desk.mailboxes)))
+            self._oracle.note(self._desk.truth(), self._clock.now())
+            self._say(f"ticket {ticket_id} is written")
 
     def _change_keys(self) -> None:
         """APP_KEY changes; the operator notices some time later, or has prepared it."""
@@ -337,12 +349,12 @@ class History:
     def _start_poller(self, number: int) -> _Poller:
         process = Process(f"poller {number}")
         desk = FreeScout(self._ask_the_desk, sleep=self._sleep)
-        passes = Passes(desk, self._cache, terms=TERMS, overlap=OVERLAP, page_size=self._page_size)
+        passes = Passes(desk, self._cache, terms=TERMS, overlap=OVERLAP, page_size=self._mix.page_size)
         questions = Questions(
             desk,
             self._cache,
             terms=TERMS,
-            at_once=self._page_size,
+            at_once=self._mix.page_size,
             clock=lambda: self._clock.now().timestamp(),
         )
         return _Poller(process, passes, questions)
@@ -483,7 +495,8 @@ class History:
         look = await self._cache.look()
         self._ahead.append(look.ahead)
         self._disputed = any(seen.disputed for seen in look.tickets.values())
-        self._oracle.judge(look, self._clock.now())
+        ahead = timedelta(seconds=self._desk.faults.clock_offset)
+        self._oracle.judge(look, self._clock.now(), truly_ahead=ahead)
         return look
 
     async def _look_if_something_changed(self) -> None:

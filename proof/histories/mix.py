@@ -1,4 +1,4 @@
-"""Which faults a history has."""
+"""What a history is made of."""
 
 import random
 from collections.abc import Mapping
@@ -8,23 +8,39 @@ from typing import Self
 from proof.histories.cache import CacheFaults
 
 THEMES: Mapping[str, Mapping[str, float]] = {
-    "clock": {"clock": 0.4, "late": 0.4, "twice": 0.3, "away": 0.03},
-    "hour": {"burst": 0.8, "slow": 0.5, "lost": 0.7, "again": 0.5},
+    "clock": {"abrupt": 0.2, "again": 0.5, "fleeting": 0.2, "lost": 0.3, "late": 0.5, "twice": 0.3, "away": 0.06},
+    "hour": {"burst": 0.8, "slow": 0.5, "lost": 0.9, "again": 0.9, "tickets": 6, "days": 0.01, "page_size": 2},
     "alone": {"away": 0.1, "late": 0.4, "twice": 0.3, "api": 0.2, "replay": 6},
-    "deletions": {"mailbox": 0.03, "lost": 0.4, "late": 0.3, "burst": 0.8, "slow": 0.5},
-    "fleeting": {"fleeting": 0.5, "late": 0.6, "lost": 0.5, "slow": 0.5},
-    "pollers": {"slow": 0.5, "lost": 0.3, "burst": 0.5},
+    "back": {"clock": 0.15, "back": 1, "turnover": 0.7, "lost": 0.7, "tickets": 6, "days": 0.1, "page_size": 4},
+    "deletions": {
+        "turnover": 0.6,
+        "dense": 0.3,
+        "mailbox": 0.01,
+        "lost": 0.9,
+        "burst": 0,
+        "tickets": 8,
+        "days": 0.3,
+        "page_size": 4,
+    },
+    "fleeting": {"fleeting": 0.7, "late": 0.7, "lost": 0.3, "tickets": 2, "page_size": 6},
+    "pollers": {"dense": 0.7, "slow": 0.5, "lost": 0.7, "burst": 0.5, "tickets": 3, "days": 0.01, "page_size": 6},
 }
-"""What a history may be about: these of its faults are frequent, and the rest is drawn as ever."""
+"""What a history may be about: these are as given, and the rest is drawn as ever."""
 THEMED = 0.3
 """The share of histories that are about one thing."""
 
 
 @dataclass
 class Mix:
-    """Which faults a history has, and how often; a seed draws most of them as zero."""
+    """What a desk a history begins with, which faults it has, and how often; a seed draws most of them as zero."""
 
     theme: str | None
+    tickets: int
+    """How many tickets there are when it begins."""
+    days: float
+    """How many days old they are at the most."""
+    page_size: int
+    """Conversations in one list request, and questions that may be open at once."""
     lost: float
     """A delivery is never sent."""
     late: float
@@ -47,12 +63,20 @@ class Mix:
     """The poller is away for up to an hour."""
     clock: float
     """The desk's clock jumps."""
+    abrupt: float
+    """It jumps right after something has happened."""
+    back: float
+    """It jumps back, by an hour or two, and somebody writes at once."""
     keys: float
     """The desk's APP_KEY changes."""
     mailbox: float
     """A mailbox is deleted."""
     fleeting: float
     """What happens is that somebody writes, and is deleted for ever."""
+    turnover: float
+    """What happens is that a ticket is deleted for ever, or one comes that bears the date of the oldest."""
+    dense: float
+    """The time that passes is a second at the most."""
     again: float
     """What happens, happens to the ticket with the latest date."""
     burst: float
@@ -68,6 +92,9 @@ class Mix:
         drawn = rng.choice(list(THEMES)) if rng.random() < THEMED else None
         mix = cls(
             theme=theme or drawn,
+            tickets=rng.randint(2, 7),
+            days=rng.choice((0.01, 1, 30)),
+            page_size=rng.randint(2, 6),
             lost=some(0.5),
             late=some(0.3),
             twice=some(0.3),
@@ -80,9 +107,13 @@ class Mix:
             crash=some(0.04, 0.4),
             away=some(0.03, 0.4),
             clock=some(0.05, 0.3),
+            abrupt=0.0,
+            back=0.0,
             keys=some(0.03, 0.3),
             mailbox=some(0.02, 0.3),
             fleeting=0.03,
+            dense=0.0,
+            turnover=0.0,
             again=0.0,
             burst=some(0.8),
         )

@@ -38,6 +38,10 @@ class Oracle:
     """The poller's heartbeat at the last look."""
     set_back: datetime | None = None
     """When the desk's clock was set back, or its dates began to repeat, the last time."""
+    set_forward: datetime | None = None
+    """When the desk's clock was set forward, the last time."""
+    _unread: tuple[timedelta, timedelta] = (timedelta(), timedelta())
+    """How far the desk's clock was ahead of what the last pass had read, at this look and the one before."""
     _tickets: dict[int, _Ticket] = field(default_factory=dict)
 
     def note(self, conversations: Iterable[Conversation], now: datetime) -> None:
@@ -71,8 +75,10 @@ class Oracle:
         """Return what is true of every ticket there ever was."""
         return {ticket_id: ticket.truths[-1][1] for ticket_id, ticket in self._tickets.items()}
 
-    def judge(self, look: Look, now: datetime) -> None:
+    def judge(self, look: Look, now: datetime, *, truly_ahead: timedelta) -> None:
         """Hold what readers get against what was true.
+
+        ``truly_ahead`` is how far the desk's clock is ahead of ours, whatever the last pass has read.
 
         Raises:
             WrongError: A promise was broken.
@@ -82,6 +88,8 @@ class Oracle:
                 f"the pass of {self.passed:%H:%M:%S.%f} vouches no more: an earlier one has overwritten it"
             )
         self.passed = look.passed
+        unread = max(truly_ahead - look.ahead, timedelta())
+        self._unread = unread, self._unread[0]
         alive_since = self.beaten is not None and now - self.beaten < self.terms.lease
         for ticket_id, seen in look.tickets.items():
             ticket = self._tickets.get(ticket_id)
@@ -91,6 +99,7 @@ class Oracle:
             if seen.answer == NONE:
                 continue
             self._was_true_since_the_pass(ticket_id, ticket, seen)
+            self._was_true_since_it_was_read(ticket_id, ticket, seen)
             self._is_vouched_for(ticket_id, seen, now)
             self._does_not_go_back(ticket_id, ticket, seen)
         self.beaten = look.beaten
@@ -106,6 +115,17 @@ class Oracle:
             f"ticket {ticket_id} reads {seen.answer},"
             f" which was false when the last complete pass began ({passed:%H:%M:%S.%f})"
         )
+
+    def _was_true_since_it_was_read(self, ticket_id: int, ticket: _Ticket, seen: Seen) -> None:
+        """No undisputed answer was already false when FreeScout was last asked for the ticket."""
+        read = seen.truth_at
+        if seen.disputed or read is None:
+            return
+        claimed = seen.claimed_at is not None and seen.claimed_at >= read
+        if not _was_true_after(ticket, seen.answer, read - AT_ONCE if claimed else read):
+            raise WrongError(
+                f"ticket {ticket_id} reads {seen.answer}, which was false when it was read ({read:%H:%M:%S.%f})"
+            )
 
     def _is_vouched_for(self, ticket_id: int, seen: Seen, now: datetime) -> None:
         """No answer outlives the pass, the read and the delivery that vouched for it."""
@@ -138,9 +158,16 @@ class Oracle:
             )
 
     def _was_settled_by_news(self, ticket_id: int, ticket: _Ticket, disputed: Seen, seen: Seen) -> None:
-        """Only what happened after a dispute began settles it when nobody polls."""
+        """When nobody polls, only what happened after a dispute began settles it.
+
+        But while no pass has read that the desk's clock was set forward, what has happened since looks younger.
+        """
         began = disputed.disputed_at
-        if seen.answer == NONE or began is None or _was_true_after(ticket, seen.answer, began - AT_ONCE):
+        if seen.answer == NONE or began is None:
+            return
+        if self.set_forward is not None and self.set_forward < began:
+            began = max(began - max(self._unread), self.set_forward)
+        if _was_true_after(ticket, seen.answer, began - AT_ONCE):
             return
         raise WrongError(f"ticket {ticket_id} is disputed no longer, and reads {seen.answer}, which it was before")
 
