@@ -1,9 +1,11 @@
 """Deliveries beside a poller at work: their p99 at a steady rate while a first load, or a search for deletions, runs.
 
 Each is measured twice: with the desk at the pace that was measured of a real one, and with one that answers from
-memory, which shows what a poller could do to its neighbours if a desk ever let it.
+memory, which shows what a poller could do to its neighbours if a desk ever let it. ``python -m bench.beside`` measures
+this alone.
 """
 
+import asyncio
 import subprocess
 import sys
 import time
@@ -11,9 +13,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 
+from rich.console import Console
+
 from bench.deliveries import Plan, times
 from bench.processes import ROOT, load, receiver
-from bench.report import Line
+from bench.report import Line, machine, print_table
+from db.embedded import EmbeddedPostgres
+from db.migrate import migrate
+from db.url import normalise
 
 PACE = 0.001
 """Seconds that a real desk takes for each row: 0.2 s for a page of 200."""
@@ -87,3 +94,11 @@ def _go_on(process: "subprocess.Popen[bytes]") -> None:
     assert process.stdin is not None  # noqa: S101 - it has a pipe
     process.stdin.write(b"\n")
     process.stdin.flush()
+
+
+if __name__ == "__main__":
+    with EmbeddedPostgres(database="bench") as server:
+        asyncio.run(migrate(normalise(server.url())))
+        plan = Plan(rounds=5, seconds=4)
+        lines = [*first_load(server.url(), plan), *deletions(server.url(), plan)]
+    print_table(Console(), lines, f"beside a poller, on {machine()}")

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import asyncpg
@@ -22,6 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent
 _TICKS = os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _PATIENCE = 30.0
+_TRIES = 10
 
 
 class Server:
@@ -33,7 +34,11 @@ class Server:
 
     def cpu(self) -> float:
         """Return the CPU seconds that it and its children have used, those included that have ended."""
-        return _cpu(self.pid, ended=True) + sum(map(_cpu, self._pids()))
+        for _ in range(_TRIES):
+            # A child that ends meanwhile leaves its time to its parent.
+            with suppress(FileNotFoundError, ProcessLookupError):
+                return _cpu(self.pid, ended=True) + sum(map(_cpu, self._pids()))
+        raise RuntimeError(f"process {self.pid} has ended, or its children come and go too fast to be counted")
 
     def resident(self) -> int:
         """Return its resident memory now, in bytes."""

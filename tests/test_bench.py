@@ -1,6 +1,7 @@
 """The load generator and the report: what they say is so."""
 
 import asyncio
+import os
 import time
 from pathlib import Path
 
@@ -8,10 +9,10 @@ import asyncpg
 import pytest
 from aiohttp import web
 
-from bench import report
+from bench import processes, report
 from bench.first_load import MemoryDesk
 from bench.load import Load, Result, make, threads
-from bench.processes import empty_the_cache
+from bench.processes import Server, empty_the_cache
 from bench.report import Line, Point
 from conftest import Receiver
 from examples import NOON
@@ -105,3 +106,18 @@ def test_a_plot_names_its_points(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
     drawn = (tmp_path / "plot.svg").read_text(encoding="utf-8")
     assert all(f">{text}<" in drawn for text in ("by bytes", "0.5 ms", "1k", "150 ms", "54M"))
+
+
+def test_a_child_that_ends_while_cpu_is_counted_is_counted_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    listed = iter([[os.getpid(), 2**30], [os.getpid()]])  # no process has a number so high
+    monkeypatch.setattr(processes.Server, "_pids", lambda _: next(listed))
+
+    assert Server(os.getpid(), 0).cpu() > 0
+    assert not list(listed)
+
+
+def test_a_server_that_has_ended_is_said_to_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes.Server, "_pids", lambda _: [2**30])
+
+    with pytest.raises(RuntimeError, match="has ended"):
+        Server(2**30, 0).cpu()
