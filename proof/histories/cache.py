@@ -49,6 +49,10 @@ SELECT setval('freescout_delivery_delivery_id_seq', 1, false);
 """
 
 
+_IN_ORDER = {statements.OPEN_DISPUTES: statements.OPEN_DISPUTES.replace("NULLS LAST", "NULLS LAST, ticket_id")}
+"""What leaves an order to PostgreSQL, which goes by how rows lie in the table, and the same with one of its own: a seed
+is one history, whatever was played before it.
+"""
 MICROSECOND = 1e-6
 
 
@@ -111,7 +115,7 @@ class TimedConnection:
     async def fetch(self, query: str, *arguments: object) -> Sequence[asyncpg.Record]:
         """Fetch as `asyncpg.Connection` does."""
         await self._told()
-        rows: Sequence[asyncpg.Record] = await self._connection.fetch(query, *arguments)
+        rows: Sequence[asyncpg.Record] = await self._connection.fetch(_IN_ORDER.get(query, query), *arguments)
         return rows
 
     async def fetchrow(self, query: str, *arguments: object) -> asyncpg.Record | None:
