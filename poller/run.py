@@ -41,7 +41,7 @@ class LogProgress:
 
 
 def give_way() -> None:
-    """Let whoever else runs on this machine go first: somebody waits for a delivery's answer, and for no pass's."""
+    """Let whoever else runs on this machine go first: somebody waits for a delivery's answer."""
     os.nice(max(0, NICENESS - os.getpriority(os.PRIO_PROCESS, 0)))
 
 
