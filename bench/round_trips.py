@@ -1,6 +1,6 @@
-"""``python -m bench.round_trips``: what a commit of deliveries would cost if its messages travelled together.
+"""``python -m bench.round_trips``: what a commit of deliveries costs, by how many messages it takes.
 
-Nobody's code but this does so; docs/performance.md says why. The ways take turns in short blocks.
+The ways take turns in short blocks.
 """
 
 import json
@@ -22,10 +22,7 @@ from db.url import normalise
 
 ROUNDS, BLOCK = 15, 60
 TICKETS = 10_000
-_BEGIN = (
-    "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SET LOCAL statement_timeout = 5000;"
-    " SET LOCAL plan_cache_mode = force_generic_plan"
-)
+_PATIENCE = timedelta(seconds=LOCK_PATIENCE)
 Way = Callable[[Sequence[int]], Awaitable[object]]
 
 
@@ -34,7 +31,6 @@ class Ways:
 
     def __init__(self, connection: asyncpg.Connection) -> None:
         self._connection = connection
-        self._begun = False
 
     async def bare(self, ids: Sequence[int]) -> None:
         """One upsert into a plain table."""
@@ -44,45 +40,34 @@ class Ways:
             ids,
         )
 
-    async def four(self, ids: Sequence[int]) -> None:
-        """As we do: begin, lock and read, write, commit."""
-        await self._lock(ids)
-        await self._connection.execute(statements.WRITE_DELIVERIES, *_written(ids))
+    async def two(self, ids: Sequence[int]) -> None:
+        """As we do: read, and write what is still as it was read."""
+        read = await self._connection.fetchrow(statements.READ_TICKETS, ids)
+        rows, journal = _written(ids)
+        versions = read["versions"], read["lease_version"]
+        await self._connection.execute(statements.WRITE_TICKETS, rows, *versions, journal, _PATIENCE)
+
+    async def under_locks(self, ids: Sequence[int]) -> None:
+        """As we do when somebody was faster: begin, lock, read, write, commit."""
+        await self._connection.execute(
+            "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SET LOCAL statement_timeout = 5000;"
+            " SET LOCAL plan_cache_mode = force_generic_plan"
+        )
+        await self._connection.fetch(statements.LOCK, ids, _PATIENCE)
+        await self.two(ids)
         await self._connection.execute("COMMIT")
 
-    async def write_and_commit(self, ids: Sequence[int]) -> None:
-        """Write and commit in one message, whose values have to be quoted by ourselves."""
-        await self._lock(ids)
-        await self._connection.execute(_execute(ids) + "COMMIT")
+    async def in_a_transaction(self, ids: Sequence[int]) -> None:
+        """Without locks, but with a transaction around the two."""
+        await self._connection.execute("BEGIN")
+        await self.two(ids)
+        await self._connection.execute("COMMIT")
 
-    async def begin_ahead(self, ids: Sequence[int]) -> None:
-        """Begin the next transaction with the commit of this one, and so leave the connection inside it."""
-        await self._lock(ids)
-        await self._connection.execute(statements.WRITE_DELIVERIES, *_written(ids))
-        await self._connection.execute("COMMIT;" + _BEGIN)
-        self._begun = True
-
-    async def both(self, ids: Sequence[int]) -> None:
-        """Two messages in all."""
-        await self._lock(ids)
-        await self._connection.execute(_execute(ids) + "COMMIT;" + _BEGIN)
-        self._begun = True
-
-    async def rest(self) -> None:
-        """End what was begun ahead."""
-        if self._begun:
-            await self._connection.execute("COMMIT")
-            self._begun = False
-
-    async def _lock(self, ids: Sequence[int]) -> None:
-        if not self._begun:
-            await self._connection.execute(_BEGIN)
-        await self._connection.fetch(statements.LOCK, ids, timedelta(seconds=LOCK_PATIENCE))
-
-
-def _execute(ids: Sequence[int]) -> str:
-    rows, journal = (each.replace("'", "''") for each in _written(ids))
-    return f"EXECUTE bench_write('{rows}', '{journal}');"
+    async def not_durable(self, ids: Sequence[int]) -> None:
+        """As the poller does: a transaction that does not wait for the disk."""
+        await self._connection.execute("BEGIN; SET LOCAL synchronous_commit = off")
+        await self.two(ids)
+        await self._connection.execute("COMMIT")
 
 
 def _written(ids: Sequence[int]) -> tuple[str, str]:
@@ -110,12 +95,11 @@ async def measure(url: str, size: int) -> dict[str, list[float]]:
     """Return the seconds of each commit of ``size`` deliveries, by the name of the way."""
     connection = await asyncpg.connect(url, server_settings={"jit": "off", "timezone": "UTC"})
     await connection.execute("CREATE TABLE IF NOT EXISTS bench_plain (ticket_id bigint PRIMARY KEY, status text)")
-    await connection.execute(f"PREPARE bench_write(json, json) AS {statements.WRITE_DELIVERIES}")
     ways = Ways(connection)
-    each: tuple[Way, ...] = (ways.bare, ways.four, ways.write_and_commit, ways.begin_ahead, ways.both)
+    each: tuple[Way, ...] = (ways.bare, ways.two, ways.in_a_transaction, ways.not_durable, ways.under_locks)
     took: dict[str, list[float]] = {way.__name__: [] for way in each}
     everybody = range(1, TICKETS + 1)
-    await ways.four(everybody)
+    await ways.two(everybody)
     await ways.bare(everybody)
     for turn in range(ROUNDS):
         for way in each[turn % len(each) :] + each[: turn % len(each)]:
@@ -124,7 +108,6 @@ async def measure(url: str, size: int) -> dict[str, list[float]]:
                 began = time.perf_counter()
                 await way(ids)
                 took[way.__name__].append(time.perf_counter() - began)
-            await ways.rest()
     await connection.close()
     return took
 

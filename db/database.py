@@ -1,6 +1,7 @@
 """Connections to PostgreSQL: one pool a process, taken in turn, broken ones thrown away."""
 
 import asyncio
+import math
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
@@ -19,6 +20,9 @@ _NOT_MIGRATED = (
     asyncpg.UndefinedColumnError,
     asyncpg.UndefinedFunctionError,
 )
+OVERTAKEN = (asyncpg.SerializationError, asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError)
+"""Somebody else holds or has written what a transaction was about to write: it is rolled back, and can be tried again
+on the same connection."""
 _UNAVAILABLE = (
     OSError,  # TimeoutError is one
     asyncpg.InterfaceError,
@@ -60,6 +64,9 @@ class Database:
             "application_name": f"freescout-audit {name}".strip(),
             "timezone": "UTC",
             "jit": "off",
+            # Single statements are transactions too, whatever the server or the role has as its default.
+            "default_transaction_isolation": "read committed",
+            "default_transaction_read_only": "off",
             # What we give up on, the server has to give up as well: it would wait for a lock for ever, and
             # does not notice by itself that the client has gone.
             "statement_timeout": f"{patience:g}s",
@@ -71,8 +78,8 @@ class Database:
     def connection(self, deadline: float | None = None) -> AbstractAsyncContextManager[asyncpg.Connection]:
         """Lend a connection for ``deadline`` seconds (None: `PATIENCE`), the wait for it included.
 
-        Whatever goes wrong while it is lent ends it: nobody waits for a server that may never answer. The server
-        notices within a second, and rolls back what it was told.
+        Whatever goes wrong while it is lent (but for `OVERTAKEN`) ends it: nobody waits for a server that may never
+        answer. The server notices within a second, and rolls back what it was told.
 
         Raises:
             DatabaseUnavailableError: PostgreSQL is away, not migrated, or did not answer within the deadline.
@@ -87,6 +94,9 @@ class Database:
                 connection = await self._check_out()
                 try:
                     yield connection
+                except OVERTAKEN:
+                    self._check_in(connection)
+                    raise
                 except BaseException:
                     connection.terminate()
                     raise
@@ -100,17 +110,28 @@ class Database:
             raise DatabaseUnavailableError(f"PostgreSQL is not available: {reason}") from error
 
     @asynccontextmanager
-    async def transaction(self, deadline: float | None = None) -> AsyncIterator[asyncpg.Connection]:
-        """Lend a connection inside a READ COMMITTED transaction, committed at the end; errors as in `connection`."""
+    async def transaction(
+        self, deadline: float | None = None, *, durable: bool = True
+    ) -> AsyncIterator[asyncpg.Connection]:
+        """Lend a connection inside a READ COMMITTED transaction, committed at the end; errors as in `connection`.
+
+        One that is not ``durable`` does not wait for the disk. A crash of PostgreSQL may take back the last half second
+        of those, but none that was committed before a durable one.
+        """
         async with self.connection(deadline) as connection:
-            limit = int(1000 * (self._patience if deadline is None else deadline))
+            limit = math.ceil(1000 * (self._patience if deadline is None else deadline))
             # For a batch of one the planner thinks a plan of its own cheaper than the one for any batch, and takes
             # longer to make it than all the rest.
             await connection.execute(
                 f"BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SET LOCAL statement_timeout = {limit:d};"
                 " SET LOCAL plan_cache_mode = force_generic_plan"
+                + ("" if durable else "; SET LOCAL synchronous_commit = off")
             )
-            yield connection
+            try:
+                yield connection
+            except OVERTAKEN:
+                await connection.execute("ROLLBACK")
+                raise
             await connection.execute("COMMIT")
 
     async def close(self) -> None:

@@ -1,11 +1,13 @@
 """Group commit: what arrives while a commit is under way is committed together by the next one.
 
-There is no timer and no wait: the first to come is committed at once, alone, and whoever comes meanwhile is the next
-group. Each waits for its own answer, and for nobody's longer than its own deadline.
+Nothing is held back in order to fill a group: the first to come is committed at once, alone, and whoever comes
+meanwhile is the next group. Each waits for its own answer, and for nobody's longer than its own deadline.
 """
 
 import asyncio
+import math
 from collections.abc import Callable, Hashable, Iterable, Sequence
+from contextlib import suppress
 from typing import Generic, Protocol, TypeVar
 
 from freescout_audit.errors import DatabaseUnavailableError
@@ -14,6 +16,9 @@ LOCK_PATIENCE = 0.5
 """Seconds a group waits for a ticket that somebody else has locked, before each of its tickets goes its own way."""
 _PARTS_AT_ONCE = 4
 """Parts of groups that were taken apart are few; they leave connections to everybody else."""
+
+_CLOCK_RESOLUTION = 0.001
+"""Seconds by which uvloop may call too early."""
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
@@ -45,9 +50,9 @@ class GroupCommit(Generic[Item, Answer]):
             ``key``, then into its members, and each part is tried again beside the groups that follow: what is wrong
             with one item fails no other, nor holds it up.
         key: Names what an item is about; items about the same keep their order when a group is taken apart.
-        largest: How many items a group has at the most.
+        largest: How many items a group has at the most. Not too many: when all who send wait for one group, nobody has
+            anything to do while it is committed.
         waiting: How many items may wait at the most.
-        at_once: How many groups may be under way at once.
     """
 
     def __init__(
@@ -55,17 +60,18 @@ class GroupCommit(Generic[Item, Answer]):
         commit: Commit[Item, Answer],
         *,
         key: Callable[[Item], Hashable],
-        largest: int = 128,
+        largest: int = 32,
         waiting: int = 4096,
-        at_once: int = 1,
     ) -> None:
         self._commit = commit
         self._key = key
         self._largest = largest
         self._waiting = waiting
-        self._at_once = at_once
         self._queue: dict[_Member[Item, Answer], None] = {}
-        self._working: set[asyncio.Task[None]] = set()
+        self._unanswered: set[_Member[Item, Answer]] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._looks_at = math.inf
+        self._worker: asyncio.Task[None] | None = None
         self._apart: set[asyncio.Task[None]] = set()
         self._apart_turns = asyncio.Semaphore(_PARTS_AT_ONCE)
         self._closed = False
@@ -87,26 +93,53 @@ class GroupCommit(Generic[Item, Answer]):
         loop = asyncio.get_running_loop()
         member: _Member[Item, Answer] = _Member(item, loop.create_future(), loop.time() + deadline)
         self._queue[member] = None
-        if len(self._working) < self._at_once:
-            self._working.add(asyncio.create_task(self._work()))
-        timer = loop.call_at(member.until, member.fail, DatabaseUnavailableError("PostgreSQL gave no answer in time"))
+        if self._worker is None:
+            self._worker = asyncio.create_task(self._work())
+        self._unanswered.add(member)
+        if member.until < self._looks_at:
+            self._look_at(member.until)
         try:
             return await member.answer
         finally:
-            timer.cancel()
+            self._unanswered.discard(member)
             self._queue.pop(member, None)
 
     async def close(self, patience: float = 1.0) -> None:
         """Take nothing new, let what waits be committed within ``patience`` seconds, and fail the rest."""
         self._closed = True
-        tasks = self._working | self._apart
-        if tasks:
-            _, late = await asyncio.wait(tasks, timeout=patience)
-            for task in late:
-                task.cancel()
-            await asyncio.gather(*late, return_exceptions=True)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(patience):
+                while tasks := self._tasks():  # a group may yet be taken apart
+                    await asyncio.wait(tasks)
+        late = self._tasks()
+        for task in late:
+            task.cancel()
+        await asyncio.gather(*late, return_exceptions=True)
         for member in self._queue:
             member.fail(_ending())
+        self._look_at(math.inf)
+
+    def _tasks(self) -> "set[asyncio.Task[None]]":
+        """Return who is at work."""
+        return {task for task in (self._worker, *self._apart) if task is not None and not task.done()}
+
+    def _look_at(self, moment: float) -> None:
+        """Look at that moment of the loop's clock, and no earlier, whether somebody has waited for too long.
+
+        One timer for all: at a steady pace nobody waits so long, and a timer for each would cost as much as its place
+        in the queue.
+        """
+        if self._timer is not None:
+            self._timer.cancel()
+        self._looks_at = moment
+        self._timer = None if moment == math.inf else asyncio.get_running_loop().call_at(moment, self._look)
+
+    def _look(self) -> None:
+        now = asyncio.get_running_loop().time() + _CLOCK_RESOLUTION
+        for member in self._unanswered:
+            if member.until <= now:
+                member.fail(DatabaseUnavailableError("PostgreSQL gave no answer in time"))
+        self._look_at(min((member.until for member in self._unanswered if not member.answer.done()), default=math.inf))
 
     async def _work(self) -> None:
         """Commit group after group until nobody waits."""
@@ -115,10 +148,9 @@ class GroupCommit(Generic[Item, Answer]):
                 await self._settle(group, apart=False)
         finally:
             # In the same step that found the queue empty: whoever comes next finds that nobody works, and begins.
-            self._working.discard(_this_task())
-            if not self._working:
-                for member in self._queue:  # none, unless this was cancelled
-                    member.fail(_ending())
+            self._worker = None
+            for member in self._queue:  # none, unless this was cancelled
+                member.fail(_ending())
 
     def _next_group(self) -> "list[_Member[Item, Answer]]":
         group: list[_Member[Item, Answer]] = []
@@ -189,9 +221,3 @@ class _Member(Generic[Item, Answer]):
 
 def _ending() -> DatabaseUnavailableError:
     return DatabaseUnavailableError("this process is ending: nobody knows whether it was committed")
-
-
-def _this_task() -> "asyncio.Task[None]":
-    task = asyncio.current_task()
-    assert task is not None  # noqa: S101 - only tasks run this
-    return task

@@ -1,54 +1,42 @@
 """Every statement of the write path and the read path, named and described."""
 
-LOCK = "SELECT * FROM freescout_lock_tickets($1::bigint[], $2::interval)"
-"""Lock tickets, and return the locked rows with the lease and our clock; one record at least, without a ticket.
+READ_TICKETS = "SELECT * FROM freescout_read_tickets($1::bigint[])"
+"""Read what a batch is judged by: our clock, the lease, and the rows as JSON, those of `freescout_audit.rule.Row`; and
+as ``versions`` and ``lease_version`` what `WRITE_TICKETS` has to find unchanged.
 
-Tickets we hold nothing about get an empty row (``made``), so that there is something to lock, and a second writer of
-the same new ticket waits for the first; it never outlives the transaction. Locks are taken in id order, so that two
-batches never wait for each other in a ring. Rows, lease and ``now`` are read when all locks are held: ``now`` is later
-than any writer's before us, and the lease is at least as new as every truth in the rows. $2 is the patience with each
-lock, NULL for as long as the transaction has.
+All of one snapshot, and ``now`` is later: the lease is at least as new as every truth in the rows, and nobody wrote
+what stands in them after ``now``.
 """
 
-WRITE_ROWS = """
-INSERT INTO freescout_ticket (
-    ticket_id, status, state, updated_at, number, mailbox_id, created_at, gone, observed_at, observed_via, expires_at,
-    touched_at, truth_at, disputed_at, grace_until, truth_until, doubted_through)
-SELECT ticket_id, status, state, updated_at, number, mailbox_id, created_at, gone, observed_at, observed_via,
-       expires_at, touched_at, truth_at, disputed_at, grace_until, truth_until, doubted_through
-FROM json_populate_recordset(NULL::freescout_ticket, $1::json)
-ON CONFLICT (ticket_id) DO UPDATE
-SET (status, state, updated_at, number, mailbox_id, created_at, gone, observed_at, observed_via, expires_at,
-     touched_at, truth_at, disputed_at, grace_until, truth_until, doubted_through)
-  = (excluded.status, excluded.state, excluded.updated_at, excluded.number, excluded.mailbox_id, excluded.created_at,
-     excluded.gone, excluded.observed_at, excluded.observed_via, excluded.expires_at, excluded.touched_at,
-     excluded.truth_at, excluded.disputed_at, excluded.grace_until, excluded.truth_until,
-     excluded.doubted_through)
+WRITE_TICKETS = "SELECT freescout_write_tickets($1::json, $2::jsonb, $3::text, $4::json, $5::interval)"
+"""Write rows ($1, in id order, so that two batches never wait for each other in a ring) and journal ($4, those of
+`db.store.Entry`) if those rows ($2) and the lease ($3; NULL: whatever became of it) are as they were read.
+
+Raises ``serialization_failure`` when somebody wrote one of them meanwhile, and has written nothing then. What was read
+and is not written is not looked at again: to change nothing then is the same as to have come first. $5 is the patience
+with each lock, NULL for as long as the transaction has.
+
+One parameter for all rows instead of one for each column: asyncpg takes longer to encode fifteen arrays than msgspec
+and PostgreSQL together need for this.
 """
-"""Write the locked rows back: an array of `freescout_audit.rule.Row` as JSON.
 
-One parameter instead of one for each column: asyncpg takes longer to encode fifteen arrays than msgspec and PostgreSQL
-together need for this.
+LOCK = "SELECT ticket_id FROM freescout_lock_tickets($1::bigint[], $2::interval) WHERE made"
+"""Lock tickets, before `READ_TICKETS`, and return those we hold nothing about.
 
-An upsert although every row is there: it finds rows by the primary key whatever the planner thinks of the table's
-size, and a plan made before a first load would otherwise be kept while it lasts.
+Those get an empty row, so that there is something to lock, and a second writer of the same new ticket waits for the
+first; it never outlives the transaction. Locks are taken in id order. $2 is the patience with each, NULL for as long as
+the transaction has.
 """
 
 DROP_EMPTY = "DELETE FROM freescout_ticket WHERE ticket_id = ANY ($1::bigint[])"
 """Take away the empty rows that nothing was written into."""
 
-WRITE_DELIVERIES = f"""
-WITH written AS ({WRITE_ROWS})
-INSERT INTO freescout_delivery (received_at, endpoint, event, ticket_id, outcome, reason, status, state, updated_at,
-                                body_bytes, body_ms, signed_with, request_id, key_fingerprint)
-SELECT received_at, endpoint, event, ticket_id, outcome, reason, status, state, updated_at, body_bytes, body_ms,
-       signed_with, request_id, key_fingerprint
-FROM json_populate_recordset(NULL::freescout_delivery, $2::json)
-"""  # noqa: S608 - of the literal above
-"""Write the locked rows back as `WRITE_ROWS` does, and the journal: an array of `db.store.Entry` as JSON."""
-
 ANNOUNCE_DISPUTE = "SELECT pg_notify('freescout_dispute', '')"
-"""Hasten the poller's questions; the disputed rows themselves are the list of what to ask."""
+"""Hasten the poller's questions; the disputed rows themselves are the list of what to ask.
+
+In a transaction of its own, after the one that wrote them: those that notify are committed one after the other, each
+with its fsync.
+"""
 
 PRUNE_JOURNAL = """
 DELETE FROM freescout_delivery WHERE delivery_id IN (

@@ -1,14 +1,24 @@
-"""The one write path: a batch of sightings is locked, judged by the rule and written back in one transaction."""
+"""The one write path: a batch of sightings is judged by the rule, and written if what it was judged by still stands.
 
-from collections.abc import Collection, Sequence
+Tickets are read without a lock, and written in one statement that finds out whether somebody else has written one of
+them, or the lease, since then. So a batch is two round trips, and nobody waits for it but who writes the same ticket in
+the same instant. Who is overtaken (rarely) locks the tickets first and begins again: that one nobody overtakes. (The
+lease is nobody's to lock: under locks it counts as it was when they were held.)
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from contextlib import AbstractAsyncContextManager, suppress
 from datetime import datetime, timedelta
-from typing import Self
+from functools import partial
+from typing import Self, TypeVar
 
 import asyncpg
 import msgspec
 
 from db import statements
-from db.database import Database
+from db.database import OVERTAKEN, PATIENCE, Database
+from freescout_audit.errors import DatabaseUnavailableError
 from freescout_audit.rule import (
     Claim,
     Content,
@@ -111,17 +121,17 @@ async def record_deliveries(
             sending the deliveries again is harmless either way.)
         asyncpg.LockNotAvailableError: Somebody held one of the tickets for longer than ``lock_patience``.
     """
-    async with database.transaction(deadline) as connection:
-        batch = await _Batch.lock(
-            connection,
-            {delivery.claim.sighting.ticket_id for delivery in deliveries if delivery.claim is not None},
-            lock_patience,
-        )
+
+    async def judge(batch: "_Batch") -> Recorded:
         verdicts = [
             None if delivery.claim is None else batch.apply_claim(delivery.claim, terms) for delivery in deliveries
         ]
-        await batch.write_back(statements.WRITE_DELIVERIES, _journal(deliveries, verdicts, batch.now))
-    return Recorded(verdicts=verdicts, now=batch.now, lease=batch.lease)
+        await batch.write_back(_journal(deliveries, verdicts, batch.now))
+        return Recorded(verdicts=verdicts, now=batch.now, lease=batch.lease)
+
+    tickets = {delivery.claim.sighting.ticket_id for delivery in deliveries if delivery.claim is not None}
+    # One statement writes everything, so it needs no transaction around it.
+    return await _settle(database, database.connection, tickets, judge, deadline=deadline, patience=lock_patience)
 
 
 async def record_truths(
@@ -130,21 +140,28 @@ async def record_truths(
     *,
     terms: Terms,
     load: LoadProgress | None = None,
+    durable: bool = True,
     deadline: float | None = None,
     lock_patience: float | None = None,
 ) -> TruthsRecorded:
     """Apply API reads in their order, write rows and gaps, and return after the commit.
 
-    ``load`` is how far the first load has come with these rows; ``lock_patience`` and errors as `record_deliveries`.
+    ``load`` is how far the first load has come with these rows; ``durable`` as in `Database.transaction`: answers to
+    questions need not be, since one that is lost leaves its question open. A pass vouches for what it has read, and
+    might survive a crash that takes some of it back. ``lock_patience`` and errors as `record_deliveries`.
     """
-    async with database.transaction(deadline) as connection:
-        batch = await _Batch.lock(connection, {truth.ticket_id for truth in truths}, lock_patience)
+
+    async def judge(batch: "_Batch") -> TruthsRecorded:
         verdicts = [batch.apply_truth(truth, terms) for truth in truths]
         await batch.write_back()
         gaps = await batch.write_gaps()
         if load is not None:
-            await connection.execute(statements.SAVE_LOAD, load.cursor, load.began)
-    return TruthsRecorded(verdicts=verdicts, gaps=gaps)
+            await batch.connection.execute(statements.SAVE_LOAD, load.cursor, load.began)
+        return TruthsRecorded(verdicts=verdicts, gaps=gaps)
+
+    tickets = {truth.ticket_id for truth in truths}
+    lend = partial(database.transaction, durable=durable)
+    return await _settle(database, lend, tickets, judge, deadline=deadline, patience=lock_patience)
 
 
 async def record_absences(
@@ -154,11 +171,13 @@ async def record_absences(
 
     Errors as `record_deliveries`.
     """
-    async with database.transaction(deadline) as connection:
-        batch = await _Batch.lock(connection, ticket_ids)
+
+    async def judge(batch: "_Batch") -> Sequence[int]:
         verdicts = {ticket_id: batch.apply_absence(ticket_id, asked_at, terms) for ticket_id in sorted(ticket_ids)}
         await batch.write_back()
-    return [ticket_id for ticket_id, verdict in verdicts.items() if verdict.outcome == "disputed"]
+        return [ticket_id for ticket_id, verdict in verdicts.items() if verdict.outcome == "disputed"]
+
+    return await _settle(database, database.connection, ticket_ids, judge, deadline=deadline)
 
 
 async def prune_journal(database: Database, *, keep: float, at_most: int = 5000) -> int:
@@ -173,30 +192,83 @@ def lease_of(record: asyncpg.Record) -> Lease:
     return Lease(**{name: record[name] for name in Lease.__struct_fields__})
 
 
-class _Batch:
-    """The locked rows of one transaction, and what the rule made of them so far."""
+_Result = TypeVar("_Result")
 
-    def __init__(self, connection: asyncpg.Connection, locked: Sequence[asyncpg.Record]) -> None:
-        self._connection = connection
-        self._rows: dict[int, Row] = {}
-        self._empty: set[int] = set()
+_UNLOCKED_PATIENCE = timedelta(milliseconds=10)
+"""With somebody else's lock, before we take our own first: until then what was read gets no older."""
+
+
+async def _settle(
+    database: Database,
+    lend: Callable[[float | None], AbstractAsyncContextManager[asyncpg.Connection]],
+    ticket_ids: Collection[int],
+    judge: Callable[["_Batch"], Awaitable[_Result]],
+    *,
+    deadline: float | None,
+    patience: float | None = None,
+) -> _Result:
+    """Read the tickets, let ``judge`` judge and write them, and once more under locks if somebody was faster."""
+    loop, tickets = asyncio.get_running_loop(), sorted(ticket_ids)
+    until = loop.time() + (PATIENCE if deadline is None else deadline)
+    try:
+        async with lend(deadline) as connection:
+            batch = await _Batch.read(connection, tickets, _UNLOCKED_PATIENCE)
+            result = await judge(batch)
+    except OVERTAKEN:
+        async with database.transaction(until - loop.time()) as connection:
+            batch = await _Batch.lock(connection, tickets, patience)
+            result = await judge(batch)
+    if batch.disputes:
+        # What is committed stands, whether anybody hears of it at once or not.
+        with suppress(DatabaseUnavailableError, asyncpg.PostgresError):
+            async with database.connection(until - loop.time()) as connection:
+                await connection.execute(statements.ANNOUNCE_DISPUTE)
+    return result
+
+
+class _Batch:
+    """The rows of some tickets, as they were read, and what the rule made of them so far."""
+
+    def __init__(
+        self,
+        connection: asyncpg.Connection,
+        read: asyncpg.Record,
+        *,
+        lease_version: str | None,
+        empty: Collection[int] = (),
+        patience: timedelta | None,
+    ) -> None:
+        self.connection = connection
+        self.now: datetime = read["now"]
+        self.lease = lease_of(read)
+        self._versions: str | None = read["versions"]
+        self._lease_version = lease_version
+        self._empty = set(empty)
+        self._patience = patience
+        held = () if read["rows"] is None else _rows.decode(read["rows"])
+        self._rows = {row.ticket_id: row for row in held if row.ticket_id not in self._empty}
         self._changed: set[int] = set()
         self._gaps: list[Gap] = []
-        self.now: datetime = locked[0]["now"]
-        self.lease = lease_of(locked[0])
-        for record in locked:
-            if record["made"]:
-                self._empty.add(record["ticket_id"])
-            elif record["ticket_id"] is not None:
-                self._rows[record["ticket_id"]] = Row(**{name: record[name] for name in Row.__struct_fields__})
 
     @classmethod
-    async def lock(
-        cls, connection: asyncpg.Connection, ticket_ids: Collection[int], patience: float | None = None
-    ) -> Self:
+    async def read(cls, connection: asyncpg.Connection, ticket_ids: Sequence[int], patience: timedelta) -> Self:
+        """Read the tickets, our clock and the lease; if others write before us, `write_back` fails."""
+        read = await connection.fetchrow(statements.READ_TICKETS, ticket_ids)
+        return cls(connection, read, lease_version=read["lease_version"], patience=patience)
+
+    @classmethod
+    async def lock(cls, connection: asyncpg.Connection, ticket_ids: Sequence[int], patience: float | None) -> Self:
         """Lock the tickets' rows, also of those we hold nothing about, and then read them, our clock and the lease."""
         limit = None if patience is None else timedelta(seconds=patience)
-        return cls(connection, await connection.fetch(statements.LOCK, sorted(ticket_ids), limit))
+        made = await connection.fetch(statements.LOCK, ticket_ids, limit)
+        read = await connection.fetchrow(statements.READ_TICKETS, ticket_ids)
+        empty = [record["ticket_id"] for record in made]
+        return cls(connection, read, lease_version=None, empty=empty, patience=limit)
+
+    @property
+    def disputes(self) -> bool:
+        """Whether it changed a row that is disputed now."""
+        return any(self._rows[ticket_id].disputed_at is not None for ticket_id in self._changed)
 
     def apply_claim(self, claim: Claim, terms: Terms) -> Verdict:
         ticket_id = claim.sighting.ticket_id
@@ -228,25 +300,32 @@ class _Batch:
             self._changed.add(ticket_id)
         return verdict
 
-    async def write_back(self, statement: str = statements.WRITE_ROWS, *journal: Sequence[Entry]) -> None:
-        """Write what changed, take away the rows that stayed empty, and announce open disputes.
+    async def write_back(self, journal: Sequence[Entry] = ()) -> None:
+        """Write what changed, and the journal; take away the rows that stayed empty.
 
-        ``statement`` is one that writes rows, and ``journal`` what it writes besides.
+        Raises:
+            asyncpg.SerializationError: Somebody has written one of those rows, or the lease, since they were read
+                without a lock.
         """
         changed = [self._rows[ticket_id] for ticket_id in sorted(self._changed)]
         if changed or journal:
-            await self._connection.execute(statement, *map(_json, (changed, *journal)))
+            await self.connection.execute(
+                statements.WRITE_TICKETS,
+                _json(changed),
+                self._versions,
+                self._lease_version,
+                _json(journal),
+                self._patience,
+            )
         if still_empty := self._empty - self._changed:
-            await self._connection.execute(statements.DROP_EMPTY, sorted(still_empty))
-        if any(row.disputed_at is not None for row in changed):
-            await self._connection.execute(statements.ANNOUNCE_DISPUTE)
+            await self.connection.execute(statements.DROP_EMPTY, sorted(still_empty))
 
     async def write_gaps(self) -> Sequence[Gap]:
         """Write the gaps that were found, and return them; none while nobody could have told us anyway."""
         if not self._gaps:
             return ()
         cached, true = [gap.cached for gap in self._gaps], [gap.true or (None, None) for gap in self._gaps]
-        written = await self._connection.fetch(
+        written = await self.connection.fetch(
             statements.WRITE_GAPS,
             self.now,
             [gap.ticket_id for gap in self._gaps],
@@ -257,6 +336,9 @@ class _Batch:
             [gap.changed_at for gap in self._gaps],
         )
         return self._gaps if written else ()
+
+
+_rows = msgspec.json.Decoder(tuple[Row, ...])
 
 
 def _json(rows: Sequence[msgspec.Struct]) -> str:

@@ -2,7 +2,7 @@
 
 A *claim* (a webhook delivery) may be lost, late, repeated or out of order; a *truth* (an API read) is right as of the
 moment *s* when it was asked. Both are applied to one row, here and nowhere else, by functions of values to values:
-whoever holds the row's lock calls them and writes back what they return.
+whoever has read a row calls them, and writes what they return if the row is still the same.
 
 All times are aware UTC. ``now`` and *s* are the database's wall clock; ``updated_at``, ``seen_through`` and
 ``complete_through`` are the desk's. See docs/rule.md for the reasons behind each case.
@@ -27,7 +27,7 @@ ClaimOutcome = Literal["applied", "duplicate", "stale", "disputed"]
 TruthOutcome = Literal["written", "confirmed", "contested", "dropped"]
 
 
-class Row(msgspec.Struct, frozen=True, kw_only=True):
+class Row(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What the cache holds of one ticket.
 
     A tombstone (``gone``) is a ticket the desk no longer has, or, while disputed, one we were only told of.
@@ -140,7 +140,7 @@ def judge_claim(row: Row | None, claim: Claim, *, lease: Lease, terms: Terms, no
         claim: What the delivery says.
         lease: The lease row as it stands.
         terms: How long answers are vouched for.
-        now: The database's clock, read under the row's lock.
+        now: The database's clock, read with the row.
 
     Returns:
         ``applied``: believed. ``duplicate``: nothing new, nothing moves. ``stale``: a pass has seen further; neither

@@ -207,12 +207,13 @@ async def write_truths(
     *,
     terms: Terms,
     load: LoadProgress | None = None,
+    durable: bool = True,
     deadline: float | None = None,
     lock_patience: float | None = None,
 ) -> None:
     """Write truths, and tell of the gaps they healed; arguments and errors as `record_truths`."""
     recorded = await record_truths(
-        database, truths, terms=terms, load=load, deadline=deadline, lock_patience=lock_patience
+        database, truths, terms=terms, load=load, durable=durable, deadline=deadline, lock_patience=lock_patience
     )
     for gap in recorded.gaps:
         emit(

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from unittest.mock import patch
 
 import pytest
 
@@ -121,16 +122,30 @@ async def test_nobody_starves_while_others_keep_coming() -> None:
     assert max(fiftieth) < 20
 
 
-async def test_no_more_groups_are_under_way_than_allowed() -> None:
+async def test_one_group_is_under_way_at_a_time_and_no_larger_than_allowed() -> None:
     commits = Commits()
-    group = make(commits, largest=1, at_once=2)
-    tasks = send(group, "a", "b", "c", "d")
-    await under_way(commits, 2)
+    group = make(commits, largest=2)
+    tasks = send(group, "a", "b", "c", "d", "e")
+    await under_way(commits)
 
     commits.gate.set()
 
-    assert await answers(tasks) == ["A", "B", "C", "D"]
-    assert commits.most_under_way == 2
+    assert await answers(tasks) == ["A", "B", "C", "D", "E"]
+    assert commits.groups == [["a", "b"], ["c", "d"], ["e"]]
+    assert commits.most_under_way == 1
+
+
+async def test_there_is_one_timer_however_many_wait() -> None:
+    commits = Commits()
+    group = make(commits)
+    loop = asyncio.get_running_loop()
+    with patch.object(loop, "call_at", wraps=loop.call_at) as call_at:
+        tasks = send(group, *("abcdefgh"))
+        await asyncio.sleep(0)
+
+    assert call_at.call_count == 1
+    commits.gate.set()
+    assert len(await answers(tasks)) == 8
 
 
 async def test_a_poisoned_item_fails_alone_and_its_neighbours_are_committed() -> None:
@@ -285,6 +300,21 @@ async def test_closing_waits_no_longer_than_it_is_told_and_leaves_nobody_waiting
     }
 
 
+async def test_closing_waits_for_what_is_taken_apart_meanwhile_too() -> None:
+    commits = Commits()
+    group = make(commits)
+    tasks = send(group, "poison", "b")
+    await under_way(commits)
+
+    closing = asyncio.create_task(group.close(SOON))
+    await asyncio.sleep(0)
+    commits.gate.set()
+    await closing
+
+    assert [task.done() for task in tasks] == [True, True]
+    assert (await answers(tasks))[1] == "B"
+
+
 async def test_when_its_work_is_cancelled_nobody_is_left_waiting() -> None:
     commits = Commits()
     group = make(commits)
@@ -293,8 +323,8 @@ async def test_when_its_work_is_cancelled_nobody_is_left_waiting() -> None:
     tasks += send(group, "b")
     await asyncio.sleep(0)
 
-    (work,) = group._working  # noqa: SLF001
-    work.cancel()
+    assert group._worker is not None  # noqa: SLF001
+    group._worker.cancel()  # noqa: SLF001
 
     assert {str(answer) for answer in await answers(tasks)} == {
         "this process is ending: nobody knows whether it was committed"

@@ -11,7 +11,9 @@ import msgspec
 import pytest
 
 from conftest import Log
+from db import lease
 from db.database import Database
+from db.store import record_absences
 from freescout_audit.rule import Terms
 from poller import jobs as jobs_module
 from poller.freescout import Answer
@@ -169,11 +171,13 @@ class TestQuestions:
             return answer
 
         @asynccontextmanager
-        async def transaction(deadline: float | None = None) -> AsyncIterator[asyncpg.Connection]:
+        async def transaction(
+            deadline: float | None = None, *, durable: bool = True
+        ) -> AsyncIterator[asyncpg.Connection]:
             nonlocal transactions
             transactions += 1
             await all_answered.wait()
-            async with whole(deadline) as connection:
+            async with whole(deadline, durable=durable) as connection:
                 yield connection
 
         monkeypatch.setattr(world.freescout, "_transport", transport)
@@ -186,6 +190,63 @@ class TestQuestions:
 
         assert transactions == 2
         assert await world.disputes() == 0
+
+    async def test_who_only_a_list_lacked_is_asked_about_half_of_the_time_and_who_a_delivery_doubts_at_once(
+        self, world: World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Thousands may be missing at once: the desk gets as long a rest as it was busy with each of them."""
+        wire, now, rests = world.freescout._transport, 0.0, []  # noqa: SLF001
+
+        async def slow(path: str, query: Mapping[str, str], /) -> Answer:
+            nonlocal now
+            now += 3
+            return await wire(path, query)
+
+        async def sleep(seconds: float) -> None:
+            assert await world.disputes() == 0, "what was answered is written first"
+            rests.append(seconds)
+
+        monkeypatch.setattr(world.freescout, "_transport", slow)
+        questions = Questions(world.freescout, world.database, terms=Terms(), at_once=5, clock=lambda: now, sleep=sleep)
+        await record_absences(world.database, [3], asked_at=await lease.now(world.database), terms=Terms())
+        assert await questions.ask() == 1
+        assert rests == [3]
+
+        world.desk.delete_forever(4)
+        await world.advance(10)
+        assert await world.disputes() == 1
+        assert await questions.ask() == 1
+        assert rests == [3]
+
+    async def test_who_only_a_list_lacked_holds_up_nobody_whom_a_delivery_doubts(
+        self, world: World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Not while the desk is asked, nor while it is left to itself; and there is room for those who come later."""
+        wire, asked = world.freescout._transport, []  # noqa: SLF001
+
+        async def hanging(path: str, query: Mapping[str, str], /) -> Answer:
+            asked.append(path)
+            if path in {f"conversations/{ticket}" for ticket in range(5, 13)}:
+                await asyncio.Event().wait()
+            return await wire(path, query)
+
+        monkeypatch.setattr(world.freescout, "_transport", hanging)
+        questions = Questions(
+            world.freescout, world.database, terms=Terms(), at_once=8, concurrency=2, clock=lambda: 0.0
+        )
+        await record_absences(world.database, range(5, 13), asked_at=await lease.now(world.database), terms=Terms())
+        await questions.look()
+        world.desk.delete_forever(4)
+        await world.advance(10)
+        assert await world.disputes() == 9
+
+        await questions.look()
+
+        async with asyncio.timeout(10):
+            while await world.disputes() == 9:
+                pass
+        assert len({path for path in asked if path.startswith("conversations/")}) == 2
+        await questions.stop()
 
     async def test_a_ticket_that_somebody_holds_holds_up_no_other_answer(self, world: World, database_url: str) -> None:
         await world.sql.execute(

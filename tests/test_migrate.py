@@ -13,6 +13,8 @@ ALTER TABLE freescout_lease DROP COLUMN covered_through, DROP COLUMN set_back_th
 ALTER TABLE freescout_poller DROP COLUMN full_walk_at;
 DROP FUNCTION freescout_lock;
 DROP FUNCTION freescout_lock_tickets;
+DROP FUNCTION freescout_read_tickets;
+DROP FUNCTION freescout_write_tickets;
 ALTER TABLE freescout_ticket DROP COLUMN doubted_through, DROP COLUMN truth_until;
 ALTER TABLE freescout_delivery DROP COLUMN key_fingerprint;
 DROP TABLE freescout_webhook;
@@ -45,7 +47,7 @@ async def test_a_table_in_use_lets_the_migration_wait_outside_and_try_again(
         if len(others) == 2:
             await reader.execute("ROLLBACK")
 
-    assert await migrate(normalise(database_url), sleep=meanwhile) == "0007"
+    assert await migrate(normalise(database_url), sleep=meanwhile) == "0008"
 
     assert others == ["none", "none"], "nobody waited behind it"
 

@@ -2,22 +2,25 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from typing import Any
 
 import asyncpg
 import pytest
 
 from conftest import Clock
+from db import lease, statements
 from db.database import Database
-from db.store import Delivery, Recorded, prune_journal, record_deliveries, record_truths
+from db.store import Delivery, Recorded, _Batch, prune_journal, record_absences, record_deliveries, record_truths
 from db.url import normalise
 from examples import NOON, at, claim, not_found, truth
 from freescout_audit.errors import DatabaseUnavailableError
 from freescout_audit.rule import Claim, Terms, Truth
 
 TERMS = Terms()
+Overtake = Callable[[Callable[[], Awaitable[object]]], None]
 
 
 def delivery(said: Claim | None) -> Delivery:
@@ -49,10 +52,32 @@ async def waiting_for_a_row(
     async with holder.transaction():
         await holder.execute("SELECT FROM freescout_ticket WHERE ticket_id = 7 FOR UPDATE")
         waiting = asyncio.create_task(record(database, said))
-        while not await sql.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"):
+        while not await sql.fetchval(WAITS_FOR_A_LOCK_FIRST):
             assert not waiting.done()
         yield holder, waiting
     await holder.close()
+
+
+WAITS_FOR_A_LOCK_FIRST = """
+SELECT count(*) > 0 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%freescout_lock_tickets%'
+"""
+
+
+@pytest.fixture
+def overtake(monkeypatch: pytest.MonkeyPatch) -> Overtake:
+    """Let something happen once, right after a batch was read without a lock."""
+    read = _Batch.read
+
+    def between(happens: Callable[[], Awaitable[object]]) -> None:
+        async def read_and_be_overtaken(*arguments: Any) -> _Batch:
+            batch = await read(*arguments)
+            monkeypatch.setattr(_Batch, "read", read)
+            await happens()
+            return batch
+
+        monkeypatch.setattr(_Batch, "read", read_and_be_overtaken)
+
+    return between
 
 
 async def test_a_batch_is_judged_in_its_order(database: Database, clock: Clock, sql: asyncpg.Connection) -> None:
@@ -169,6 +194,137 @@ async def test_a_second_writer_judges_by_the_lease_as_it_is_when_the_locks_are_h
     assert outcomes(await waiting) == ["disputed"]
 
 
+class TestOvertaken:
+    """Somebody writes between our read and our write: nothing is judged by what was, and nothing is written twice."""
+
+    async def test_a_row_that_was_written_meanwhile_is_judged_again(
+        self, database: Database, sql: asyncpg.Connection, overtake: Overtake
+    ) -> None:
+        await record(database, claim("active", -9))
+        overtake(lambda: record(database, claim("closed", -3)))
+
+        assert outcomes(await record(database, claim("spam", -5), claim("active", -9, ticket_id=8))) == [
+            "stale",
+            "applied",
+        ]
+        assert await sql.fetchval("SELECT status FROM freescout_ticket WHERE ticket_id = 7") == "closed"
+        assert await sql.fetchval("SELECT count(*) FROM freescout_delivery") == 4
+
+    async def test_a_ticket_that_was_new_to_both_is_judged_again(
+        self, database: Database, sql: asyncpg.Connection, overtake: Overtake
+    ) -> None:
+        overtake(lambda: record(database, claim("closed", -3)))
+
+        assert outcomes(await record(database, claim("spam", -5), claim("active", -9, ticket_id=8))) == [
+            "stale",
+            "applied",
+        ]
+        rows = await sql.fetch("SELECT ticket_id, status FROM freescout_ticket ORDER BY 1")
+        assert [tuple(row) for row in rows] == [(7, "closed"), (8, "active")]
+
+    async def test_what_stays_without_a_row_leaves_none_either(
+        self, database: Database, sql: asyncpg.Connection, overtake: Overtake
+    ) -> None:
+        await sql.execute("UPDATE freescout_lease SET complete_through = $1", at(-4))
+        overtake(lambda: record(database, claim("closed", -3)))
+
+        assert outcomes(await record(database, claim("active", -2), claim("spam", -5, ticket_id=8))) == [
+            "applied",
+            "stale",
+        ]
+        assert await sql.fetchval("SELECT array_agg(ticket_id) FROM freescout_ticket") == [7]
+
+    async def test_what_a_pass_has_seen_through_meanwhile_counts(
+        self, database: Database, sql: asyncpg.Connection, overtake: Overtake
+    ) -> None:
+        await record(database, claim("active", -9))
+        overtake(
+            lambda: sql.execute("UPDATE freescout_lease SET seen_through = $1, heartbeat_at = freescout_now()", at(0))
+        )
+
+        assert outcomes(await record(database, claim("closed", -5))) == ["disputed"]
+
+    async def test_a_truth_meets_a_claim_that_comes_while_it_is_written(
+        self, database: Database, clock: Clock, sql: asyncpg.Connection, overtake: Overtake
+    ) -> None:
+        await record(database, claim("active", -9))
+        await clock.set(at(2))
+        overtake(lambda: record(database, claim("closed", 1)))
+
+        recorded = await record_truths(database, [truth("active", -9, asked=1)], terms=TERMS)
+
+        assert [verdict.outcome for verdict in recorded.verdicts] == ["contested"]
+        assert await sql.fetchval("SELECT status FROM freescout_ticket WHERE disputed_at = $1", at(2)) == "closed"
+
+    async def test_a_list_that_lacks_a_ticket_meets_a_claim(
+        self, database: Database, clock: Clock, sql: asyncpg.Connection, overtake: Overtake
+    ) -> None:
+        await record(database, claim("active", -9))
+        await clock.set(at(2))
+        overtake(lambda: record(database, claim("closed", 1)))
+
+        await record_absences(database, [7], asked_at=at(1), terms=TERMS)
+
+        row = await sql.fetchrow("SELECT status, touched_at, disputed_at FROM freescout_ticket")
+        assert row is not None
+        assert (row["status"], row["touched_at"]) == ("closed", at(2)), "what was written meanwhile stands"
+
+    async def test_under_locks_nobody_is_overtaken_again(
+        self, database: Database, sql: asyncpg.Connection, overtake: Overtake, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A heartbeat or a pass writes the lease at any moment, and nobody can lock it."""
+        lock = _Batch.lock
+
+        async def lock_and_beat(*arguments: Any) -> _Batch:
+            batch = await lock(*arguments)
+            await lease.beat(database)
+            return batch
+
+        monkeypatch.setattr(_Batch, "lock", lock_and_beat)
+        await record(database, claim("active", -9))
+        overtake(lambda: sql.execute("UPDATE freescout_ticket SET touched_at = touched_at"))
+        assert outcomes(await record(database, claim("closed", -6))) == ["applied"]
+
+        overtake(lambda: sql.execute("UPDATE freescout_ticket SET touched_at = touched_at"))
+        recorded = await record_truths(database, [truth("spam", -6, asked=99)], terms=TERMS)
+        assert len(recorded.verdicts) == 1
+
+    async def test_it_costs_no_connection(
+        self, database: Database, sql: asyncpg.Connection, overtake: Overtake
+    ) -> None:
+        await record(database, claim("active", -9))
+        backends = "SELECT array_agg(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> $1"
+        before = await sql.fetchval(backends, sql.get_server_pid())
+        for overtaken in (
+            lambda: record(database, claim("closed", -6)),
+            lambda: record_truths(database, [truth("spam", -6, asked=-6)], terms=TERMS),
+        ):
+            overtake(lambda: sql.execute("UPDATE freescout_ticket SET touched_at = touched_at"))
+            await overtaken()
+
+        assert await sql.fetchval(backends, sql.get_server_pid()) == before
+
+
+async def test_only_an_answer_whose_question_stays_open_without_it_does_not_wait_for_the_disk(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A delivery is answered once it is kept, and a pass vouches for what it has read."""
+    read, waits = _Batch.read, []
+
+    async def look(*arguments: Any) -> _Batch:
+        batch = await read(*arguments)
+        waits.append(await batch.connection.fetchval("SHOW synchronous_commit"))
+        return batch
+
+    monkeypatch.setattr(_Batch, "read", look)
+    await record(database, claim("active", -9))
+    await record_truths(database, [truth("active", -9, asked=1)], terms=TERMS)
+    await record_absences(database, [7], asked_at=at(2), terms=TERMS)
+    await record_truths(database, [truth("active", -9, asked=3)], terms=TERMS, durable=False)
+
+    assert waits == ["on", "on", "on", "off"]
+
+
 async def test_a_lock_is_waited_for_as_long_as_we_are_told(database: Database, sql: asyncpg.Connection) -> None:
     await record(database, claim("active", -9))
     async with sql.transaction():
@@ -196,6 +352,28 @@ async def test_a_writer_that_waits_too_long_gives_up_and_lets_go(database: Datab
             await record_deliveries(database, [delivery(claim("closed", -5))], terms=TERMS, deadline=0.2)
 
     assert outcomes(await record(database, claim("closed", -5))) == ["applied"]
+
+
+async def test_deliveries_are_saved_whatever_a_role_does_by_default(database_url: str, sql: asyncpg.Connection) -> None:
+    name = await sql.fetchval("SELECT current_database()")
+    await sql.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+    await sql.execute(f"ALTER DATABASE {name} SET default_transaction_isolation = 'serializable'")
+    database = Database(normalise(database_url))
+
+    assert outcomes(await record(database, claim("closed", -5))) == ["applied"]
+    async with database.connection() as connection:
+        assert await connection.fetchval("SHOW transaction_isolation") == "read committed"
+    await database.close()
+
+
+async def test_a_full_queue_of_announcements_takes_back_no_commit(
+    database: Database, sql: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(statements, "ANNOUNCE_DISPUTE", "SELECT 1 / 0")
+    await record(database, claim("active", -9))
+
+    assert outcomes(await record(database, claim("closed", -9))) == ["disputed"]
+    assert await sql.fetchval("SELECT count(*) FROM freescout_delivery") == 2
 
 
 async def test_a_database_without_our_schema_says_what_to_do(database_url: str) -> None:

@@ -157,7 +157,12 @@ async def make_world(
                 progress=lambda _done, _total: None,
             ),
             questions=Questions(
-                freescout, database, terms=terms, at_once=page_size, clock=lambda: clock.now().timestamp()
+                freescout,
+                database,
+                terms=terms,
+                at_once=page_size,
+                clock=lambda: clock.now().timestamp(),
+                sleep=no_sleep,
             ),
         )
 

@@ -25,7 +25,7 @@ from proof.histories.mix import THEMES
 from proof.histories.mutants import MUTANTS, THEME_OF
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-WITHIN = 1000
+WITHIN = 2000
 """How many histories a mutant may take to be caught."""
 CHUNK = 25
 

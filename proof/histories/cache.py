@@ -1,7 +1,7 @@
 """The real cache on a stage: each use of it is a turn, may fail before or after it took effect, and knows its time."""
 
 import random
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -54,6 +54,8 @@ _IN_ORDER = {statements.OPEN_DISPUTES: statements.OPEN_DISPUTES.replace("NULLS L
 is one history, whatever was played before it.
 """
 MICROSECOND = 1e-6
+_CONNECTIONS = 40
+"""Nobody ever waits for one: whoever has read tickets and waits for its turn to write them keeps its own."""
 
 
 @dataclass
@@ -97,11 +99,17 @@ class Look:
 
 
 class TimedConnection:
-    """A connection whose clock is told before it is used, in the same message where that is possible."""
+    """A connection whose clock is told before it is used, in the same message where that is possible.
 
-    def __init__(self, connection: asyncpg.Connection, now: datetime) -> None:
+    Between reading tickets without a lock and writing them anything may happen: ``between`` is awaited there.
+    """
+
+    def __init__(
+        self, connection: asyncpg.Connection, now: datetime, between: Callable[[], Awaitable[None]] | None = None
+    ) -> None:
         self._connection = connection
         self._now = now
+        self._between = between
         self._tell: str | None = f"SET proof.now = '{now.isoformat()}';"
 
     async def execute(self, query: str, *arguments: object) -> str:
@@ -115,13 +123,18 @@ class TimedConnection:
     async def fetch(self, query: str, *arguments: object) -> Sequence[asyncpg.Record]:
         """Fetch as `asyncpg.Connection` does."""
         await self._told()
+        if query == statements.LOCK:
+            self._between = None
         rows: Sequence[asyncpg.Record] = await self._connection.fetch(_IN_ORDER.get(query, query), *arguments)
         return rows
 
     async def fetchrow(self, query: str, *arguments: object) -> asyncpg.Record | None:
         """Fetch a row as `asyncpg.Connection` does."""
         await self._told()
-        return await self._connection.fetchrow(query, *arguments)
+        row = await self._connection.fetchrow(query, *arguments)
+        if query == statements.READ_TICKETS and self._between is not None:
+            await self._between()
+        return row
 
     async def fetchval(self, query: str, *arguments: object) -> object:
         """Fetch a value as `asyncpg.Connection` does; what time it is need not be asked."""
@@ -140,7 +153,7 @@ class StagedCache(Database):
     """The cache as our processes use it; `look` is how the proof sees it from outside."""
 
     def __init__(self, url: URL) -> None:
-        super().__init__(url, connections=4)
+        super().__init__(url, connections=_CONNECTIONS)
         self.faults = CacheFaults()
         self.uses = 0
         """How often our processes have used it."""
@@ -177,16 +190,25 @@ class StagedCache(Database):
         self._stage.busy += 1
         try:
             async with super().session() as connection:
-                yield TimedConnection(connection, self._clock.now())
+                yield TimedConnection(connection, self._clock.now(), self._let_others_use_it)
         finally:
             self._stage.busy -= 1
         await self._stage.turn("has used the cache")
         self._go_wrong()
 
+    async def _let_others_use_it(self) -> None:
+        self._stage.busy -= 1
+        try:
+            await self._stage.turn("has read tickets")
+        finally:
+            self._stage.busy += 1
+
     @asynccontextmanager
-    async def transaction(self, deadline: float | None = None) -> AsyncIterator[asyncpg.Connection]:
+    async def transaction(
+        self, deadline: float | None = None, *, durable: bool = True
+    ) -> AsyncIterator[asyncpg.Connection]:
         """Lend a connection inside a transaction, which may fail before its commit."""
-        async with super().transaction(deadline) as connection:
+        async with super().transaction(deadline, durable=durable) as connection:
             yield connection
             self._go_wrong()
 

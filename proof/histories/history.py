@@ -356,6 +356,7 @@ class History:
             terms=TERMS,
             at_once=self._mix.page_size,
             clock=lambda: self._clock.now().timestamp(),
+            sleep=self._sleep,
         )
         return _Poller(process, passes, questions)
 

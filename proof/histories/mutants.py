@@ -27,6 +27,11 @@ class Mutant:
     """What the histories are about that it is looked for in; see `proof.histories.mix.THEMES`."""
 
 
+_AS_THEY_ARE_NOW = (
+    "freescout_write_tickets($1::json, coalesce((SELECT versions::jsonb FROM freescout_read_tickets(ARRAY("
+    "SELECT (r ->> 'ticket_id')::bigint FROM json_array_elements($1::json) r))), $2::jsonb),"
+)
+
 MUTANTS = (
     Mutant(
         "within a second the last arrival wins",
@@ -118,6 +123,16 @@ MUTANTS = (
     Mutant(
         "a truth overwrites a claim that came meanwhile",
         ((RULE, "row.touched_at is None or row.touched_at < truth.asked_at:", "True:"),),
+    ),
+    Mutant(
+        "what is written meanwhile is overwritten",
+        (
+            (
+                STATEMENTS,
+                "freescout_write_tickets($1::json, $2::jsonb,",
+                _AS_THEY_ARE_NOW,
+            ),
+        ),
     ),
     Mutant(
         "a claim revives a tombstone",
