@@ -3,11 +3,14 @@
 Fields are what the caller names, and callers name no body, subject, name, address or secret.
 """
 
+import asyncio
 import json
 import logging
 import sys
-from collections.abc import Callable, MutableMapping
+import threading
+from collections.abc import Mapping, MutableMapping
 from contextlib import suppress
+from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Literal, TextIO
 
@@ -18,27 +21,42 @@ from freescout_audit.events import LIBRARY_MESSAGE, LogEvent
 
 LOGGER = "freescout_audit"
 
+log_context: ContextVar[Mapping[str, object]] = ContextVar("freescout_audit.log_context", default={})  # noqa: B039 - nobody changes it
+"""Fields of every line that a task writes, until it resets them. (structlog keeps a variable for each field, and looks
+through all of a task's variables for each line.)"""
+
 _LEVELS = ("debug", "info", "warning", "error")
+_URGENT = ("warning", "error")
 
 _log: structlog.stdlib.BoundLogger = structlog.get_logger()
-_write_line: Callable[[LogEvent, dict[str, object]], None] | None = None
-"""Writes a JSON line without structlog's chain, which costs a delivery more than its part of a commit."""
+_json_lines: "_JsonLines | None" = None
+"""Writes JSON lines without structlog's chain, which costs a delivery more than its part of a commit."""
 
 
 def emit(event: LogEvent, **fields: object) -> None:
     """Write one log line of the catalogue; fields that are None are left out."""
-    present = {name: _shown(value) for name, value in fields.items() if value is not None}
-    # A full disk or a closed pipe must not take back an answer that stands in the database.
+    present = {
+        name: _iso(value) if isinstance(value, datetime) else value
+        for name, value in fields.items()
+        if value is not None
+    }
+    # A full disk, a closed pipe or a name that cannot be written must not take back an answer that stands in the
+    # database.
     with suppress(OSError, ValueError):
-        if _write_line is not None:
-            _write_line(event, present)
+        if _json_lines is not None:
+            _json_lines.add(event, present)
         else:
             getattr(_log, event.level)(event.name, **present)
 
 
-def _shown(value: object) -> object:
-    """Return a time as the log writes all of them."""
-    return value.astimezone(UTC).isoformat().replace("+00:00", "Z") if isinstance(value, datetime) else value
+def flush() -> None:
+    """Write now what would be written in the next turn of the loop."""
+    if _json_lines is not None:
+        _json_lines.write()
+
+
+def _iso(moment: datetime) -> str:
+    return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")
 
 
 def set_up_logs(
@@ -56,6 +74,11 @@ def set_up_logs(
         else structlog.processors.JSONRenderer()
     )
 
+    def add_the_context(
+        _logger: object, _method: str, fields: MutableMapping[str, object]
+    ) -> MutableMapping[str, object]:
+        return {**log_context.get(), **fields}
+
     def name_the_source(
         _logger: object, _method: str, fields: MutableMapping[str, object]
     ) -> MutableMapping[str, object]:
@@ -66,7 +89,7 @@ def set_up_logs(
 
     structlog.configure(
         processors=[
-            structlog.contextvars.merge_contextvars,
+            add_the_context,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="%H:%M:%S" if text else "iso", utc=not text),
             name_the_source,
@@ -76,34 +99,57 @@ def set_up_logs(
         logger_factory=structlog.PrintLoggerFactory(stream),
         cache_logger_on_first_use=False,
     )
-    global _write_line  # noqa: PLW0603 - where a process logs to is one for all of it
-    _write_line = None if text else _json_lines(process, level, stream)
+    global _json_lines  # noqa: PLW0603 - where a process logs to is one for all of it
+    _json_lines = None if text else _JsonLines(process, level, stream)
     logging.basicConfig(handlers=[_LibraryHandler()], level=logging.WARNING, force=True)
 
 
-def _json_lines(process: str, level: str, stream: TextIO) -> Callable[[LogEvent, dict[str, object]], None]:
-    """Return what writes a line just as structlog's chain above would."""
-    shown = frozenset(_LEVELS[_LEVELS.index(level) :])
-    encoder = msgspec.json.Encoder(enc_hook=repr)
+class _JsonLines:
+    """Writes lines just as structlog's chain would, in their order.
 
-    def write(event: LogEvent, fields: dict[str, object]) -> None:
-        if event.level not in shown:
+    Urgent ones are written at once, others with all those of the same turn of the loop: a burst would otherwise pay a
+    system call for each line, which costs as much as the line itself.
+    """
+
+    def __init__(self, process: str, level: str, stream: TextIO) -> None:
+        self._process = process
+        self._shown = frozenset(_LEVELS[_LEVELS.index(level) :])
+        self._stream = stream
+        self._encoder = msgspec.json.Encoder(enc_hook=repr)
+        self._turn = threading.Lock()
+        self._waiting: list[str] = []
+        self._loop: asyncio.AbstractEventLoop | None = None
+        """Whose next turn writes what waits."""
+
+    def add(self, event: LogEvent, fields: Mapping[str, object]) -> None:
+        if event.level not in self._shown:
             return
-        now = datetime.now(UTC).isoformat().replace("+00:00", "Z")
-        line: dict[str, object] = {
+        line = {
             "logger": LOGGER,
-            "process": process,
-            "timestamp": now,
+            "process": self._process,
+            "timestamp": datetime.now(UTC),
             "level": event.level,
             "event": event.name,
+            **log_context.get(),
+            **fields,
         }
-        line |= structlog.contextvars.get_contextvars()
-        line |= fields
-        raw = msgspec.json.format(encoder.encode(line), indent=0)  # spaced as json.dumps does: people search for it
-        stream.write((raw.decode() if raw.isascii() else json.dumps(line, default=repr)) + "\n")
-        stream.flush()
+        raw = msgspec.json.format(self._encoder.encode(line), indent=0)  # spaced as json.dumps does: people search
+        text = raw.decode() if raw.isascii() else json.dumps(json.loads(raw))
+        with self._turn:
+            self._waiting.append(text + "\n")
+        loop = None if event.level in _URGENT else asyncio._get_running_loop()  # noqa: SLF001 - does not raise
+        if loop is None:
+            self.write()
+        elif loop is not self._loop:
+            self._loop = loop
+            loop.call_soon(self.write)
 
-    return write
+    def write(self) -> None:
+        """Write what waits."""
+        with self._turn, suppress(OSError, ValueError):
+            lines, self._waiting, self._loop = "".join(self._waiting), [], None
+            self._stream.write(lines)
+            self._stream.flush()
 
 
 def where(error: BaseException) -> str:

@@ -5,6 +5,7 @@ the whole FreeScout instance; the body is signed byte for byte, so it must be ve
 """
 
 import base64
+import functools
 import hashlib
 import hmac
 from collections.abc import Iterable, Sequence
@@ -51,9 +52,16 @@ def _derived(app_key: str, name: str) -> str:
     return hashlib.md5((app_key + name).encode()).hexdigest()  # noqa: S324 - FreeScout's derivation, not ours
 
 
+@functools.lru_cache(maxsize=8)
 def fingerprint(secret: str) -> str:
     """Return 8 hex characters that tell one key from another, and say nothing else of it: the journal's name for it."""
     return hmac.new(secret.encode(), b"freescout-audit key fingerprint", hashlib.sha256).hexdigest()[:8]
+
+
+@functools.lru_cache(maxsize=8)
+def _keyed(secret: str) -> hmac.HMAC:
+    """Return an HMAC that has taken in the key and no body yet; a copy costs less than to begin anew."""
+    return hmac.new(secret.encode(), digestmod=hashlib.sha1)
 
 
 class Signer:
@@ -62,7 +70,7 @@ class Signer:
     __slots__ = ("_hmac",)
 
     def __init__(self, secret: str) -> None:
-        self._hmac = hmac.new(secret.encode(), digestmod=hashlib.sha1)
+        self._hmac = _keyed(secret).copy()
 
     def __repr__(self) -> str:
         return "Signer(…)"

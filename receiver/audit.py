@@ -1,25 +1,21 @@
 """The audit endpoint: a verified delivery is judged by the rule, saved, and answered after the commit."""
 
 from collections.abc import Sequence
-from datetime import datetime
 
 from aiohttp import web
 
 from db.database import Database
 from db.group import LOCK_PATIENCE, GroupCommit
-from db.store import Delivery, record_deliveries
+from db.store import Delivery, Recorded, record_deliveries
 from freescout_audit import events
 from freescout_audit.conversation import UnusableBodyError
 from freescout_audit.delivery import read_claim
 from freescout_audit.logs import emit
-from freescout_audit.rule import Claim, Lease, Terms, Verdict
+from freescout_audit.rule import Claim, Terms, Verdict
 from receiver.endpoints import VerifiedDelivery
 from receiver.metrics import Metrics
 
 ENDPOINT = "audit"
-
-_Recorded = tuple[Verdict | None, datetime, Lease]
-"""A delivery's verdict (None without a claim), our clock and the lease when it was judged."""
 
 _EVENTS = {
     "applied": events.DELIVERY_APPLIED,
@@ -37,7 +33,7 @@ class AuditHandler:
         self._terms = terms
         self._commit_timeout = commit_timeout
         self._metrics = metrics
-        self._group: GroupCommit[Delivery, _Recorded] = GroupCommit(self._record, key=_ticket_of)
+        self._group = GroupCommit(self._record, key=_ticket_of)
 
     async def close(self) -> None:
         """Take nothing new, and let what is under way be committed."""
@@ -52,7 +48,7 @@ class AuditHandler:
         try:
             claim = read_claim(delivery.event, delivery.body)
         except UnusableBodyError as error:
-            await self._without_claim(delivery, "unusable")
+            await self._save(delivery, None, "unusable")
             emit(
                 events.DELIVERY_UNUSABLE,
                 outcome="unusable",
@@ -62,38 +58,27 @@ class AuditHandler:
             )
             return web.json_response({"error": str(error)}, status=400)
         if claim is None:
-            await self._without_claim(delivery, "ignored")
+            await self._save(delivery, None, "ignored")
             emit(events.DELIVERY_IGNORED, outcome="ignored", freescout_event=delivery.event, bytes=len(delivery.body))
             return _answer("ignored")
-        return _answer(await self._with_claim(delivery, claim))
+        return _answer(await self._save(delivery, claim))
 
-    async def _with_claim(self, delivery: VerifiedDelivery, claim: Claim) -> str:
-        verdict, now, lease = await self._group.commit(_entry(delivery, claim), deadline=self._commit_timeout)
-        assert verdict is not None, "a claim always has a verdict"  # noqa: S101 - the store's promise
-        said = claim.sighting
-        lag = None
-        if said.updated_at is not None:
-            lag = round((now + lease.clock_offset - said.updated_at).total_seconds(), 3)
-        emit(
-            _EVENTS[verdict.outcome] if said.understood else events.DELIVERY_NOT_UNDERSTOOD,
-            ticket_id=said.ticket_id,
-            outcome=verdict.outcome,
-            reason=verdict.reason,
-            freescout_event=delivery.event,
-            status=said.status,
-            state=said.state,
-            lag_s=lag,
-            bytes=len(delivery.body),
+    async def _save(self, delivery: VerifiedDelivery, claim: Claim | None, otherwise: str = "") -> str:
+        """Return the outcome after the commit; without a claim it is ``otherwise``."""
+        entry = Delivery(
+            claim=claim,
+            otherwise=otherwise,
+            endpoint=ENDPOINT,
+            event=delivery.event,
+            body_bytes=len(delivery.body),
+            body_ms=delivery.body_ms,
+            signed_with=delivery.signed_with,
+            key_fingerprint=delivery.key_fingerprint,
+            request_id=delivery.request_id,
         )
-        news = verdict.outcome == "applied"
-        self._metrics.delivery(ENDPOINT, delivery.event, verdict.outcome, lag=lag if news else None)
-        return verdict.outcome
+        return await self._group.commit(entry, deadline=self._commit_timeout)
 
-    async def _without_claim(self, delivery: VerifiedDelivery, outcome: str) -> None:
-        await self._group.commit(_entry(delivery, None, outcome), deadline=self._commit_timeout)
-        self._metrics.delivery(ENDPOINT, delivery.event, outcome)
-
-    async def _record(self, deliveries: Sequence[Delivery], *, deadline: float, apart: bool) -> Sequence[_Recorded]:
+    async def _record(self, deliveries: Sequence[Delivery], *, deadline: float, apart: bool) -> Sequence[str]:
         recorded = await record_deliveries(
             self._database,
             deliveries,
@@ -101,21 +86,36 @@ class AuditHandler:
             deadline=deadline,
             lock_patience=None if apart else LOCK_PATIENCE,
         )
-        return [(verdict, recorded.now, recorded.lease) for verdict in recorded.verdicts]
+        # All of them here and now, also those whose sender has gone: they are saved.
+        return [
+            self._tell(delivery, verdict, recorded)
+            for delivery, verdict in zip(deliveries, recorded.verdicts, strict=True)
+        ]
 
-
-def _entry(delivery: VerifiedDelivery, claim: Claim | None, otherwise: str = "") -> Delivery:
-    return Delivery(
-        claim=claim,
-        otherwise=otherwise,
-        endpoint=ENDPOINT,
-        event=delivery.event,
-        body_bytes=len(delivery.body),
-        body_ms=delivery.body_ms,
-        signed_with=delivery.signed_with,
-        key_fingerprint=delivery.key_fingerprint,
-        request_id=delivery.request_id,
-    )
+    def _tell(self, delivery: Delivery, verdict: Verdict | None, recorded: Recorded) -> str:
+        """Count and log what became of a delivery, and return its outcome; one without a claim is the caller's."""
+        if delivery.claim is None or verdict is None:
+            self._metrics.delivery(ENDPOINT, delivery.event, delivery.otherwise)
+            return delivery.otherwise
+        said, outcome = delivery.claim.sighting, verdict.outcome
+        lag = None
+        if said.updated_at is not None:
+            lag = round((recorded.now + recorded.lease.clock_offset - said.updated_at).total_seconds(), 3)
+        emit(
+            _EVENTS[outcome] if said.understood else events.DELIVERY_NOT_UNDERSTOOD,
+            endpoint=delivery.endpoint,
+            request_id=delivery.request_id,
+            ticket_id=said.ticket_id,
+            outcome=outcome,
+            reason=verdict.reason,
+            freescout_event=delivery.event,
+            status=said.status,
+            state=said.state,
+            lag_s=lag,
+            bytes=delivery.body_bytes,
+        )
+        self._metrics.delivery(ENDPOINT, delivery.event, outcome, lag=lag if outcome == "applied" else None)
+        return outcome
 
 
 _ANSWERS = {

@@ -3,12 +3,12 @@
 An endpoint is one registration: a path, a switch, its keys and a handler for what has been verified.
 """
 
-import os
+import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
-import structlog
+import msgspec
 from aiohttp import web
 
 from freescout_audit.delivery import event_name
@@ -20,7 +20,7 @@ from freescout_audit.events import (
     DELIVERY_UNVERIFIED,
     RECEIVER_FAULT,
 )
-from freescout_audit.logs import emit, where
+from freescout_audit.logs import emit, log_context, where
 from freescout_audit.signature import Signer, fingerprint, matching_signer
 from receiver.body import (
     BodyAbortedError,
@@ -43,8 +43,7 @@ RESERVED = ("rbac",)
 _LONGEST_REQUEST_ID = 64
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class VerifiedDelivery:
+class VerifiedDelivery(msgspec.Struct, frozen=True, kw_only=True):
     """A complete body that an accepted key has signed, and the event name, which nobody has."""
 
     event: str
@@ -103,7 +102,7 @@ class _Gate:
 
     async def answer(self, request: web.Request) -> web.Response:
         request_id = _request_id(request)
-        structlog.contextvars.bind_contextvars(endpoint=self._endpoint.name, request_id=request_id)
+        told = log_context.set({"endpoint": self._endpoint.name, "request_id": request_id})
         try:
             with self._metrics.request(self._endpoint.name) as measured:
                 response = await self._response(request, request_id)
@@ -111,7 +110,7 @@ class _Gate:
                 return response
         finally:
             # The connection may bring a request to another page, whose lines are not this one's.
-            structlog.contextvars.unbind_contextvars("endpoint", "request_id")
+            log_context.reset(told)
 
     async def _response(self, request: web.Request, request_id: str) -> web.Response:
         try:
@@ -206,4 +205,4 @@ def _request_id(request: web.Request) -> str:
     given = request.headers.get("X-Request-ID", "")
     if given and given.isascii() and given.isprintable() and len(given) <= _LONGEST_REQUEST_ID:
         return given
-    return os.urandom(16).hex()
+    return f"{random.getrandbits(128):032x}"

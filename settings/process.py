@@ -10,7 +10,7 @@ import uvloop
 
 from freescout_audit.errors import FreescoutAuditError, SettingsError
 from freescout_audit.events import PROCESS_FAILED, SETTINGS_UNWISE
-from freescout_audit.logs import emit, set_up_logs
+from freescout_audit.logs import emit, flush, set_up_logs
 from settings.environment import Environment, load_environment
 from settings.load import load_settings, unwise
 from settings.table import Settings
@@ -36,6 +36,8 @@ def run_process(name: str, main: Main) -> None:
     except (FreescoutAuditError, OSError) as error:
         emit(PROCESS_FAILED, message=str(error))
         sys.exit(1)
+    finally:
+        flush()
 
 
 async def _until_told_to_stop(main: Main, environment: Environment, settings: Settings) -> None:

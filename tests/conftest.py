@@ -20,7 +20,7 @@ from db.database import Database
 from db.migrate import migrate
 from db.url import normalise
 from examples import KEY, NOON, signed
-from freescout_audit.logs import set_up_logs
+from freescout_audit.logs import flush, set_up_logs
 from receiver.app import create_app, serve
 from settings import Environment, Secret, Settings, load_environment, load_settings
 
@@ -97,6 +97,7 @@ class Log:
 
     @property
     def text(self) -> str:
+        flush()
         return self.stream.getvalue()
 
     def lines(self, event: str | None = None) -> list[dict[str, Any]]:

@@ -1,5 +1,6 @@
 """The log: its catalogue, its shape, and what never gets into it."""
 
+import asyncio
 import io
 import json
 import logging
@@ -8,10 +9,9 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
-import structlog
 
 from freescout_audit.events import CATALOGUE, DELIVERY_APPLIED, DELIVERY_DISPUTED, JOURNAL_PRUNED, PROCESS_FAILED
-from freescout_audit.logs import emit, set_up_logs
+from freescout_audit.logs import emit, log_context, set_up_logs
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -36,8 +36,9 @@ def test_a_line_is_one_json_object_that_a_search_for_the_logger_finds() -> None:
     set_up_logs(process="receiver", style="auto", level="info", stream=stream)
 
     changed_at = datetime(2026, 11, 23, 13, 0, tzinfo=timezone(timedelta(hours=1)))
-    with structlog.contextvars.bound_contextvars(request_id="abc"):
-        emit(DELIVERY_APPLIED, ticket_id=7, outcome="applied", status=None, changed_at=changed_at)
+    token = log_context.set({"request_id": "abc"})
+    emit(DELIVERY_APPLIED, ticket_id=7, outcome="applied", status=None, changed_at=changed_at)
+    log_context.reset(token)
 
     line = json.loads(stream.getvalue())
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d+Z", line.pop("timestamp"))
@@ -72,10 +73,68 @@ def test_text_is_for_people() -> None:
     stream = io.StringIO()
     set_up_logs(process="receiver", style="text", level="info", stream=stream)
 
-    emit(DELIVERY_APPLIED, ticket_id=7)
+    token = log_context.set({"request_id": "abc"})
+    emit(DELIVERY_APPLIED, ticket_id=7, changed_at=datetime(2026, 11, 23, 13, tzinfo=timezone(timedelta(hours=1))))
+    log_context.reset(token)
 
     assert "delivery.applied" in stream.getvalue()
+    assert "request_id" in stream.getvalue()
+    assert "2026-11-23T12:00:00Z" in stream.getvalue()
     assert "{" not in stream.getvalue()
+
+
+class CountingStream(io.StringIO):
+    """Counts how often it is written to."""
+
+    writes = 0
+
+    def write(self, text: str) -> int:
+        self.writes += 1
+        return super().write(text)
+
+
+async def test_the_lines_of_one_turn_of_the_loop_are_written_together() -> None:
+    """A burst does not pay a system call for each line."""
+    stream = CountingStream()
+    set_up_logs(process="receiver", style="json", level="info", stream=stream)
+
+    for ticket in range(3):
+        emit(DELIVERY_APPLIED, ticket_id=ticket)
+    assert stream.writes == 0
+    await asyncio.sleep(0)
+
+    assert stream.writes == 1
+    assert [json.loads(line)["ticket_id"] for line in stream.getvalue().splitlines()] == [0, 1, 2]
+
+
+async def test_what_is_urgent_is_written_at_once_after_what_came_before_it() -> None:
+    stream = CountingStream()
+    set_up_logs(process="receiver", style="json", level="info", stream=stream)
+
+    emit(DELIVERY_APPLIED, ticket_id=1)
+    emit(DELIVERY_DISPUTED, ticket_id=2)
+
+    assert [json.loads(line)["ticket_id"] for line in stream.getvalue().splitlines()] == [1, 2]
+    await asyncio.sleep(0)
+    assert stream.getvalue().count("\n") == 2
+
+
+def test_what_a_loop_left_unwritten_is_written_when_it_ends_or_by_the_next_line() -> None:
+    stream = CountingStream()
+    set_up_logs(process="receiver", style="json", level="info", stream=stream)
+
+    async def last_words(ticket: int) -> None:
+        emit(DELIVERY_APPLIED, ticket_id=ticket)
+
+    asyncio.run(last_words(1))
+    assert stream.getvalue().count("\n") == 1
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(last_words(2))
+    loop.close()
+    asyncio.run(last_words(3))
+    emit(DELIVERY_APPLIED, ticket_id=4)
+
+    assert [json.loads(line)["ticket_id"] for line in stream.getvalue().splitlines()] == [1, 2, 3, 4]
 
 
 def test_what_is_less_important_than_the_level_is_left_out() -> None:
@@ -106,6 +165,16 @@ def test_a_log_that_cannot_be_written_stops_nobody() -> None:
     stream.close()
 
     emit(DELIVERY_APPLIED, ticket_id=7)
+
+
+def test_what_cannot_be_written_as_text_stops_nobody_either() -> None:
+    stream = io.StringIO()
+    set_up_logs(process="receiver", style="json", level="info", stream=stream)
+
+    emit(PROCESS_FAILED, message="\udcff")
+    emit(PROCESS_FAILED, message="next")
+
+    assert [json.loads(line)["message"] for line in stream.getvalue().splitlines()] == ["next"]
 
 
 def test_what_a_library_says_comes_without_its_arguments_and_traceback() -> None:
