@@ -61,7 +61,8 @@ def threads(size: int) -> bytes:
     whole, number = [], 0
     while size > 0:
         text = _HTML * max(1, min(size, 20_000) // 130)
-        thread = json.dumps({"id": number, "type": "customer", "status": "active", "body": text, "_embedded": {}})
+        said = {"id": number, "type": "customer", "status": "active", "body": text}
+        thread = json.dumps(said | {"openedAt": None, "_embedded": {"attachments": []}}, separators=(",", ":"))
         whole.append(thread.replace("/", "\\/"))
         size -= len(whole[-1])
         number += 1
@@ -196,7 +197,8 @@ class Load:
                 self._due.append(began + number / rate)
                 number += 1
             self._send_due()
-            await asyncio.sleep(0.0005)
+            # uvloop's timers have milliseconds: to ask for less is to ask again and again, on somebody else's core.
+            await asyncio.sleep(max(began + number / rate - now, 0.001))
         while (self._due or self._flying) and self._clock() < self._until + 5:
             self._send_due()
             await asyncio.sleep(0.001)
