@@ -10,7 +10,7 @@ from db.store import Delivery, Recorded, record_deliveries
 from freescout_audit import events
 from freescout_audit.conversation import UnusableBodyError
 from freescout_audit.delivery import read_claim
-from freescout_audit.logs import emit
+from freescout_audit.logs import emit, where
 from freescout_audit.rule import Claim, Terms, Verdict
 from receiver.endpoints import VerifiedDelivery
 from receiver.metrics import Metrics
@@ -86,17 +86,28 @@ class AuditHandler:
             deadline=deadline,
             lock_patience=None if apart else LOCK_PATIENCE,
         )
-        # All of them here and now, also those whose sender has gone: they are saved.
-        return [
-            self._tell(delivery, verdict, recorded)
-            for delivery, verdict in zip(deliveries, recorded.verdicts, strict=True)
-        ]
+        outcomes = []
+        for delivery, verdict in zip(deliveries, recorded.verdicts, strict=True):
+            outcome = delivery.otherwise if verdict is None else verdict.outcome
+            outcomes.append(outcome)
+            # All of them here and now, also those whose sender has gone: they are saved, whatever comes of telling it.
+            try:
+                self._tell(delivery, verdict, recorded)
+            except Exception as error:  # noqa: BLE001 - else the group would be recorded once more
+                emit(
+                    events.RECEIVER_FAULT,
+                    endpoint=delivery.endpoint,
+                    request_id=delivery.request_id,
+                    error=type(error).__name__,
+                    where=where(error),
+                )
+        return outcomes
 
-    def _tell(self, delivery: Delivery, verdict: Verdict | None, recorded: Recorded) -> str:
-        """Count and log what became of a delivery, and return its outcome; one without a claim is the caller's."""
+    def _tell(self, delivery: Delivery, verdict: Verdict | None, recorded: Recorded) -> None:
+        """Count and log what became of a delivery; one without a claim is logged by the caller."""
         if delivery.claim is None or verdict is None:
             self._metrics.delivery(ENDPOINT, delivery.event, delivery.otherwise)
-            return delivery.otherwise
+            return
         said, outcome = delivery.claim.sighting, verdict.outcome
         lag = None
         if said.updated_at is not None:
@@ -115,7 +126,6 @@ class AuditHandler:
             bytes=delivery.body_bytes,
         )
         self._metrics.delivery(ENDPOINT, delivery.event, outcome, lag=lag if outcome == "applied" else None)
-        return outcome
 
 
 _ANSWERS = {

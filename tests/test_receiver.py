@@ -16,6 +16,7 @@ import pytest
 from conftest import ENVIRONMENT, Log, Receive, Receiver
 from examples import KEY, body, signed
 from freescout_audit.signature import fingerprint
+from receiver.metrics import Metrics
 from settings import Secret, load_settings
 
 PATH = "/api/internal/freescout-webhook/audit"
@@ -64,6 +65,22 @@ class TestOutcomes:
         assert await receiver.deliver(body("closed")) == (200, {"outcome": "duplicate"})
 
         assert await sql.fetchrow("SELECT * FROM freescout_ticket") == before
+
+    async def test_what_is_saved_is_answered_so_and_saved_once_whatever_comes_of_telling_it(
+        self, receiver: Receiver, sql: asyncpg.Connection, log: Log, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def fail(*_arguments: object, **_lag: object) -> None:
+            raise RuntimeError("customer7@example.org")
+
+        monkeypatch.setattr(Metrics, "delivery", fail)
+
+        assert await receiver.deliver(body("closed")) == (200, {"outcome": "applied"})
+
+        assert await sql.fetchval("SELECT count(*) FROM freescout_delivery") == 1
+        (fault,) = log.lines("receiver.fault")
+        assert fault["error"] == "RuntimeError"
+        assert fault["request_id"]
+        assert "customer7" not in log.text
 
     async def test_old_news_is_stale(self, receiver: Receiver) -> None:
         await receiver.deliver(body("closed", 5))
