@@ -22,10 +22,10 @@ from sqlalchemy.engine import URL
 from db.embedded import EmbeddedPostgres
 from db.url import normalise
 from proof.histories.mix import THEMES
-from proof.histories.mutants import MUTANTS, THEME_OF
+from proof.histories.mutants import BY_NAME, MUTANTS
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-WITHIN = 2000
+WITHIN = 1000
 """How many histories a mutant may take to be caught."""
 CHUNK = 25
 
@@ -181,7 +181,7 @@ async def hunt(
 ) -> dict[str, tuple[int, str | None]]:
     """Play histories on each mutant until one is caught; return how many that took, and what was wrong.
 
-    A history that goes wrong on the code as it is catches nobody.
+    A history that goes wrong on the code as it is catches nobody. ``first`` is added to the seed that each begins with.
     """
     caught: dict[str, tuple[int, str | None]] = {}
     bar, waiting = show.add_task("mutants", total=len(names)), list(names)
@@ -190,13 +190,13 @@ async def hunt(
         database = await ground.database()
         while waiting:
             name = waiting.pop(0)
-            theme, played, wrong = THEME_OF[name], 0, None
+            theme, begin, played, wrong = BY_NAME[name].theme, first + BY_NAME[name].first, 0, None
             while played < WITHIN and wrong is None:
-                start, last = first + played, first + WITHIN
+                start, last = begin + played, begin + WITHIN
                 async with aclosing(play(database, start, last, steps=steps, theme=theme, mutant=name)) as outcomes:
                     async for outcome in outcomes:
                         played, wrong = played + 1, outcome["wrong"]
-                if wrong is not None and await _goes_wrong(database, first + played - 1, steps=steps, theme=theme):
+                if wrong is not None and await _goes_wrong(database, begin + played - 1, steps=steps, theme=theme):
                     wrong = None
             caught[name] = played, wrong
             show.console.print(f"{name}: {f'caught after {played}' if wrong else f'not in {played}'}")
@@ -243,13 +243,13 @@ def main(
     mutant: Annotated[str | None, typer.Option(help="Only this mutant; with --seed, tell its history.")] = None,
 ) -> None:
     """Play disorderly histories on the real code; exit with 1 when a promise was broken, and say with which seed."""
-    for known, name, what in ((THEMES, theme, "--theme"), (THEME_OF, mutant, "--mutant")):
+    for known, name, what in ((THEMES, theme, "--theme"), (BY_NAME, mutant, "--mutant")):
         if name is not None and name not in known:
             raise typer.BadParameter(f"one of: {', '.join(known)}", param_hint=what)
     with Ground() as ground, Progress(console=_console, transient=True, disable=not _console.is_terminal) as show:
         began = time.monotonic()
         if seed is not None:
-            theme = THEME_OF[mutant] if mutant is not None and theme is None else theme
+            theme = BY_NAME[mutant].theme if mutant is not None and theme is None else theme
             good = asyncio.run(_tell(ground, seed, steps, theme, mutant))
         elif mutants or mutant is not None:
             names = [each.name for each in MUTANTS] if mutant is None else [mutant]

@@ -25,6 +25,8 @@ class Mutant:
     changes: Sequence[tuple[str, str, str]]
     theme: str | None = None
     """What the histories are about that it is looked for in; see `proof.histories.mix.THEMES`."""
+    first: int = 0
+    """The seed it is looked for from; in none of those before it does what it breaks matter."""
 
 
 _AS_THEY_ARE_NOW = (
@@ -83,6 +85,7 @@ MUTANTS = (
         "without a poller only the last pass's own date counts",
         ((RULE, "[lease.complete_through, lease.covered_through]", "[lease.complete_through]"),),
         theme="clock",
+        first=1000,
     ),
     Mutant(
         "a read of the ticket itself has not seen further",
@@ -94,6 +97,7 @@ MUTANTS = (
             ),
         ),
         theme="clock",
+        first=1000,
     ),
     Mutant(
         "claims from the future are believed",
@@ -178,6 +182,7 @@ MUTANTS = (
         "what moves past a walk is not missed",
         ((PASSES, "return len(reads) > 1 and await", "return False and await"),),
         theme="hour",
+        first=1000,
     ),
     Mutant(
         "a clock that is set back during a pass lets it vouch",
@@ -193,6 +198,7 @@ MUTANTS = (
         "what was not believed once is news when it comes again",
         ((RULE, "if newer and doubted is not None and said.updated_at <= doubted:", "if False:"),),
         theme="alone",
+        first=1000,
     ),
     Mutant(
         "a total counts who we do not hold",
@@ -234,8 +240,7 @@ MUTANTS = (
 )
 
 
-THEME_OF = {mutant.name: mutant.theme for mutant in MUTANTS}
-"""By name."""
+BY_NAME = {mutant.name: mutant for mutant in MUTANTS}
 
 
 def install(name: str) -> None:
@@ -244,7 +249,7 @@ def install(name: str) -> None:
     Raises:
         MutantError: There is no such mutant, or its modules are imported already.
     """
-    mutant = next((mutant for mutant in MUTANTS if mutant.name == name), None)
+    mutant = BY_NAME.get(name)
     if mutant is None:
         raise MutantError(f"there is no mutant {name!r}")
     changes: dict[str, list[tuple[str, str]]] = {}
