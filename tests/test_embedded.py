@@ -35,9 +35,12 @@ as_ordinary_user = pytest.mark.skipif(os.geteuid() == 0, reason="nothing is clos
 on_linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process that its parent was killed")
 
 OWNER = """
-import json, sys
+import json, signal, sys
 from pathlib import Path
 from db.embedded import EmbeddedPostgres
+
+# Whoever runs the tests in the background may ignore it, and so would we.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 def say(**what):
     print(json.dumps(what), flush=True)
