@@ -101,6 +101,11 @@ class Answers:
         body = json.dumps({"message": message}, indent=4).encode("ascii")
         return self._make(status, _JSON, body, before_date=before)
 
+    def untrusted_host(self, request: ApiRequest) -> ApiResponse:
+        """403: asked by a name FreeScout does not go by. The words between the first two and the last are assumed."""
+        message = f"Untrusted Host: {request.header('Host')} is not in APP_TRUSTED_HOSTS"
+        return self.refuse(request, HTTPStatus.FORBIDDEN, {"message": message})
+
     def maintenance(self, request: ApiRequest) -> ApiResponse:
         """503 of ``artisan down``: JSON or HTML, and not the headers of everything else."""
         answer = self.error(request, HTTPStatus.SERVICE_UNAVAILABLE)

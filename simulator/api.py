@@ -1,6 +1,6 @@
 """FreeScout's REST API as a function of a request: no sockets, no clock but the desk's.
 
-What it answers was recorded from module 1.0.82. ``serve`` puts it on a port.
+What it answers was recorded from module 1.0.82; 1.0.87 answers alike. ``serve`` puts it on a port.
 """
 
 from collections import deque
@@ -62,6 +62,7 @@ class Api:
             ApiFault.NOT_FOUND_HTML: lambda: answers.proxy(status.NOT_FOUND),
             ApiFault.NOT_FOUND_JSON: lambda: answers.not_found(request),
             ApiFault.UNAUTHORIZED: lambda: self._unauthorized(request),
+            ApiFault.UNTRUSTED_HOST: lambda: answers.untrusted_host(request),
         }
         fail = failures.get(fault)
         return fail() if fail else None

@@ -1,6 +1,6 @@
 """What agents do to a conversation other than writing: status, assignment, mailbox, deletion, merging.
 
-Each method says what it fires, as recorded from module 1.0.82. ``by`` is an agent's id.
+Each method says what it fires, as recorded from modules 1.0.82 and 1.0.87. ``by`` is an agent's id.
 """
 
 from collections.abc import Iterable

@@ -52,13 +52,16 @@ class ManualClock:
 def stored_seconds(moment: datetime, zone: tzinfo) -> int:
     """Return the Unix second that FreeScout reports for ``moment`` once its database has stored it.
 
-    The database keeps the wall time of ``APP_TIMEZONE`` without a zone. In the hour that repeats in autumn the
-    second pass is read back as the first: one hour early (measured).
+    The database keeps the wall time of ``APP_TIMEZONE`` without a zone, and PHP 8.2 reads both passes of the hour that
+    repeats in autumn as one of them (measured). Where standard time is UTC or ahead of it, that is the second pass: the
+    first is reported one hour late, in the future. Elsewhere it is the first: the second is reported one hour early.
     """
     if zone is UTC:
         return int(moment.timestamp())
-    wall = moment.astimezone(zone).replace(fold=0)
-    return int(wall.timestamp())
+    second_pass = moment.astimezone(zone).replace(fold=1)
+    offset = second_pass.utcoffset()
+    ahead = offset is None or offset >= timedelta()
+    return int(second_pass.replace(fold=int(ahead)).timestamp())
 
 
 def iso(seconds: int) -> str:

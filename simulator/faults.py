@@ -14,6 +14,7 @@ class ApiFault(StrEnum):
     NOT_FOUND_HTML = "404-html"  # a proxy or a wrong path: an HTML page for every request
     NOT_FOUND_JSON = "404-json"  # FreeScout's own JSON form for every request, lists included
     UNAUTHORIZED = "401"
+    UNTRUSTED_HOST = "403"  # it was asked by a name that is neither APP_URL's nor in APP_TRUSTED_HOSTS
     HANG = "hang"  # the connection stays open, no answer ever comes
     BROKEN_BODY = "broken"  # the true answer, cut off half-way through its body
 
@@ -37,8 +38,6 @@ class Faults:
 
     The module:
         module_active: False makes webhooks and API vanish together: what happens meanwhile is never delivered.
-        old_module: Behave as module 1.0.67: no ``convo.deleted_forever`` or ``convo.restored``, bodies sent as
-            ``application/hal+json``.
 
     API:
         api: How every request fails, or None.
@@ -65,7 +64,6 @@ class Faults:
     failure_log_limit: int | None = None
     unsigned: bool = False
     module_active: bool = True
-    old_module: bool = False
     api: ApiFault | None = None
     api_left: int | None = None
     retry_after: int | None = 5

@@ -5,11 +5,19 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from heapq import heapify, heappop, heappush
+from typing import Literal
 
 from simulator.conversation import Conversation, Person
 
 UNDO_SECONDS = 15
 """An agent may undo a reply for so long; what follows from it waits (measured: 15 s)."""
+
+Module = Literal["1.0.67", "1.0.82", "1.0.87"]
+"""A version of the API & Webhooks module. The last two were measured.
+
+1.0.67 knows no ``convo.deleted_forever`` and no ``convo.restored``, and sends bodies as ``application/hal+json``.
+1.0.87 announces a new status of an agent's reply through the API at once.
+"""
 
 EVENTS = (
     "convo.assigned",

@@ -33,7 +33,7 @@ class ListQuery:
         mailboxes: Only these; None for all. One that does not exist holds nothing.
         updated_since: Unix second, inclusive; None for all.
         created_since: The same for the date of creation.
-        status: One status, or None.
+        statuses: Only these; None for all.
         state: One state, or None.
         number: One number, or None.
         sort_field: One of FreeScout's six.
@@ -46,7 +46,7 @@ class ListQuery:
     mailboxes: tuple[int, ...] | None = None
     updated_since: int | None = None
     created_since: int | None = None
-    status: str | None = None
+    statuses: frozenset[str] | None = None
     state: str | None = None
     number: int | None = None
     sort_field: str = "createdAt"
@@ -69,7 +69,7 @@ class ListQuery:
             (self.mailboxes is None or row.mailbox_id in self.mailboxes)
             and (self.updated_since is None or row.updated >= self.updated_since)
             and (self.created_since is None or row.created >= self.created_since)
-            and (self.status is None or row.status == self.status)
+            and (self.statuses is None or row.status in self.statuses)
             and (self.state is None or row.state == self.state)
             and (self.number is None or row.number == self.number)
         )
@@ -99,8 +99,8 @@ def parse_query(query: Mapping[str, str], zone: tzinfo) -> ListQuery:
         mailboxes=tuple(sorted({_as_php_int(part) for part in mailboxes.split(",")})) if mailboxes else None,
         updated_since=_since(query.get("updatedSince"), zone),
         created_since=_since(query.get("createdSince"), zone),
-        status=_known(query.get("status"), _STATUSES),
-        state=_known(query.get("state"), _STATES),
+        statuses=frozenset(query.get("status", "").split(",")) & _STATUSES or None,
+        state=query.get("state") if query.get("state") in _STATES else None,
         number=_as_php_int(number) if number else None,
         sort_field=sort_field if sort_field in _SORT_FIELDS else "createdAt",
         descending=query.get("sortOrder", "").lower() != "asc",
@@ -158,7 +158,7 @@ def _narrowest(desk: Store, query: ListQuery) -> _Range:
 
 def _is_counted(query: ListQuery) -> bool:
     # The stretch holds nothing else, so its length is the answer.
-    looks_inside = query.status is not None or query.state is not None or query.number is not None
+    looks_inside = query.statuses is not None or query.state is not None or query.number is not None
     return not looks_inside and (query.updated_since is None or query.created_since is None)
 
 
@@ -253,15 +253,11 @@ _SORT_KEYS: Mapping[str, Callable[[Conversation], int | str]] = {
 
 
 def _since(text: str | None, zone: tzinfo) -> int | None:
-    # The fraction is cut off, and the database compares wall times: a bound inside the repeated hour is an hour early.
+    # The fraction is cut off, and the database compares wall times: in the repeated hour a bound may be an hour off.
     if not text:
         return None
     moment = datetime.fromisoformat(text)
     return stored_seconds(moment if moment.tzinfo else moment.replace(tzinfo=zone), zone)
-
-
-def _known(value: str | None, known: frozenset[str]) -> str | None:
-    return value if value in known else None
 
 
 def _as_php_int(text: str) -> int:

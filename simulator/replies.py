@@ -1,6 +1,6 @@
 """What people write: new conversations, replies, notes, drafts, forwards.
 
-Each method says what it fires, as recorded from module 1.0.82. ``by`` is an agent's id.
+Each method says what it fires, as recorded from modules 1.0.82 and 1.0.87. ``by`` is an agent's id.
 """
 
 from simulator.conversation import Conversation, PersonType, Status, Thread, status_code
@@ -147,18 +147,27 @@ class Replies(Store):
     def reply_through_api(
         self, conversation_id: int, *, status: str | None = None, text: str = "Reply", by: int = 1
     ) -> int:
-        """An agent replies through the API: only ``convo.agent.reply.created``, about 17 s later; pending by default.
+        """An agent replies through the API: ``convo.agent.reply.created`` about 17 s later; pending by default.
+
+        Module 1.0.87 sends a ``convo.status`` before it, at once, with the new status and the OLD ``updatedAt``. That
+        it does so only where a status was given and is another one is our assumption.
 
         Returns:
             The thread's id.
         """
         row = self.get(conversation_id)
         code = status_code(status) if status else Status.PENDING
-        row.status_code = code
-        row.closed_by = by if code is Status.CLOSED else None  # closedAt stays (measured)
-        self.touch(row)
+        changed = code.value != row.status_code
+        if self.module == "1.0.87":
+            self.put_status(row, code, by=by)
+        else:
+            row.status_code = code
+            row.closed_by = by if code is Status.CLOSED else None  # closedAt stays (measured)
         self._answered(row)
         thread = self._write(row, "message", _REPLIED, text, by="user", by_id=by, source="api")
+        if self.module == "1.0.87" and status is not None and changed:
+            self.fire("convo.status", row)
+        self.touch(row)
         self.fire_later("convo.agent.reply.created", row)
         self.send_mail(row)
         self.count_threads(row, text)
@@ -179,18 +188,30 @@ class Replies(Store):
 
     # Notes, customers, forwards.
 
-    def note_in_ui(self, conversation_id: int, *, status: str | None = None, text: str = "Note", by: int = 1) -> None:
-        """An agent adds a note in the UI: ``convo.note.created``, with ``convo.status`` before it if that changed.
+    def note_in_ui(
+        self,
+        conversation_id: int,
+        *,
+        status: str | None = None,
+        assign_to: int | None = None,
+        text: str = "Note",
+        by: int = 1,
+    ) -> None:
+        """An agent adds a note in the UI: ``convo.note.created``; before it ``convo.status`` and ``.assigned``.
 
-        Without a status the snapshot's ``updatedAt`` is from before the note.
+        Those come only where something changed; if nothing did, the note's ``updatedAt`` is from before it.
         """
         row = self.get(conversation_id)
         changed = status is not None and status_code(status).value != row.status_code
+        assigned = assign_to is not None and assign_to != row.assignee
         if status is not None and changed:
             self.put_status(row, status_code(status), by=by)
+        if assign_to is not None:
+            row.assignee = self.agent(assign_to).id
+        if changed or assigned:
             self.touch(row)
         self._write(row, "note", _NOTED, text, by="user", by_id=by, thread_status=row.status)
-        self._announce(row, changed=changed, assigned=False)
+        self._announce(row, changed=changed, assigned=assigned)
         self.fire("convo.note.created", row)
         self.touch(row)
         self.count_threads(row, text)
@@ -335,7 +356,7 @@ class Replies(Store):
             self.fire("convo.assigned", row)
 
     def _answered(self, row: Conversation) -> None:
-        row.user_updated = row.last_reply = row.updated
+        row.user_updated = row.last_reply = self.stamp()
         row.last_reply_from = "user"
 
     def _published_draft(self, conversation_id: int) -> Conversation:

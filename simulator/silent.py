@@ -103,7 +103,7 @@ class Silent(Store):
         The newest is created now; each was last updated between its creation and now, most of them long ago. A
         million takes about 7 s and 600 MB.
         """
-        rng, now = self.rng, self.stamp()
+        rng, now = self.rng, int(self.now().timestamp())
         boxes = mailbox_ids or tuple(self.mailboxes)
         customer_ids, first = tuple(self.customers) or (1,), self._last_conversation + 1
         span = int(days * 86400)
@@ -114,6 +114,7 @@ class Silent(Store):
         for row_id in range(first, first + count):
             created = now - span + span * (row_id - first + 1) // count
             updated = created + int((now - created) * random() ** 8)
+            created, updated = self.reported(created), self.reported(updated)
             box = boxes[int(random() * len(boxes))]
             customer = customer_ids[int(random() * len(customer_ids))]
             code = _STATUS_MIX[int(random() * len(_STATUS_MIX))]

@@ -3,17 +3,17 @@
 Every operation in ``changes``, ``replies`` and ``silent`` is made of the few verbs of ``Store``.
 """
 
-import hashlib
 import random
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, tzinfo
 
+from freescout_audit import signature
 from simulator.clock import Clock, stored_seconds
 from simulator.conversation import Conversation, Mailbox, Person, PersonType, Status, Thread, ThreadType
 from simulator.faults import Faults
 from simulator.index import SortedKeys, key_of
-from simulator.jobs import EVENTS, UNDO_SECONDS, DelayedEvent, Job, JobQueue, Mail, Webhook, WebhookCall, Work
+from simulator.jobs import EVENTS, UNDO_SECONDS, DelayedEvent, Job, JobQueue, Mail, Module, Webhook, WebhookCall, Work
 from simulator.payload import Renderer
 
 _UNKNOWN_TO_OLD_MODULE = frozenset({"convo.deleted_forever", "convo.restored"})
@@ -29,6 +29,7 @@ class Store:
     Args:
         clock: Tells the true time.
         seed: All chance (order among equals, faults, what people do) follows from it.
+        module: The version of its API & Webhooks module.
         app_key: The text of ``APP_KEY`` in ``.env``, with its ``base64:`` prefix.
         timezone: ``APP_TIMEZONE``; anything but UTC has the repeated hour.
         agents: How many people work there.
@@ -45,6 +46,7 @@ class Store:
         *,
         clock: Clock,
         seed: int = 0,
+        module: Module = "1.0.87",
         app_key: str = "base64:c2ltdWxhdG9yLWFwcC1rZXktMzItYnl0ZXMtbG9uZyE=",
         timezone: tzinfo = UTC,
         agents: int = 3,
@@ -55,6 +57,7 @@ class Store:
     ) -> None:
         self.clock = clock
         self.rng = random.Random(seed)  # noqa: S311 - chance that can be repeated is the point
+        self.module: Module = module
         self.app_key = app_key
         self.timezone = timezone
         self.random_ties = random_ties
@@ -82,12 +85,12 @@ class Store:
     @property
     def webhook_key(self) -> str:
         """The key that signs deliveries: 32 hex characters (measured)."""
-        return _derived_key(self.app_key, "webhook_key")
+        return signature.webhook_key(self.app_key)
 
     @property
     def api_key(self) -> str:
-        """The key that the API wants. That it is derived in the same way is our assumption, not measured."""
-        return _derived_key(self.app_key, "api_key")
+        """The key that the API wants, as long as "Regenerate" was never pressed (measured)."""
+        return signature.api_key(self.app_key)
 
     def change_app_key(self, app_key: str) -> None:
         """Start over with another APP_KEY, as a container without a stored one does: both keys change at once."""
@@ -100,8 +103,12 @@ class Store:
         return self.clock.now() + timedelta(seconds=self.faults.clock_offset)
 
     def stamp(self) -> int:
-        """Return now as the database would report it: whole Unix seconds, an hour early in the repeated hour."""
+        """Return now as the database would report it: whole Unix seconds, maybe an hour off in the repeated hour."""
         return stored_seconds(self.now(), self.timezone)
+
+    def reported(self, second: int) -> int:
+        """Return a Unix second as the database would report it; see ``clock.stored_seconds``."""
+        return second if self.timezone is UTC else stored_seconds(datetime.fromtimestamp(second, UTC), self.timezone)
 
     # Rows.
 
@@ -163,7 +170,7 @@ class Store:
     ) -> None:
         """Queue a delivery of ``subject`` for every webhook that wants the event (of ``hooks``, if given)."""
         known = self.webhooks.values() if hooks is None else hooks
-        if not self.faults.module_active or (self.faults.old_module and event in _UNKNOWN_TO_OLD_MODULE):
+        if not self.faults.module_active or (self.module == "1.0.67" and event in _UNKNOWN_TO_OLD_MODULE):
             return
         mailbox_id = subject.mailbox_id if isinstance(subject, Conversation) else None
         snapshot = subject.copy() if isinstance(subject, Conversation) else subject
@@ -341,7 +348,3 @@ class Store:
 def _made_up(kind: PersonType, number: int, stamp: int) -> Person:
     word = "agent" if kind == "user" else "customer"
     return Person(number, kind, word.title(), str(number), f"{word}{number}@example.org", stamp)
-
-
-def _derived_key(app_key: str, name: str) -> str:
-    return hashlib.md5((app_key + name).encode()).hexdigest()  # noqa: S324 - FreeScout's derivation, not ours

@@ -2,7 +2,7 @@
 
 import json
 
-from simulator.worker import Delivery
+from simulator.worker import Attempt
 
 Answer = int | Exception
 
@@ -18,10 +18,10 @@ class Recorder:
     """
 
     def __init__(self, *answers: Answer) -> None:
-        self.deliveries: list[Delivery] = []
+        self.deliveries: list[Attempt] = []
         self._answers = iter(answers)
 
-    async def __call__(self, delivery: Delivery, /) -> int:
+    async def __call__(self, delivery: Attempt, /) -> int:
         """Take a delivery."""
         self.deliveries.append(delivery)
         answer = next(self._answers, 200)

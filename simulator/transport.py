@@ -6,7 +6,7 @@ from typing import Self
 
 import aiohttp
 
-from simulator.worker import TIMEOUT_SECONDS, Delivery, DeliveryError
+from simulator.worker import TIMEOUT_SECONDS, Attempt, DeliveryError
 
 # What aiohttp would add and Guzzle does not send.
 _NOT_OURS = ("Accept", "Accept-Encoding")
@@ -34,7 +34,7 @@ class HttpTransport:
             await self._session.close()
             self._session = None
 
-    async def __call__(self, delivery: Delivery, /) -> int:
+    async def __call__(self, delivery: Attempt, /) -> int:
         """Post one delivery and return the answer's status code.
 
         Raises:

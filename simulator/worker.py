@@ -33,13 +33,13 @@ class DeliveryError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Delivery:
+class Attempt:
     """One attempt at one delivery, exactly as it goes over the wire.
 
     Attributes:
         url: Where it is posted to.
         headers: In FreeScout's order; ``Host`` and ``Content-Length`` are the transport's business.
-        body: ASCII JSON; a retry repeats the bytes of the first attempt.
+        body: ASCII JSON; a retry repeats the bytes of the first attempt, signed anew with the key of that moment.
         event: The name in ``X-FreeScout-Event``.
         conversation_id: Whom it is about; None for a ``customer.*`` event.
         attempt: 1 to 10.
@@ -60,7 +60,7 @@ class Transport(Protocol):
     came.
     """
 
-    def __call__(self, delivery: Delivery, /) -> Awaitable[int]:
+    def __call__(self, delivery: Attempt, /) -> Awaitable[int]:
         """Post the delivery."""
         ...
 
@@ -93,7 +93,7 @@ class Report:
     fate: Fate
     event: str
     conversation_id: int | None
-    delivery: Delivery | None = None
+    delivery: Attempt | None = None
     answer: int | None = None
     why: str = ""
 
@@ -216,7 +216,7 @@ class Worker:
         self._desk.retries.put(call, _tick_after(self._desk.clock.now(), RETRY_GAPS_MINUTES[call.attempts - 1]))
         return replace(outcome, fate=Fate.FAILED)
 
-    async def _post(self, delivery: Delivery, transport: Transport) -> tuple[int | None, str]:
+    async def _post(self, delivery: Attempt, transport: Transport) -> tuple[int | None, str]:
         started = self._desk.clock.now()
         try:
             answer = await transport(delivery)
@@ -226,7 +226,7 @@ class Worker:
             return None, f"no answer within {TIMEOUT_SECONDS} s"
         return answer, "" if answer // 100 == 2 else f"answered {answer}"  # noqa: PLR2004 - any 2xx is success
 
-    def _write(self, call: WebhookCall, job: Job) -> Delivery:
+    def _write(self, call: WebhookCall, job: Job) -> Attempt:
         desk = self._desk
         if call.body is None:
             # The row is the snapshot of the event; its threads are those of now (measured).
@@ -238,16 +238,15 @@ class Worker:
                 else write.customer(subject)
             )
         call.attempts += 1
-        old = desk.faults.old_module
         headers = [
             ("User-Agent", "GuzzleHttp/8"),
-            ("Content-Type", "application/hal+json" if old else "application/json"),
+            ("Content-Type", "application/hal+json" if desk.module == "1.0.67" else "application/json"),
             ("X-FreeScout-Event", call.event),
             ("X-FreeScout-Signature", "" if desk.faults.unsigned else sign(call.body, desk.webhook_key)),
         ]
         if len(call.body) > EXPECT_ABOVE_BYTES:
             headers.append(("Expect", "100-continue"))
-        return Delivery(call.webhook.url, tuple(headers), call.body, call.event, job.conversation_id, call.attempts)
+        return Attempt(call.webhook.url, tuple(headers), call.body, call.event, job.conversation_id, call.attempts)
 
     def _is_dropped(self) -> bool:
         faults = self._desk.faults

@@ -220,6 +220,7 @@ def test_webhooks_are_registered_and_removed_but_not_listed(client: Client) -> N
         (ApiFault.NOT_FOUND_HTML, 404, False),
         (ApiFault.NOT_FOUND_JSON, 404, True),
         (ApiFault.UNAUTHORIZED, 401, True),
+        (ApiFault.UNTRUSTED_HOST, 403, True),
     ],
 )
 def test_the_api_can_fail_in_many_ways(client: Client, fault: ApiFault, status: int, json_for_json: bool) -> None:  # noqa: FBT001 - a column of the table
@@ -231,6 +232,17 @@ def test_the_api_can_fail_in_many_ways(client: Client, fault: ApiFault, status: 
     assert failing.status == status
     assert (failing.header("Content-Type") == "application/json") is json_for_json
     assert after.status == 200
+
+
+def test_an_untrusted_host_is_named_with_the_setting_that_would_trust_it(client: Client) -> None:
+    client.desk.faults.api = ApiFault.UNTRUSTED_HOST
+    headers = {"Host": "10.0.0.7:8080", "Accept": "application/json", "X-FreeScout-API-Key": client.desk.api_key}
+
+    answer = client.api.answer(ApiRequest("GET", "/api/conversations", headers=headers))
+
+    message = json.loads(answer.body)["message"]
+    assert message.startswith("Untrusted Host: 10.0.0.7:8080")
+    assert message.endswith("APP_TRUSTED_HOSTS")
 
 
 def test_429_says_when_to_come_back_if_it_is_told_to(client: Client) -> None:

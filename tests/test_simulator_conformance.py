@@ -3,33 +3,13 @@
 import json
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
-from pathlib import Path
 
 import pytest
 
-from simulator import Api, ApiFault, ApiRequest, ApiResponse, Delivery, Desk, ManualClock, Worker
+from simulator import Api, ApiFault, ApiRequest, ApiResponse, Attempt, Desk, ManualClock, Worker
 from simulator.testing import Recorder
-
-CAPTURES = Path(__file__).resolve().parents[1].parent / "shared" / "captures"
-pytestmark = pytest.mark.skipif(
-    not CAPTURES.is_dir(), reason="the recordings of a real FreeScout are not beside this checkout"
-)
-
-# What people typed, what they are called, and what counts from the moment of sending.
-TEXTS = {
-    "firstName",
-    "lastName",
-    "email",
-    "subject",
-    "preview",
-    "body",
-    "text",
-    "friendly",
-    "value",
-    "to",
-    "name",
-    "url",
-}
+from support.likeness import assert_same, assert_same_headers, assert_same_shape
+from support.recordings import MODULE_82, RECORDINGS, operations
 
 
 class Replay:
@@ -37,13 +17,13 @@ class Replay:
 
     def __init__(self) -> None:
         self.clock = ManualClock(datetime(2026, 11, 23, 14, 31, 18, 250_000, tzinfo=UTC))
-        self.desk = Desk(clock=self.clock, agents=2, customers=0)
+        self.desk = Desk(clock=self.clock, module="1.0.82", agents=2, customers=0)
         self.desk.register_webhook("http://receiver.test/")
         self.api = Api(self.desk)
         self.worker = Worker(self.desk)
         self.received = Recorder()
 
-    async def run(self) -> list[Delivery]:
+    async def run(self) -> list[Attempt]:
         for time, act in self.steps():
             until = datetime.fromisoformat(f"2026-11-23T{time}Z")
             await self.worker.run_until_idle(
@@ -153,25 +133,19 @@ class Replay:
 
 
 async def test_the_recorded_steps_give_the_recorded_deliveries_field_by_field() -> None:
-    recorded = [json.loads(line) for line in (CAPTURES / "deliveries.jsonl").read_text().splitlines()]
+    recorded = MODULE_82.deliveries()
 
     delivered = await Replay().run()
 
-    assert [d.event for d in delivered] == [r["headers"]["X-FreeScout-Event"] for r in recorded]
+    assert [ours.event for ours in delivered] == [theirs.event for theirs in recorded]
     for ours, theirs in zip(delivered, recorded, strict=True):
-        assert_same(json.loads(ours.body), json.loads(theirs["body"]), f"delivery {theirs['n']}")
-        assert [name for name, _ in ours.headers] == list(theirs["headers"])
-        for name in ("User-Agent", "Content-Type"):
-            assert dict(ours.headers)[name] == theirs["headers"][name]
+        assert_same(json.loads(ours.body), theirs.conversation(), f"delivery {theirs.n}")
+        assert_same_headers(ours, theirs)
 
 
 async def test_after_the_recorded_steps_the_desk_is_what_freescout_was() -> None:
     replay = Replay()
-    last = {}
-    for line in (CAPTURES / "operations.jsonl").read_text().splitlines():
-        operation = json.loads(line)
-        if operation["ticket_id"] < 19:
-            last[operation["ticket_id"]] = operation["truth_after"]
+    last = {done["ticket_id"]: done["truth_after"] for done in operations() if done["ticket_id"] < 19}
 
     await replay.run()
 
@@ -252,49 +226,11 @@ def test_an_answer_has_the_recorded_status_headers_and_fields(desk_after: Replay
 
 
 def test_every_recorded_answer_is_compared() -> None:
-    assert sorted(path.stem for path in (CAPTURES / "api").glob("*.http")) == sorted(ANSWERS)
+    assert sorted(path.stem for path in (RECORDINGS / "api").glob("*.http")) == sorted(ANSWERS)
 
 
 def recorded_answer(name: str) -> tuple[int, list[tuple[str, str]], str]:
-    head, _, body = (CAPTURES / "api" / f"{name}.http").read_text().replace("\r\n", "\n").partition("\n\n")
+    head, _, body = (RECORDINGS / "api" / f"{name}.http").read_text().replace("\r\n", "\n").partition("\n\n")
     first, *lines = head.splitlines()
     headers = [(key, value) for key, _, value in (line.partition(": ") for line in lines)]
     return int(first.split()[1]), headers, body.rstrip("\n")
-
-
-def assert_same(ours: object, theirs: object, where: str) -> None:
-    """Names, their order, types and values are the same; of texts only the type."""
-    assert type(ours) is type(theirs), where
-    if isinstance(ours, dict) and isinstance(theirs, dict):
-        assert list(ours) == list(theirs), where
-        for key in ours:
-            if key in TEXTS:
-                assert type(ours[key]) is type(theirs[key]), f"{where}.{key}"
-            else:
-                assert_same(by_id(ours[key]), by_id(theirs[key]), f"{where}.{key}")
-    elif isinstance(ours, list) and isinstance(theirs, list):
-        assert len(ours) == len(theirs), where
-        for index, (mine, other) in enumerate(zip(ours, theirs, strict=True)):
-            assert_same(mine, other, f"{where}[{index}]")
-    else:
-        assert ours == theirs, where
-
-
-def by_id(value: object) -> object:
-    # Threads of one second come in any order: FreeScout does not define it.
-    if isinstance(value, list) and value and all(isinstance(entry, dict) and "id" in entry for entry in value):
-        return sorted(value, key=lambda entry: int(entry["id"]))
-    return value
-
-
-def assert_same_shape(ours: object, theirs: object, where: str) -> None:
-    """Names, their order and types are the same; a list's first element stands for all; null fits anything."""
-    if ours is None or theirs is None:
-        return
-    assert type(ours) is type(theirs), where
-    if isinstance(ours, dict) and isinstance(theirs, dict):
-        assert list(ours) == list(theirs), where
-        for key in ours:
-            assert_same_shape(ours[key], theirs[key], f"{where}.{key}")
-    elif isinstance(ours, list) and isinstance(theirs, list) and ours and theirs:
-        assert_same_shape(ours[0], theirs[0], where)

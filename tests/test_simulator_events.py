@@ -21,10 +21,10 @@ class Rehearsal:
     worker: Worker
     received: Recorder
 
-    async def settle(self) -> list[tuple[str, str, str, str]]:
+    async def settle(self, within: float = 7200) -> list[tuple[str, str, str, str]]:
         """Let everything be sent, and return what arrived since the last time, times as seconds of the minute."""
         self.received.deliveries.clear()
-        await self.worker.run_until_idle(self.received, self.clock)
+        await self.worker.run_until_idle(self.received, self.clock, within=within)
         return [(event, status, state, updated[11:19]) for event, status, state, updated in self.received.claims]
 
     def row(self, ticket: int) -> tuple[str, str, str]:
@@ -153,11 +153,33 @@ async def test_undoing_a_reply_keeps_the_status_it_set(at: Rehearsal, ticket: in
     assert at.row(ticket)[0] == "pending"
 
 
-async def test_a_reply_through_the_api_never_says_convo_status(at: Rehearsal, ticket: int) -> None:
+async def test_a_reply_through_the_api_says_the_new_status_with_the_old_date_first(at: Rehearsal, ticket: int) -> None:
+    at.desk.reply_through_api(ticket, status="closed")
+
+    at_once = await at.settle(within=5)
+    later = await at.settle()
+
+    assert at_once == [("convo.status", "closed", "published", "09:00:00")]
+    assert later == [("convo.agent.reply.created", "closed", "published", "09:01:00")]
+    assert 15 <= (at.clock.now() - START.replace(minute=1)).total_seconds() < 20
+
+
+@pytest.mark.parametrize("status", [None, "active"])
+async def test_a_reply_through_the_api_that_sets_no_other_status_says_no_convo_status(
+    at: Rehearsal, ticket: int, status: str | None
+) -> None:
+    at.desk.reply_through_api(ticket, status=status)
+
+    assert [claim[0] for claim in await at.settle()] == ["convo.agent.reply.created"]
+
+
+async def test_with_module_82_a_reply_through_the_api_never_says_convo_status(at: Rehearsal, ticket: int) -> None:
+    at.desk.module = "1.0.82"
     at.desk.reply_through_api(ticket, status="closed")
 
     assert await at.settle() == [("convo.agent.reply.created", "closed", "published", "09:01:00")]
     assert 15 <= (at.clock.now() - START.replace(minute=1)).total_seconds() < 20
+    assert at.desk.get(ticket).closed is None
 
 
 async def test_a_reply_by_mail_says_the_new_status_with_the_old_date_first(at: Rehearsal, ticket: int) -> None:
@@ -348,7 +370,7 @@ async def test_customers_have_events_without_a_status(at: Rehearsal) -> None:
 
 
 async def test_an_old_module_knows_fewer_events_and_another_content_type(at: Rehearsal, ticket: int) -> None:
-    at.desk.faults.old_module = True
+    at.desk.module = "1.0.67"
 
     at.desk.delete_to_folder(ticket)
     at.desk.restore(ticket)

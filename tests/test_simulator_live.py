@@ -20,8 +20,8 @@ from simulator import (
     ApiFault,
     ApiRequest,
     ApiResponse,
+    Attempt,
     Change,
-    Delivery,
     DeliveryError,
     Desk,
     Fate,
@@ -143,7 +143,7 @@ async def test_deliveries_go_over_the_wire_as_freescout_sends_them(desk: Desk) -
 
 
 async def test_a_receiver_that_is_not_there_is_a_failure(unused_tcp_port: int) -> None:
-    delivery = Delivery(f"http://127.0.0.1:{unused_tcp_port}/", (), b"{}", "convo.status", 1, 1)
+    delivery = Attempt(f"http://127.0.0.1:{unused_tcp_port}/", (), b"{}", "convo.status", 1, 1)
 
     async with HttpTransport() as transport:
         with pytest.raises(DeliveryError):

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from freescout_audit.signature import verify_freescout_hmac
-from simulator import Delivery, DeliveryError, Desk, Fate, ManualClock, Worker, step
+from simulator import Attempt, DeliveryError, Desk, Fate, ManualClock, Worker, step
 from simulator.testing import Recorder
 
 START = datetime(2026, 3, 2, 9, 0, 20, tzinfo=UTC)
@@ -73,7 +73,7 @@ async def test_a_slow_receiver_makes_everything_behind_it_later(at: Rehearsal) -
     at.desk.customer_writes()
     at.desk.customer_writes()
 
-    async def slow(_: Delivery) -> int:
+    async def slow(_: Attempt) -> int:
         at.clock.advance(20)
         return 200
 
@@ -85,7 +85,7 @@ async def test_a_slow_receiver_makes_everything_behind_it_later(at: Rehearsal) -
 async def test_an_answer_after_thirty_seconds_comes_too_late(at: Rehearsal) -> None:
     at.desk.customer_writes()
 
-    async def too_slow(_: Delivery) -> int:
+    async def too_slow(_: Attempt) -> int:
         at.clock.advance(31)
         return 200
 
@@ -141,6 +141,22 @@ async def test_a_retry_repeats_the_stored_bytes_however_stale(at: Rehearsal) -> 
     assert (first.event, change.event, retry.event) == ("convo.created", "convo.status", "convo.created")
     assert retry.body == first.body
     assert retry.headers == first.headers
+
+
+async def test_a_retry_is_signed_anew_with_the_key_of_that_moment(at: Rehearsal) -> None:
+    at.desk.customer_writes()
+    received, old = Recorder(401), at.desk.webhook_key
+    await at.worker.run_due(received)
+    at.desk.change_app_key("base64:another")
+
+    await at.worker.run_until_idle(received, at.clock)
+
+    first, retry = received.deliveries
+    assert retry.body == first.body
+    for delivery, key, other in ((first, old, at.desk.webhook_key), (retry, at.desk.webhook_key, old)):
+        signature = dict(delivery.headers)["X-FreeScout-Signature"]
+        assert verify_freescout_hmac(delivery.body, signature, secrets=[key])
+        assert not verify_freescout_hmac(delivery.body, signature, secrets=[other])
 
 
 async def test_a_delivery_has_freescouts_headers_and_signature(at: Rehearsal) -> None:
