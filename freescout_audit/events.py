@@ -53,6 +53,9 @@ RECEIVER_FAULT = LogEvent("receiver.fault", "error", "A request ended in an unex
 JOURNAL_PRUNED = LogEvent("journal.pruned", "info", "Deliveries older than `journal.keep` were deleted.")
 DATABASE_EMBEDDED = LogEvent("database.embedded", "info", "What the embedded PostgreSQL is doing; laptops only.")
 DATABASE_MIGRATED = LogEvent("database.migrated", "info", "The schema is at the newest revision.")
+DATABASE_NEWER = LogEvent(
+    "database.newer", "warning", "The schema is newer than this release, which leaves it as it is and runs on it."
+)
 DATABASE_POOLER = LogEvent(
     "database.pooler",
     "warning",
@@ -117,7 +120,7 @@ VAULT_READ = LogEvent(
 VAULT_FAILED = LogEvent(
     "vault.failed",
     "error",
-    "The vault cannot be read or lacks a key: the last known values stay in use; `reason` names the next step.",
+    "The vault cannot be read or lacks a key: `meanwhile` says which keys hold, `next_step` what to do.",
 )
 VAULT_RESTORED = LogEvent("vault.restored", "info", "The vault is read again, and holds what it should.")
 VAULT_VARIABLE_IGNORED = LogEvent(
@@ -126,7 +129,12 @@ VAULT_VARIABLE_IGNORED = LogEvent(
     "The vault wins over an environment variable that says otherwise: unset `variable`.",
 )
 SETTINGS_UNWISE = LogEvent("settings.unwise", "warning", "A setting is allowed but will probably disappoint.")
-PROCESS_FAILED = LogEvent("process.failed", "error", "The process cannot run; the message names the next step.")
+PROCESS_FAILED = LogEvent("process.failed", "error", "The process cannot run; `next_step` says what to do.")
+LOG_DROPPED = LogEvent(
+    "log.dropped",
+    "warning",
+    "`count` lines were lost: stdout did not take them at once (its reader was slow or gone, or the disk full).",
+)
 LIBRARY_MESSAGE = LogEvent("library.message", "warning", "A library we use complained; its arguments are left out.")
 
 CATALOGUE: tuple[LogEvent, ...] = tuple(value for value in list(globals().values()) if isinstance(value, LogEvent))

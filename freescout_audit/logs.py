@@ -1,155 +1,80 @@
 """The log: one JSON object a line on stdout, each with ``logger: "freescout_audit"``; text on a terminal.
 
-Fields are what the caller names, and callers name no body, subject, name, address or secret.
+Every line goes through one chain of structlog's processors. Fields are what the caller names, and what
+``structlog.contextvars`` has bound; callers name no body, subject, name, address or secret.
 """
 
-import asyncio
+import io
 import json
 import logging
 import sys
 import threading
-from collections.abc import Mapping, MutableMapping
-from contextlib import suppress
-from contextvars import ContextVar
+from collections.abc import Callable, Mapping
+from contextvars import Context
 from datetime import UTC, datetime
 from typing import Literal, TextIO
 
 import msgspec
 import structlog
+from structlog.contextvars import get_contextvars, merge_contextvars
+from structlog.typing import EventDict, FilteringBoundLogger, Processor, WrappedLogger
 
-from freescout_audit.events import LIBRARY_MESSAGE, LogEvent
+from freescout_audit.events import LIBRARY_MESSAGE, LOG_DROPPED, Level, LogEvent
+from freescout_audit.linefile import LineFile
 
 LOGGER = "freescout_audit"
 
-log_context: ContextVar[Mapping[str, object]] = ContextVar("freescout_audit.log_context", default={})  # noqa: B039 - nobody changes it
-"""Fields of every line that a task writes, until it resets them. (structlog keeps a variable for each field, and looks
-through all of a task's variables for each line.)"""
-
-_LEVELS = ("debug", "info", "warning", "error")
-_URGENT = ("warning", "error")
-
-_log: structlog.stdlib.BoundLogger = structlog.get_logger()
-_json_lines: "_JsonLines | None" = None
-"""Writes JSON lines without structlog's chain, which costs a delivery more than its part of a commit."""
+_log: FilteringBoundLogger = structlog.get_logger()
 
 
 def emit(event: LogEvent, **fields: object) -> None:
-    """Write one log line of the catalogue; fields that are None are left out."""
-    present = {
-        name: _iso(value) if isinstance(value, datetime) else value
-        for name, value in fields.items()
-        if value is not None
-    }
-    # A full disk, a closed pipe or a name that cannot be written must not take back an answer that stands in the
-    # database.
-    with suppress(OSError, ValueError):
-        if _json_lines is not None:
-            _json_lines.add(event, present)
-        else:
-            getattr(_log, event.level)(event.name, **present)
+    """Write one line of the catalogue; fields that are None are left out.
+
+    On return the line is on stdout, or it is dropped and counted. This never raises, and never waits for a reader.
+    """
+    if _dropped.untold:
+        _dropped.tell()
+    if not _write(event, fields):
+        _dropped.add()
 
 
-def flush() -> None:
-    """Write now what would be written in the next turn of the loop."""
-    if _json_lines is not None:
-        _json_lines.write()
-
-
-def _iso(moment: datetime) -> str:
-    return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")
+def dropped_lines() -> int:
+    """Return how many lines this process could not write."""
+    return _dropped.total
 
 
 def set_up_logs(
-    *, process: str, style: Literal["auto", "json", "text"], level: str, stream: TextIO | None = None
+    *,
+    process: str,
+    style: Literal["auto", "json", "text"] = "auto",
+    level: Level = "info",
+    stream: TextIO | None = None,
+    factory: Callable[..., WrappedLogger] | None = None,
 ) -> None:
-    """Make this process log; ``process`` (receiver, poller, …) stands in every line.
+    """Make this process log; ``process`` (receiver, poller, …) stands in every JSON line.
 
-    ``style`` ``auto`` is text when ``stream`` (stdout) is a terminal, JSON lines elsewhere.
+    Args:
+        process: Its name.
+        style: ``auto`` is text when the stream is a terminal, JSON lines elsewhere.
+        level: The least important level shown.
+        stream: Where to; it has a descriptor. stdout by default.
+        factory: Makes the logger that takes finished lines, instead of a stream: for tests.
     """
     stream = stream or sys.stdout
     text = style == "text" or (style == "auto" and stream.isatty())
-    renderer: structlog.typing.Processor = (
-        structlog.dev.ConsoleRenderer(colors=stream.isatty(), pad_event_to=26)
-        if text
-        else structlog.processors.JSONRenderer()
-    )
-
-    def add_the_context(
-        _logger: object, _method: str, fields: MutableMapping[str, object]
-    ) -> MutableMapping[str, object]:
-        return {**log_context.get(), **fields}
-
-    def name_the_source(
-        _logger: object, _method: str, fields: MutableMapping[str, object]
-    ) -> MutableMapping[str, object]:
-        if text:
-            return fields
-        first = {name: fields.pop(name) for name in ("timestamp", "level", "event")}
-        return {"logger": LOGGER, "process": process, **first, **fields}
-
+    processors: list[Processor] = [
+        merge_contextvars,
+        structlog.processors.add_log_level,
+        *(_text(colors=stream.isatty()) if text else _json(process)),
+    ]
     structlog.configure(
-        processors=[
-            add_the_context,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="%H:%M:%S" if text else "iso", utc=not text),
-            name_the_source,
-            renderer,
-        ],
+        processors=processors,
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.PrintLoggerFactory(stream),
-        cache_logger_on_first_use=False,
+        logger_factory=factory or _factory(stream, text=text),
     )
-    global _json_lines  # noqa: PLW0603 - where a process logs to is one for all of it
-    _json_lines = None if text else _JsonLines(process, level, stream)
+    global _log  # noqa: PLW0603 - where a process logs to is one for all of it
+    _log = structlog.get_logger().bind()
     logging.basicConfig(handlers=[_LibraryHandler()], level=logging.WARNING, force=True)
-
-
-class _JsonLines:
-    """Writes lines just as structlog's chain would, in their order.
-
-    Urgent ones are written at once, others with all those of the same turn of the loop: a burst would otherwise pay a
-    system call for each line, which costs as much as the line itself.
-    """
-
-    def __init__(self, process: str, level: str, stream: TextIO) -> None:
-        self._process = process
-        self._shown = frozenset(_LEVELS[_LEVELS.index(level) :])
-        self._stream = stream
-        self._encoder = msgspec.json.Encoder(enc_hook=repr)
-        self._turn = threading.Lock()
-        self._waiting: list[str] = []
-        self._loop: asyncio.AbstractEventLoop | None = None
-        """Whose next turn writes what waits."""
-
-    def add(self, event: LogEvent, fields: Mapping[str, object]) -> None:
-        if event.level not in self._shown:
-            return
-        line = {
-            "logger": LOGGER,
-            "process": self._process,
-            "timestamp": datetime.now(UTC),
-            "level": event.level,
-            "event": event.name,
-            **log_context.get(),
-            **fields,
-        }
-        raw = msgspec.json.format(self._encoder.encode(line), indent=0)  # spaced as json.dumps does: people search
-        text = raw.decode() if raw.isascii() else json.dumps(json.loads(raw))
-        with self._turn:
-            self._waiting.append(text + "\n")
-        loop = None if event.level in _URGENT else asyncio._get_running_loop()  # noqa: SLF001 - does not raise
-        if loop is None:
-            self.write()
-        elif loop is not self._loop:
-            self._loop = loop
-            loop.call_soon(self.write)
-
-    def write(self) -> None:
-        """Write what waits."""
-        with self._turn, suppress(OSError, ValueError):
-            lines, self._waiting, self._loop = "".join(self._waiting), [], None
-            self._stream.write(lines)
-            self._stream.flush()
 
 
 def where(error: BaseException) -> str:
@@ -158,6 +83,110 @@ def where(error: BaseException) -> str:
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
     return "" if trace is None else f"{trace.tb_frame.f_globals.get('__name__')}:{trace.tb_lineno}"
+
+
+def _write(event: LogEvent, fields: Mapping[str, object]) -> bool:
+    """Return whether the line is written, or is less important than the level."""
+    try:
+        getattr(_log, event.level)(event.name, **fields)
+    except Exception:  # noqa: BLE001 - the answer that is logged stands in the database, whatever the log does
+        return False
+    return True
+
+
+class _Dropped:
+    """Counts the lines that could not be written, and says so once lines can be written again."""
+
+    def __init__(self) -> None:
+        self.total = 0
+        self.untold = 0
+        self._counting = threading.Lock()
+
+    def add(self) -> None:
+        with self._counting:
+            self.total += 1
+            self.untold += 1
+
+    def tell(self) -> None:
+        with self._counting:
+            count, self.untold = self.untold, 0
+        # Without context: the lost lines are not the current request's.
+        if count and not Context().run(_write, LOG_DROPPED, {"count": count}):
+            with self._counting:
+                self.untold += count
+
+
+_dropped = _Dropped()
+
+
+def _json(process: str) -> tuple[Processor, ...]:
+    def put_in_order(_logger: WrappedLogger, _method: str, line: EventDict) -> EventDict:
+        """Put the fields of every line first, then the context, then the caller's own."""
+        first = {name: line[name] for name in ("timestamp", "level", "event")}
+        return {"logger": LOGGER, "process": process, **first, **get_contextvars(), **line}
+
+    return (
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        put_in_order,
+        _readable,
+        structlog.processors.JSONRenderer(serializer=_serialize),
+    )
+
+
+def _text(*, colors: bool) -> tuple[Processor, ...]:
+    return (
+        structlog.processors.TimeStamper(fmt="%H:%M:%S", utc=False),
+        _readable,
+        structlog.dev.ConsoleRenderer(colors=colors, pad_event_to=26),
+    )
+
+
+def _factory(stream: TextIO, *, text: bool) -> Callable[..., WrappedLogger]:
+    file = LineFile(stream)
+    if not text:
+        return structlog.BytesLoggerFactory(file)
+    return structlog.WriteLoggerFactory(io.TextIOWrapper(file, encoding=stream.encoding, errors="backslashreplace"))
+
+
+def _readable(_logger: WrappedLogger, _method: str, line: EventDict) -> EventDict:
+    """Leave out what is None, and write moments as ISO 8601 in UTC."""
+    return {
+        name: value.astimezone(UTC).isoformat().replace("+00:00", "Z") if isinstance(value, datetime) else value
+        for name, value in line.items()
+        if value is not None
+    }
+
+
+def _repr(value: object) -> str:
+    try:
+        shown = repr(value)
+    except Exception:  # noqa: BLE001 - it is the value's own code that failed
+        shown = object.__repr__(value)
+    return shown.encode(errors="backslashreplace").decode()
+
+
+_encode = msgspec.json.Encoder(enc_hook=_repr).encode
+
+
+def _serialize(line: EventDict, **_default: object) -> bytes:
+    """Return a line as ``json.dumps`` writes it: people search for ``"key": value``.
+
+    In ASCII: some readers end a line at U+2028, or do not expect UTF-8.
+    """
+    try:
+        encoded = _encode(line)
+    except Exception:  # noqa: BLE001 - half a surrogate pair, a cycle: each raises another error
+        encoded = _encode({name: _encodable(value) for name, value in line.items()})
+    spaced = msgspec.json.format(encoded, indent=0)
+    return spaced if spaced.isascii() else json.dumps(json.loads(spaced)).encode()
+
+
+def _encodable(value: object) -> object:
+    try:
+        _encode(value)
+    except Exception:  # noqa: BLE001 - see above
+        return _repr(value)
+    return value
 
 
 class _LibraryHandler(logging.Handler):
