@@ -1,11 +1,15 @@
 """How many living tickets we hold, and which: what is compared with the desk's own counts to find deletions."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from datetime import datetime
 
 import msgspec
+from sqlalchemy import ColumnElement, Select, func, select
 
+from db import schema
 from db.database import Database
+
+_ticket = schema.ticket.c
 
 
 class Cell(msgspec.Struct, frozen=True, kw_only=True):
@@ -34,57 +38,61 @@ class Census:
 
     async def count(self, cell: Cell) -> int:
         """Count the living tickets of a cell."""
-        rows = await self._select("count(*) AS answer", cell)
-        return int(str(rows[0]))
+        async with self._database.connection() as connection:
+            count: int = await connection.scalar(select(func.count()).where(*self._conditions(cell)))
+        return count
 
     async def ids(self, cell: Cell) -> set[int]:
         """Return the living tickets of a cell."""
-        return {int(str(row)) for row in await self._select("ticket_id AS answer", cell)}
+        async with self._database.connection() as connection:
+            result = await connection.execute(select(_ticket.ticket_id).where(*self._conditions(cell)))
+        return set(result.scalars())
 
     async def lacks(self, ticket_ids: Collection[int]) -> set[int]:
         """Return those of the tickets that we do not hold as living."""
-        query = "SELECT ticket_id FROM freescout_ticket WHERE NOT gone AND ticket_id = ANY ($1::bigint[])"
+        query = select(_ticket.ticket_id).where(~_ticket.gone, _ticket.ticket_id.in_(ticket_ids))
         async with self._database.connection() as connection:
-            held = {record["ticket_id"] for record in await connection.fetch(query, sorted(ticket_ids))}
+            held = set(await connection.column(query))
         return set(ticket_ids) - (held - self.suspects)
 
     async def middle(self, cell: Cell) -> datetime | None:
         """Return the date of creation that halves a cell; None when it does not split it."""
-        order = "ORDER BY created_at OFFSET (SELECT greatest(count(*) / 2, 0) FROM {table} WHERE {where}) LIMIT 1"
-        rows = await self._select("created_at AS answer", cell, order, known=True)
-        middle = rows[0] if rows else None
-        return middle if isinstance(middle, datetime) and (cell.since is None or middle > cell.since) else None
+        conditions = (*self._conditions(cell), _ticket.created_at.is_not(None))
+        half = select(func.count() / 2).where(*conditions).scalar_subquery()
+        by_creation = select(_ticket.created_at).where(*conditions).order_by(_ticket.created_at)
+        middle = await self._date(by_creation.offset(half))
+        return middle if middle is not None and (cell.since is None or middle > cell.since) else None
 
     async def newest(self, number: int) -> datetime | None:
         """Return when the ``number``-th newest ticket was created; None when there are not so many."""
-        order = f"ORDER BY created_at DESC OFFSET {number - 1:d} LIMIT 1"
-        rows = await self._select("created_at AS answer", Cell(), order, known=True)
-        newest = rows[0] if rows else None
-        return newest if isinstance(newest, datetime) else None
+        conditions = (*self._conditions(Cell()), _ticket.created_at.is_not(None))
+        newest = select(_ticket.created_at).where(*conditions).order_by(_ticket.created_at.desc())
+        return await self._date(newest.offset(number - 1))
 
     async def mailboxes(self) -> set[int]:
         """Return the mailboxes of our living tickets."""
-        rows = await self._select("DISTINCT mailbox_id AS answer", Cell())
-        return {row for row in rows if isinstance(row, int)}
-
-    async def _select(self, what: str, cell: Cell, rest: str = "", *, known: bool = False) -> Sequence[object]:
-        """Run a query over a cell and return its one column.
-
-        Only the conditions that are needed get into the text, so that each combination has a plan of its own.
-        """
-        conditions, arguments = ["NOT gone"], []
-        for condition, argument in (
-            ("mailbox_id = ANY (${0}::bigint[])", None if cell.mailboxes is None else list(cell.mailboxes)),
-            ("created_at >= ${0}", cell.since),
-            ("created_at < ${0}" if cell.since is not None or known else "created_at < ${0} IS NOT FALSE", cell.until),
-            ("NOT ticket_id = ANY (${0}::bigint[])", sorted(self.suspects) or None),
-        ):
-            if argument is not None:
-                arguments.append(argument)
-                conditions.append(condition.format(len(arguments)))
-        if known:
-            conditions.append("created_at IS NOT NULL")
-        where, table = " AND ".join(conditions), "freescout_ticket"
-        query = f"SELECT {what} FROM {table} WHERE {where} {rest.format(table=table, where=where)}"  # noqa: S608 - of literals above
+        query = select(_ticket.mailbox_id).distinct().where(*self._conditions(Cell()))
         async with self._database.connection() as connection:
-            return [record["answer"] for record in await connection.fetch(query, *arguments)]
+            return {mailbox for mailbox in await connection.column(query) if mailbox is not None}
+
+    async def _date(self, query: Select[datetime | None]) -> datetime | None:
+        async with self._database.connection() as connection:
+            date: datetime | None = await connection.scalar(query.limit(1))
+        return date
+
+    def _conditions(self, cell: Cell) -> list[ColumnElement[bool]]:
+        """Return what makes a ticket a living one of a cell.
+
+        Only the conditions that are needed get into the query, so that each combination has a plan of its own.
+        """
+        conditions: list[ColumnElement[bool]] = [~_ticket.gone]
+        if cell.mailboxes is not None:
+            conditions.append(_ticket.mailbox_id.in_(cell.mailboxes))
+        if cell.since is not None:
+            conditions.append(_ticket.created_at >= cell.since)
+        if cell.until is not None:
+            before = _ticket.created_at < cell.until
+            conditions.append(before if cell.since is not None else before.is_not(False))
+        if self.suspects:
+            conditions.append(_ticket.ticket_id.not_in(sorted(self.suspects)))
+        return conditions

@@ -1,19 +1,24 @@
-"""Connections to PostgreSQL: one pool a process, taken in turn, broken ones thrown away."""
+"""Connections to PostgreSQL: one SQLAlchemy engine a process, on asyncpg, lent in the order of asking."""
 
 import asyncio
 import math
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
 
 import asyncpg
+from sqlalchemy import CursorResult, Executable, event
 from sqlalchemy.engine import URL
+from sqlalchemy.exc import DBAPIError, DisconnectionError
+from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
 from freescout_audit.errors import DatabaseUnavailableError
 
 PATIENCE = 30.0
-"""Seconds a statement may take that nobody waits for; a server that vanished must not hold a process for ever."""
+"""Seconds that a statement may take when its caller gives no deadline: a vanished server must not hold a process."""
 _FAREWELL = 1.0
-"""Seconds a server is given to take leave of us."""
+"""Seconds that the server has to take part in closing a connection."""
 
 _NOT_MIGRATED = (
     asyncpg.UndefinedTableError,
@@ -21,8 +26,8 @@ _NOT_MIGRATED = (
     asyncpg.UndefinedFunctionError,
 )
 OVERTAKEN = (asyncpg.SerializationError, asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError)
-"""Somebody else holds or has written what a transaction was about to write: it is rolled back, and can be tried again
-on the same connection."""
+"""Another writer holds or has written what a transaction was about to write. The transaction is rolled back, and can be
+tried again on the same connection."""
 _UNAVAILABLE = (
     OSError,  # TimeoutError is one
     asyncpg.InterfaceError,
@@ -36,12 +41,54 @@ _UNAVAILABLE = (
 )
 
 
-class Database:
-    """A pool of connections that commit each statement, handed out first come, first served.
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """A connection while it is lent: SQLAlchemy's, and asyncpg's own below it, in the same session.
 
-    The pool is a stack of idle connections behind a first-in-first-out limit: the engines' own pools cost a read more
-    than the read itself, or wake any of their waiters (``bench/reads.py`` measures them). Statements run on asyncpg,
-    which prepares each of them once a connection.
+    A statement raises asyncpg's errors, whichever of the two runs it.
+    """
+
+    core: AsyncConnection
+    """For expressions over the tables of `db.schema`."""
+    driver: asyncpg.Connection
+    """For the named statements of `db.statements`; why they are text stands there."""
+
+    async def execute(self, statement: Executable) -> CursorResult[Any]:
+        """Run an expression."""
+        try:
+            return await self.core.execute(statement)
+        except DBAPIError as error:
+            raise _cause(error) from None
+
+    async def rows(self, statement: Executable) -> list[dict[str, Any]]:
+        """Run an expression and return its rows, each by the names of its columns."""
+        return [dict(row) for row in (await self.execute(statement)).mappings()]
+
+    async def row(self, statement: Executable) -> dict[str, Any] | None:
+        """Run an expression and return its first row; None when there is none."""
+        row = (await self.execute(statement)).mappings().first()
+        return None if row is None else dict(row)
+
+    async def column(self, statement: Executable) -> Sequence[Any]:
+        """Run an expression and return the first column of its rows."""
+        return (await self.execute(statement)).scalars().all()
+
+    async def scalar(self, statement: Executable) -> Any:
+        """Run an expression and return the first column of its first row; None when there is none."""
+        return (await self.execute(statement)).scalar()
+
+
+class Database:
+    """An engine whose connections commit each statement, handed out first come, first served.
+
+    SQLAlchemy's pool wakes any of its waiters; the limit before it wakes the first (``bench/reads.py`` measures both).
+
+    Args:
+        url: Where it is, as `db.url.normalise` returns it.
+        connections: How many connections are open at the most.
+        connect_timeout: Seconds that opening one may take.
+        patience: Seconds that a statement may take when its caller gives no deadline.
+        name: What PostgreSQL's list of sessions calls this process.
     """
 
     def __init__(
@@ -54,32 +101,47 @@ class Database:
         name: str = "",
     ) -> None:
         self.url = url
-        self._connect_timeout = connect_timeout
         self._patience = patience
-        self._open: set[asyncpg.Connection] = set()
-        self._idle: list[asyncpg.Connection] = []
         self._turns = asyncio.Semaphore(connections)
-        self._closed = False
-        self._server_settings = {
-            "application_name": f"freescout-audit {name}".strip(),
-            "timezone": "UTC",
-            "jit": "off",
-            # Single statements are transactions too, whatever the server or the role has as its default.
-            "default_transaction_isolation": "read committed",
-            "default_transaction_read_only": "off",
-            # What we give up on, the server has to give up as well: it would wait for a lock for ever, and
-            # does not notice by itself that the client has gone.
-            "statement_timeout": f"{patience:g}s",
-            "client_connection_check_interval": "1s",
-            # A client that vanished in the middle of a transaction must not keep its rows locked.
-            "idle_in_transaction_session_timeout": "10s",
-        }
+        self._open: set[asyncpg.Connection] = set()
+        self._lent: set[asyncpg.Connection] = set()
+        self._engine = create_async_engine(
+            url,
+            isolation_level="AUTOCOMMIT",
+            skip_autocommit_rollback=True,
+            pool_size=connections,
+            max_overflow=0,
+            # The newest stays in use, so that a pool that was large once has idle connections.
+            pool_use_lifo=True,
+            # What goes wrong ends its connection, so a connection that comes back has nothing to reset.
+            pool_reset_on_return=None,
+            json_deserializer=str,  # rows travel as JSON, and msgspec decodes them
+            connect_args={
+                "timeout": connect_timeout,
+                "server_settings": {
+                    "application_name": f"freescout-audit {name}".strip(),
+                    "timezone": "UTC",
+                    "jit": "off",
+                    # Single statements are transactions too, whatever the server or the role has as its default.
+                    "default_transaction_isolation": "read committed",
+                    "default_transaction_read_only": "off",
+                    # What we give up on, the server has to give up as well: it would wait for a lock for ever, and
+                    # does not notice by itself that the client has gone.
+                    "statement_timeout": f"{patience:g}s",
+                    "client_connection_check_interval": "1s",
+                    # A client that vanished in the middle of a transaction must not keep its rows locked.
+                    "idle_in_transaction_session_timeout": "10s",
+                },
+            },
+        )
+        event.listen(self._engine.sync_engine, "connect", self._note_open)
+        event.listen(self._engine.sync_engine, "checkout", _refuse_closed)
 
-    def connection(self, deadline: float | None = None) -> AbstractAsyncContextManager[asyncpg.Connection]:
+    def connection(self, deadline: float | None = None) -> AbstractAsyncContextManager[Connection]:
         """Lend a connection for ``deadline`` seconds (None: `PATIENCE`), the wait for it included.
 
-        Whatever goes wrong while it is lent (but for `OVERTAKEN`) ends it: nobody waits for a server that may never
-        answer. The server notices within a second, and rolls back what it was told.
+        Whatever goes wrong while it is lent (but for `OVERTAKEN`) ends it: a server that may never answer holds up
+        no caller. The server notices within a second, and rolls back what it was told.
 
         Raises:
             DatabaseUnavailableError: PostgreSQL is away, not migrated, or did not answer within the deadline.
@@ -87,32 +149,26 @@ class Database:
         return self.session(self._patience if deadline is None else deadline)
 
     @asynccontextmanager
-    async def session(self, deadline: float | None = None) -> AsyncIterator[asyncpg.Connection]:
+    async def session(self, deadline: float | None = None) -> AsyncIterator[Connection]:
         """Lend a connection as `connection` does, but for as long as it lasts when no deadline is given."""
         try:
-            async with asyncio.timeout(deadline), self._turns:
-                connection = await self._check_out()
-                try:
-                    yield connection
-                except OVERTAKEN:
-                    self._check_in(connection)
-                    raise
-                except BaseException:
-                    connection.terminate()
-                    raise
-                self._check_in(connection)
+            async with asyncio.timeout(deadline), self._turns, self._lend() as connection:
+                yield connection
         except _NOT_MIGRATED as error:
-            raise DatabaseUnavailableError("the database lacks our schema: run python -m db.migrate") from error
+            raise DatabaseUnavailableError("the database lacks our schema", "run python -m db.migrate") from error
         except _UNAVAILABLE as error:
             reason = str(error).partition("\n")[0] or "no answer in time"
             if "unsupported startup parameter" in reason:
-                reason = "a pooler stands before it that lacks what we need (LISTEN, session locks): connect directly"
-            raise DatabaseUnavailableError(f"PostgreSQL is not available: {reason}") from error
+                raise DatabaseUnavailableError(
+                    "a pooler stands before PostgreSQL that lacks what we need (LISTEN, session locks)",
+                    "connect directly",
+                ) from error
+            raise DatabaseUnavailableError(
+                f"PostgreSQL is not available: {reason}", "is DATABASE_URL right, and does PostgreSQL run?"
+            ) from error
 
     @asynccontextmanager
-    async def transaction(
-        self, deadline: float | None = None, *, durable: bool = True
-    ) -> AsyncIterator[asyncpg.Connection]:
+    async def transaction(self, deadline: float | None = None, *, durable: bool = True) -> AsyncIterator[Connection]:
         """Lend a connection inside a READ COMMITTED transaction, committed at the end; errors as in `connection`.
 
         One that is not ``durable`` does not wait for the disk. A crash of PostgreSQL may take back the last half second
@@ -120,49 +176,58 @@ class Database:
         """
         async with self.connection(deadline) as connection:
             limit = math.ceil(1000 * (self._patience if deadline is None else deadline))
-            # For a batch of one the planner thinks a plan of its own cheaper than the one for any batch, and takes
-            # longer to make it than all the rest.
-            await connection.execute(
-                f"BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SET LOCAL statement_timeout = {limit:d};"
-                " SET LOCAL plan_cache_mode = force_generic_plan"
+            # By the driver: to SQLAlchemy the connection commits each statement, so it begins no transaction itself.
+            await connection.driver.execute(
+                f"BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SET LOCAL statement_timeout = {limit:d}"
                 + ("" if durable else "; SET LOCAL synchronous_commit = off")
             )
             try:
                 yield connection
             except OVERTAKEN:
-                await connection.execute("ROLLBACK")
+                await connection.driver.execute("ROLLBACK")
                 raise
-            await connection.execute("COMMIT")
+            await connection.driver.execute("COMMIT")
 
     async def close(self) -> None:
         """Close every connection, within a second or so even if the server does not answer."""
-        self._closed = True
-        idle, self._idle = self._idle, []
+        for connection in self._lent:
+            connection.terminate()
+        idle = [connection for connection in self._open if not connection.is_closed()]
         await asyncio.gather(*(connection.close(timeout=_FAREWELL) for connection in idle), return_exceptions=True)
-        for connection in self._open:
-            connection.terminate()
+        await self._engine.dispose()
 
-    async def _check_out(self) -> asyncpg.Connection:
-        """Take a connection that has not been closed while it lay in the pool."""
-        while self._idle:
-            connection = self._idle.pop()
-            if not connection.is_closed():
-                return connection
-        connection = await asyncpg.connect(
-            host=self.url.host,
-            port=self.url.port,
-            user=self.url.username,
-            password=self.url.password,
-            database=self.url.database,
-            ssl=self.url.query.get("ssl"),
-            timeout=self._connect_timeout,
-            server_settings=self._server_settings,
-        )
-        self._open = {each for each in self._open if not each.is_closed()} | {connection}
-        return connection
+    @asynccontextmanager
+    async def _lend(self) -> AsyncIterator[Connection]:
+        """Take a connection out of the engine's pool, and end it unless all goes well."""
+        try:
+            core = await self._engine.connect()
+        except DBAPIError as error:
+            raise _cause(error) from None
+        driver = (await core.get_raw_connection()).driver_connection
+        assert driver is not None  # noqa: S101 - a connection that is open has one
+        self._lent.add(driver)
+        try:
+            yield Connection(core, driver)
+        except OVERTAKEN:
+            raise
+        except BaseException:
+            driver.terminate()
+            await core.invalidate()
+            raise
+        finally:
+            self._lent.discard(driver)
+            await core.close()
 
-    def _check_in(self, connection: asyncpg.Connection) -> None:
-        if self._closed:
-            connection.terminate()
-        else:
-            self._idle.append(connection)
+    def _note_open(self, adapted: Any, _record: object) -> None:
+        self._open = {each for each in self._open if not each.is_closed()} | {adapted.driver_connection}
+
+
+def _refuse_closed(adapted: Any, _record: object, _proxy: object) -> None:
+    """Have the pool open another connection in place of one that was closed while it lay there."""
+    if adapted.driver_connection.is_closed():
+        raise DisconnectionError
+
+
+def _cause(error: DBAPIError) -> BaseException:
+    """Return the driver's error that SQLAlchemy wrapped."""
+    return (error.orig and error.orig.__cause__) or error

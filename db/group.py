@@ -1,7 +1,7 @@
 """Group commit: what arrives while a commit is under way is committed together by the next one.
 
-Nothing is held back in order to fill a group: the first to come is committed at once, alone, and whoever comes
-meanwhile is the next group. Each waits for its own answer, and for nobody's longer than its own deadline.
+Nothing is held back in order to fill a group. The first item is committed at once, alone; the items that come meanwhile
+are the next group. Each waits for its own answer, and no longer than its own deadline.
 """
 
 import asyncio
@@ -21,19 +21,19 @@ _CLOCK_RESOLUTION = 0.001
 """Seconds by which uvloop may call too early."""
 
 Item = TypeVar("Item")
-Answer = TypeVar("Answer")
+Result = TypeVar("Result")
 Item_contra = TypeVar("Item_contra", contravariant=True)
-Answer_co = TypeVar("Answer_co", covariant=True)
+Result_co = TypeVar("Result_co", covariant=True)
 
 
-class Commit(Protocol[Item_contra, Answer_co]):
+class Commit(Protocol[Item_contra, Result_co]):
     """Commits items and returns their answers in order, or raises and has committed none of them.
 
-    ``deadline`` is in seconds. A part of a group that was taken ``apart`` holds up nobody but its own key, and may wait
-    for a lock as long as it has; a group may not. ``DatabaseUnavailableError`` fails all items.
+    ``deadline`` is in seconds. A part of a group that was taken ``apart`` holds up only its own key, and may wait for a
+    lock as long as it has; a group may not. ``DatabaseUnavailableError`` fails all items.
     """
 
-    async def __call__(self, items: Sequence[Item_contra], /, *, deadline: float, apart: bool) -> Sequence[Answer_co]:
+    async def __call__(self, items: Sequence[Item_contra], /, *, deadline: float, apart: bool) -> Sequence[Result_co]:
         """Commit."""
         ...
 
@@ -42,7 +42,7 @@ class CrowdedError(DatabaseUnavailableError):
     """So many wait to be committed already that another would only be late."""
 
 
-class GroupCommit(Generic[Item, Answer]):
+class GroupCommit(Generic[Item, Result]):
     """Commits items in groups, in the order in which they came.
 
     Args:
@@ -50,14 +50,14 @@ class GroupCommit(Generic[Item, Answer]):
             ``key``, then into its members, and each part is tried again beside the groups that follow: what is wrong
             with one item fails no other, nor holds it up.
         key: Names what an item is about; items about the same keep their order when a group is taken apart.
-        largest: How many items a group has at the most. Not too many: when all who send wait for one group, nobody has
-            anything to do while it is committed.
+        largest: How many items a group has at the most. When all senders wait for one large group, the process is idle
+            while PostgreSQL commits it.
         waiting: How many items may wait at the most.
     """
 
     def __init__(
         self,
-        commit: Commit[Item, Answer],
+        commit: Commit[Item, Result],
         *,
         key: Callable[[Item], Hashable],
         largest: int = 32,
@@ -67,8 +67,8 @@ class GroupCommit(Generic[Item, Answer]):
         self._key = key
         self._largest = largest
         self._waiting = waiting
-        self._queue: dict[_Member[Item, Answer], None] = {}
-        self._unanswered: set[_Member[Item, Answer]] = set()
+        self._queue: dict[_Member[Item, Result], None] = {}
+        self._unanswered: set[_Member[Item, Result]] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._looks_at = math.inf
         self._worker: asyncio.Task[None] | None = None
@@ -76,14 +76,14 @@ class GroupCommit(Generic[Item, Answer]):
         self._apart_turns = asyncio.Semaphore(_PARTS_AT_ONCE)
         self._closed = False
 
-    async def commit(self, item: Item, *, deadline: float) -> Answer:
+    async def commit(self, item: Item, *, deadline: float) -> Result:
         """Return the item's answer after its group is committed.
 
-        Whoever is cancelled while waiting leaves the queue; what is under way is committed all the same.
+        A caller that is cancelled while it waits leaves the queue; what is under way is committed all the same.
 
         Raises:
-            DatabaseUnavailableError: It was not committed within ``deadline`` seconds, or nobody knows. (`CrowdedError`
-                and a closed group say so at once.)
+            DatabaseUnavailableError: It was not committed within ``deadline`` seconds, or it is not known whether it
+                was. (`CrowdedError` and a closed group say so at once.)
             Exception: What ``commit`` raised for this very item.
         """
         if self._closed:
@@ -91,7 +91,7 @@ class GroupCommit(Generic[Item, Answer]):
         if len(self._queue) >= self._waiting:
             raise CrowdedError(f"{self._waiting} deliveries wait to be committed already")
         loop = asyncio.get_running_loop()
-        member: _Member[Item, Answer] = _Member(item, loop.create_future(), loop.time() + deadline)
+        member: _Member[Item, Result] = _Member(item, loop.create_future(), loop.time() + deadline)
         self._queue[member] = None
         if self._worker is None:
             self._worker = asyncio.create_task(self._work())
@@ -120,14 +120,13 @@ class GroupCommit(Generic[Item, Answer]):
         self._look_at(math.inf)
 
     def _tasks(self) -> "set[asyncio.Task[None]]":
-        """Return who is at work."""
+        """Return the tasks that are at work."""
         return {task for task in (self._worker, *self._apart) if task is not None and not task.done()}
 
     def _look_at(self, moment: float) -> None:
-        """Look at that moment of the loop's clock, and no earlier, whether somebody has waited for too long.
+        """Look at that moment of the loop's clock, and no earlier, whether a member has waited for too long.
 
-        One timer for all: at a steady pace nobody waits so long, and a timer for each would cost as much as its place
-        in the queue.
+        One timer serves all: at a steady pace no member waits so long.
         """
         if self._timer is not None:
             self._timer.cancel()
@@ -142,18 +141,18 @@ class GroupCommit(Generic[Item, Answer]):
         self._look_at(min((member.until for member in self._unanswered if not member.answer.done()), default=math.inf))
 
     async def _work(self) -> None:
-        """Commit group after group until nobody waits."""
+        """Commit group after group until the queue is empty."""
         try:
             while group := self._next_group():
                 await self._settle(group, apart=False)
         finally:
-            # In the same step that found the queue empty: whoever comes next finds that nobody works, and begins.
+            # In the same step that found the queue empty: the next item finds no worker, and starts one.
             self._worker = None
             for member in self._queue:  # none, unless this was cancelled
                 member.fail(_ending())
 
-    def _next_group(self) -> "list[_Member[Item, Answer]]":
-        group: list[_Member[Item, Answer]] = []
+    def _next_group(self) -> "list[_Member[Item, Result]]":
+        group: list[_Member[Item, Result]] = []
         while self._queue and len(group) < self._largest:
             member = next(iter(self._queue))
             del self._queue[member]
@@ -161,7 +160,7 @@ class GroupCommit(Generic[Item, Answer]):
                 group.append(member)
         return group
 
-    async def _settle(self, group: "Sequence[_Member[Item, Answer]]", *, apart: bool) -> None:
+    async def _settle(self, group: "Sequence[_Member[Item, Result]]", *, apart: bool) -> None:
         """Give each member of the group its answer or its error, or take the group apart."""
         remaining = max(member.until for member in group) - asyncio.get_running_loop().time()
         try:
@@ -182,9 +181,9 @@ class GroupCommit(Generic[Item, Answer]):
             for member, answer in zip(group, answers, strict=True):
                 member.give(answer)
 
-    def _take_apart(self, group: "Sequence[_Member[Item, Answer]]") -> None:
+    def _take_apart(self, group: "Sequence[_Member[Item, Result]]") -> None:
         """Try again by key, side by side; if there is but one key, member by member."""
-        by_key: dict[Hashable, list[_Member[Item, Answer]]] = {}
+        by_key: dict[Hashable, list[_Member[Item, Result]]] = {}
         for member in group:
             by_key.setdefault(self._key(member.item), []).append(member)
         parts = [[part] for part in by_key.values()] if len(by_key) > 1 else [[[member] for member in group]]
@@ -193,24 +192,24 @@ class GroupCommit(Generic[Item, Answer]):
             self._apart.add(task)
             task.add_done_callback(self._apart.discard)
 
-    async def _settle_in_turn(self, groups: "Iterable[Sequence[_Member[Item, Answer]]]") -> None:
+    async def _settle_in_turn(self, groups: "Iterable[Sequence[_Member[Item, Result]]]") -> None:
         for group in groups:
             async with self._apart_turns:
                 if waiting := [member for member in group if not member.answer.done()]:
                     await self._settle(waiting, apart=True)
 
 
-class _Member(Generic[Item, Answer]):
-    """Who waits: its item, where its answer goes, and until when it wants it (the loop's clock)."""
+class _Member(Generic[Item, Result]):
+    """An item that waits, where its answer goes, and until when it is wanted (the loop's clock)."""
 
     __slots__ = ("answer", "item", "until")
 
-    def __init__(self, item: Item, answer: "asyncio.Future[Answer]", until: float) -> None:
+    def __init__(self, item: Item, answer: "asyncio.Future[Result]", until: float) -> None:
         self.item = item
         self.answer = answer
         self.until = until
 
-    def give(self, answer: Answer) -> None:
+    def give(self, answer: Result) -> None:
         if not self.answer.done():
             self.answer.set_result(answer)
 
@@ -220,4 +219,4 @@ class _Member(Generic[Item, Answer]):
 
 
 def _ending() -> DatabaseUnavailableError:
-    return DatabaseUnavailableError("this process is ending: nobody knows whether it was committed")
+    return DatabaseUnavailableError("this process is ending: it is not known whether it was committed")

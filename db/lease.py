@@ -1,39 +1,34 @@
 """The lease and what else the poller says of itself: two rows that stand for everything."""
 
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
+from sqlalchemy import case, delete, func, or_, select, true, update
 
-from db import statements
-from db.database import Database
-from db.store import LoadProgress, lease_of
+from db import schema
+from db.database import Connection, Database
+from freescout_audit.desk_clock import DeskClock, note_desk_clock
 from freescout_audit.errors import FreescoutAuditError
 from freescout_audit.rule import Lease
 
 DeskState = Literal["unknown", "ok", "refused", "unavailable"]
+
+COLUMNS = tuple(schema.lease.c[name] for name in Lease.__struct_fields__)
+_FORGETTING = 600.0
+"""Seconds that forgetting a million tickets may take."""
 
 
 class OtherDeskError(FreescoutAuditError):
     """This database holds the tickets of another desk."""
 
 
-CLOCK_TOLERANCE = timedelta(seconds=5)
-"""A desk's clock that was set back by so little makes no walk begin earlier, and no pass fail."""
+class LoadProgress(msgspec.Struct, frozen=True, kw_only=True):
+    """How far the first load has come: everything created before ``cursor``; and the desk's clock when it began."""
 
-
-class DeskClock(msgspec.Struct, frozen=True, kw_only=True):
-    """The desk's clock at an answer, and how far it was ahead of ours."""
-
-    at: datetime
-    offset: timedelta
-    seen_through: datetime
-    """A claim dated no later than this is no news to a pass that begins at this answer."""
-
-    def went_back(self, offset_before: timedelta | None) -> timedelta:
-        """Return by how much it was set back since its offset was ``offset_before``; zero if it was not."""
-        back = timedelta() if offset_before is None else offset_before - self.offset
-        return back if back > CLOCK_TOLERANCE else timedelta()
+    cursor: datetime | None
+    began: datetime
 
 
 class Beginning(msgspec.Struct, frozen=True, kw_only=True):
@@ -46,23 +41,35 @@ class Beginning(msgspec.Struct, frozen=True, kw_only=True):
     """How far the desk's clock was ahead of ours in the last complete pass."""
 
 
+def lease_of(row: Mapping[str, Any]) -> Lease:
+    """Return the lease out of a row that carries its columns."""
+    return Lease(**{name: row[name] for name in Lease.__struct_fields__})
+
+
 async def now(database: Database) -> datetime:
-    """Return our clock: the *s* of a request that is about to be sent."""
+    """Return our clock: the *s* of a request that is about to be sent.
+
+    Raises:
+        DatabaseUnavailableError: PostgreSQL is away or not migrated; the same everywhere below.
+    """
     async with database.connection() as connection:
-        moment: datetime = await connection.fetchval(statements.NOW)
+        moment: datetime = await connection.scalar(select(schema.now))
         return moment
 
 
 async def read_beginning(database: Database) -> Beginning:
     """Return what a pass begins with."""
+    reports = schema.poller.c
+    query = select(
+        schema.now.label("now"), *COLUMNS, reports.load_cursor, reports.load_began, reports.complete_offset
+    ).join_from(schema.lease, schema.poller, true())
     async with database.connection() as connection:
-        record = await connection.fetchrow(statements.READ_PASS)
-    began = record["load_began"]
+        (row,) = await connection.rows(query)
     return Beginning(
-        asked_at=record["now"],
-        lease=lease_of(record),
-        load=None if began is None else LoadProgress(cursor=record["load_cursor"], began=began),
-        complete_offset=record["complete_offset"],
+        asked_at=row["now"],
+        lease=lease_of(row),
+        load=None if row["load_began"] is None else LoadProgress(cursor=row["load_cursor"], began=row["load_began"]),
+        complete_offset=row["complete_offset"],
     )
 
 
@@ -72,19 +79,36 @@ async def claim_desk(database: Database, url: str) -> None:
     Raises:
         OtherDeskError: It is tied to another: its tickets would be taken for this one's.
     """
+    mine = schema.lease.c.desk_url
     async with database.connection() as connection:
-        if await connection.fetchval(statements.CLAIM_DESK, url) is None:
-            other = await connection.fetchval("SELECT desk_url FROM freescout_lease")
-            raise OtherDeskError(
-                f"this database holds the tickets of {other}, and FREESCOUT_URL is {url}: use another DATABASE_URL,"
-                f" or freescout-audit desk change {url}, if the same desk has a new address"
-            )
+        claim = update(schema.lease).where(or_(mine.is_(None), mine == url)).values(desk_url=url).returning(mine)
+        held = await connection.scalar(claim) or await connection.scalar(select(mine))
+    if held != url:
+        raise OtherDeskError(
+            f"this database holds the tickets of {held}, and FREESCOUT_URL is {url}",
+            f"use another DATABASE_URL, or freescout-audit desk change {url}, if the same desk has a new address",
+        )
+
+
+async def change_desk(database: Database, url: str, *, forget: bool) -> None:
+    """Tie the database to a desk, whatever it was tied to; ``forget`` what is known of the one before.
+
+    A pass that is under way over the old desk renews no lease.
+    """
+    async with database.transaction(_FORGETTING) as connection:
+        if not forget:
+            await connection.execute(update(schema.lease).values(desk_url=url))
+            return
+        for table in (schema.ticket, schema.webhook, schema.gap, schema.delivery, schema.lease, schema.poller):
+            await connection.execute(delete(table))
+        await connection.execute(schema.lease.insert().values(desk_url=url, renewed_by_pass=schema.now))
+        await connection.execute(schema.poller.insert())
 
 
 async def beat(database: Database) -> None:
     """Say that a poller is alive."""
     async with database.connection() as connection:
-        await connection.execute(statements.BEAT)
+        await connection.execute(update(schema.lease).values(heartbeat_at=schema.now))
 
 
 async def see_through(database: Database, desk_clock: datetime, *, asked_at: datetime) -> DeskClock:
@@ -92,15 +116,27 @@ async def see_through(database: Database, desk_clock: datetime, *, asked_at: dat
 
     ``asked_at`` is our clock before the request.
     """
-    async with database.connection() as connection:
-        noted = await connection.fetchrow(statements.SEE_THROUGH, desk_clock, asked_at, CLOCK_TOLERANCE)
-    return DeskClock(at=desk_clock, offset=noted["clock_offset"], seen_through=noted["seen_through"])
+    async with database.transaction() as connection:
+        # The clock is read when the row is locked: what another writer did before is in it.
+        await connection.execute(select(true()).select_from(schema.lease).with_for_update())
+        (row,) = await connection.rows(select(schema.now.label("now"), *COLUMNS))
+        noted = note_desk_clock(lease_of(row), desk_clock, asked_at=asked_at, now=row["now"])
+        await connection.execute(
+            update(schema.lease).values(
+                clock_offset=noted.clock_offset,
+                seen_through=noted.seen_through,
+                set_back_through=noted.set_back_through,
+                set_back_at=noted.set_back_at,
+            )
+        )
+    return DeskClock(at=desk_clock, offset=noted.clock_offset, seen_through=noted.seen_through or desk_clock)
 
 
 async def see_at_least(database: Database, date: datetime) -> None:
-    """Note that a row bears a date ahead of the desk's clock; errors as `see_through`."""
+    """Note that a row bears a date ahead of the desk's clock."""
+    seen = func.greatest(schema.lease.c.seen_through, date)
     async with database.connection() as connection:
-        await connection.execute(statements.SEE_AT_LEAST, date)
+        await connection.execute(update(schema.lease).values(seen_through=seen))
 
 
 async def renew(
@@ -117,12 +153,48 @@ async def renew(
 
     ``covered_through``: the latest date that the pass has seen, or would have seen; no claim as old is news.
     """
+    renewed = schema.lease.c.renewed_by_pass
+    renewal = (
+        update(schema.lease)
+        .where(or_(renewed.is_(None), renewed < beginning.asked_at))
+        .values(
+            lease_until=beginning.asked_at + lease,
+            complete_through=clock.at,
+            covered_through=covered_through,
+            renewed_by_pass=beginning.asked_at,
+        )
+        .returning(renewed)
+    )
     async with database.transaction() as connection:
-        ended_at: datetime = await connection.fetchval(statements.NOW)
+        ended_at: datetime = await connection.scalar(select(schema.now))
         seconds = (ended_at - beginning.asked_at).total_seconds()
-        if await connection.fetchval(statements.RENEW, beginning.asked_at, lease, clock.at, covered_through):
-            await connection.execute(statements.REPORT_PASS, seconds, rows, requests, clock.offset)
+        if await connection.scalar(renewal) is not None:
+            await _report_pass(connection, seconds, rows, requests, clock.offset)
     return seconds
+
+
+async def _report_pass(
+    connection: Connection, seconds: float, rows: int, requests: int, complete_offset: timedelta
+) -> None:
+    """Report a complete pass; a first load is over then, and has read everything."""
+    poller = schema.poller.c
+    await connection.execute(
+        update(schema.poller).values(
+            passed_at=schema.now,
+            pass_seconds=seconds,
+            pass_rows=rows,
+            pass_requests=requests,
+            complete_offset=complete_offset,
+            load_cursor=None,
+            load_began=None,
+            full_walk_at=case((poller.load_began.is_(None), poller.full_walk_at), else_=schema.now),
+        )
+    )
+
+
+async def save_load(connection: Connection, load: LoadProgress) -> None:
+    """Note how far the first load has come, in the transaction that writes its rows."""
+    await connection.execute(update(schema.poller).values(load_cursor=load.cursor, load_began=load.began))
 
 
 async def due_for_a_full_walk(database: Database, *, hour: int) -> datetime | None:
@@ -130,43 +202,40 @@ async def due_for_a_full_walk(database: Database, *, hour: int) -> datetime | No
 
     None when it is not due, or when the first load, which reads everything, is not over.
     """
+    query = select(
+        schema.now.label("now"),
+        schema.poller.c.full_walk_at,
+        schema.lease.c.complete_through.is_not(None).label("loaded"),
+    ).join_from(schema.lease, schema.poller, true())
     async with database.connection() as connection:
-        record = await connection.fetchrow(statements.READ_FULL_WALK)
-    now: datetime = record["now"]
-    last: datetime | None = record["full_walk_at"]
+        (row,) = await connection.rows(query)
+    now: datetime = row["now"]
     due = now.astimezone(UTC).replace(hour=hour, minute=0, second=0, microsecond=0)
     if due > now:
         due -= timedelta(days=1)
-    return now if record["loaded"] and (last is None or last < due) else None
+    return now if row["loaded"] and (row["full_walk_at"] is None or row["full_walk_at"] < due) else None
 
 
 async def note_full_walk(database: Database, began: datetime) -> None:
     """Note that everything has been read once more, by a reading that began then."""
     async with database.connection() as connection:
-        await connection.execute(statements.NOTE_FULL_WALK, began)
+        await connection.execute(update(schema.poller).values(full_walk_at=began))
 
 
 async def report_desk(database: Database, state: DeskState, detail: str = "") -> DeskState:
-    """Report how the desk's API answers, and return the state before."""
-    async with database.connection() as connection:
-        before: DeskState = await connection.fetchval(statements.REPORT_DESK, state, detail)
-        return before
+    """Report how the desk's API answers, and since when it does or does not; return the state before."""
+    poller = schema.poller.c
+    since = case(
+        (((poller.desk_state == "ok") == (state == "ok")) & poller.desk_since.is_not(None), poller.desk_since),
+        else_=schema.now,
+    )
+    async with database.transaction() as connection:
+        before: DeskState = await connection.scalar(select(poller.desk_state).with_for_update())
+        await connection.execute(update(schema.poller).values(desk_since=since, desk_state=state, desk_detail=detail))
+    return before
 
 
 async def report_leader(database: Database, name: str) -> None:
     """Report who polls."""
     async with database.connection() as connection:
-        await connection.execute(statements.REPORT_LEADER, name)
-
-
-class Dispute(msgspec.Struct, frozen=True, kw_only=True):
-    """A ticket that FreeScout has to be asked about; ``claimed`` when a delivery is why, not a list that lacks it."""
-
-    ticket_id: int
-    claimed: bool
-
-
-async def open_disputes(database: Database, *, at_most: int) -> list[Dispute]:
-    """Return what FreeScout has to be asked, the newest claims first."""
-    async with database.connection() as connection:
-        return [Dispute(**record) for record in await connection.fetch(statements.OPEN_DISPUTES, at_most)]
+        await connection.execute(update(schema.poller).values(leader=name, led_since=schema.now))

@@ -6,43 +6,56 @@ import os
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Literal
 
 import asyncpg
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, func, select, text
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
 from db.url import normalise
+from freescout_audit import __version__
 from freescout_audit.errors import FreescoutAuditError, SettingsError
-from freescout_audit.events import DATABASE_MIGRATED, PROCESS_FAILED
+from freescout_audit.events import DATABASE_MIGRATED, DATABASE_NEWER, PROCESS_FAILED
 from freescout_audit.logs import emit, set_up_logs
 
 _LOCK = 0x46534155  # "FSAU": two releases at once take turns
 
-
 LOCK_PATIENCE = 2.0
-"""Seconds a migration waits for a lock: whoever comes after it waits behind it, readers and deliveries too."""
+"""Seconds that a migration waits for a lock: readers and deliveries that come after it wait behind it."""
 TRIES = 30
 _PAUSE = 2.0
 _LOCKED = ("55P03", "40P01")
 """A lock was not available, or a deadlock."""
+_SQUASHED = frozenset({"0001", "0002", "0003", "0004", "0005", "0006", "0007"})
+"""Revisions from before the first release, which no migration leads on from."""
+
+Age = Literal["none", "forgotten", "older", "current", "newer"]
+"""How a database's revision stands to this code's; ``forgotten``: from before the first release."""
 
 
 class LockedError(FreescoutAuditError):
-    """Somebody holds a table that the migration has to change."""
+    """Another session holds a table that the migration has to change."""
+
+
+class TooOldError(FreescoutAuditError):
+    """The schema is from before the first release."""
 
 
 async def migrate(url: URL, *, tries: int = TRIES, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep) -> str:
-    """Bring the schema to the newest revision, in one transaction, and return its name.
+    """Bring the schema to the newest revision, in one transaction, and return the revision it is at.
+
+    A schema that is newer than this code is left as it is: code of the revision before runs on it.
 
     Raises:
         LockedError: A table was in use at each of ``tries``; nothing was changed.
+        TooOldError: The schema is from before the first release; nothing was changed.
     """
     engine = create_async_engine(url, poolclass=NullPool)
     try:
@@ -58,25 +71,52 @@ async def migrate(url: URL, *, tries: int = TRIES, sleep: Callable[[float], Awai
     finally:
         await engine.dispose()
     raise LockedError(
-        "a table stays in use (a backup, or a transaction that somebody left open): wait for its end, or end it, and"
-        " run python -m db.migrate again; nothing was changed"
+        "a table stays in use (a backup, or a transaction that was left open)",
+        "wait for its end, or end it, and run python -m db.migrate again; nothing was changed",
     )
 
 
 @functools.cache
 def newest_revision() -> str:
     """Return the revision this code expects."""
-    return ScriptDirectory.from_config(_config()).get_current_head() or ""
+    return _scripts().get_current_head() or ""
+
+
+@functools.cache
+def age_of(revision: str | None) -> Age:
+    """Tell how a database's revision stands to this code's, by the graph of the migrations.
+
+    A revision that the graph does not know, and that was not squashed, is of a release to come.
+    """
+    if revision is None:
+        return "none"
+    if revision in _SQUASHED:
+        return "forgotten"
+    if revision == newest_revision():
+        return "current"
+    known = {script.revision for script in _scripts().walk_revisions()}
+    return "older" if revision in known else "newer"
 
 
 def _upgrade(connection: Connection) -> str:
-    connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
+    connection.execute(select(func.pg_advisory_xact_lock(_LOCK)))
     connection.execute(text(f"SET LOCAL lock_timeout = '{LOCK_PATIENCE:g}s'"))
-    config = _config()
-    config.attributes["connection"] = connection
-    command.upgrade(config, "head")
-    context = MigrationContext.configure(connection, opts={"version_table": "freescout_schema"})
-    return context.get_current_revision() or ""
+    before = _revision(connection)
+    age = age_of(before)
+    if age == "forgotten":
+        raise TooOldError(
+            f"the schema is at {before}, from before the first release",
+            "name an empty database in DATABASE_URL; the poller fills it",
+        )
+    if age != "newer":
+        config = _config()
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")
+    return _revision(connection) or ""
+
+
+def _revision(connection: Connection) -> str | None:
+    return MigrationContext.configure(connection, opts={"version_table": "freescout_schema"}).get_current_revision()
 
 
 def _config() -> Config:
@@ -85,18 +125,28 @@ def _config() -> Config:
     return config
 
 
+def _scripts() -> ScriptDirectory:
+    return ScriptDirectory.from_config(_config())
+
+
 def main() -> None:
     """Migrate the database of ``DATABASE_URL``; exit with 1 and one line when that cannot be done."""
     set_up_logs(process="release", style="auto", level="info")
     try:
         url = os.environ.get("DATABASE_URL", "")
         if not url:
-            raise SettingsError("DATABASE_URL is not set: name the database to migrate")
+            raise SettingsError("DATABASE_URL is not set", "name the database to migrate")
         revision = asyncio.run(migrate(normalise(url)))
-    except (FreescoutAuditError, OSError, UnicodeError, SQLAlchemyError, asyncpg.PostgresError) as error:
-        emit(PROCESS_FAILED, message=str(error).partition("\n")[0])
+    except FreescoutAuditError as error:
+        emit(PROCESS_FAILED, message=error.problem, next_step=error.next_step or None)
         sys.exit(1)
-    emit(DATABASE_MIGRATED, revision=revision)
+    except (OSError, UnicodeError, SQLAlchemyError, asyncpg.PostgresError) as error:
+        emit(PROCESS_FAILED, message=str(error).partition("\n")[0], next_step="look into PostgreSQL's log")
+        sys.exit(1)
+    if age_of(revision) == "newer":
+        emit(DATABASE_NEWER, version=__version__, revision=revision, expected=newest_revision())
+    else:
+        emit(DATABASE_MIGRATED, version=__version__, revision=revision)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from db.database import Database
-from db.migrate import migrate
 from db.url import normalise
 from freescout_audit.events import DATABASE_EMBEDDED
 from freescout_audit.logs import emit
@@ -44,8 +43,9 @@ async def open_database(
             await database.close()
         return
 
-    # Imported here: production neither needs nor has it.
+    # Imported here: production neither needs nor has the first, and Alembic takes as long as all the rest.
     from db.embedded import EmbeddedPostgres, default_folder  # noqa: PLC0415
+    from db.migrate import migrate  # noqa: PLC0415
 
     server = EmbeddedPostgres(default_folder(), progress=progress)
     await asyncio.to_thread(server.start)

@@ -1,9 +1,9 @@
 """The one read path in Python: what the cache answers for a ticket, and why."""
 
+from collections.abc import Mapping
 from datetime import datetime
-from typing import Literal
+from typing import Any, Literal
 
-import asyncpg
 import msgspec
 
 from db import statements
@@ -38,14 +38,14 @@ async def read_from(database: Database, ticket_id: int, *, deadline: float = 0.2
         return Reading(ticket_state="none", reason="miss")
     try:
         async with database.connection(deadline) as connection:
-            record = await connection.fetchrow(statements.READ_TICKET, ticket_id)
+            record = await connection.driver.fetchrow(statements.READ_TICKET, ticket_id)
     except Exception:  # noqa: BLE001 - an audit record gets none, whatever went wrong
         return UNAVAILABLE
     return UNAVAILABLE if record is None else explain(record)
 
 
-def explain(record: asyncpg.Record) -> Reading:
-    """Turn a record of `statements.READ_TICKET` into the answer and its reason."""
+def explain(record: Mapping[str, Any]) -> Reading:
+    """Turn a row with the columns of `statements.READ_TICKET` into the answer and its reason."""
     now: datetime = record["now"]
     if record["ticket_id"] is None:
         return _none("never_synced" if record["complete_through"] is None else "miss")

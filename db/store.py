@@ -1,27 +1,29 @@
 """The one write path: a batch of sightings is judged by the rule, and written if what it was judged by still stands.
 
-Tickets are read without a lock, and written in one statement that finds out whether somebody else has written one of
-them, or the lease, since then. So a batch is two round trips, and nobody waits for it but who writes the same ticket in
-the same instant. Who is overtaken (rarely) locks the tickets first and begins again: that one nobody overtakes. (The
-lease is nobody's to lock: under locks it counts as it was when they were held.)
+The batch reads its tickets without a lock, and writes them in one statement that finds out whether another writer has
+changed one of them, or the lease, since then. So a batch is two round trips, and blocks only batches that write the
+same ticket in the same instant. If another writer changed a row first, the batch locks its rows and retries; that
+retry cannot be overtaken. (The lease is not locked: under locks it counts as it was when they were held.)
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
 import asyncpg
 import msgspec
+from sqlalchemy import func, select
 
 from db import statements
-from db.database import OVERTAKEN, PATIENCE, Database
+from db.database import OVERTAKEN, PATIENCE, Connection, Database
+from db.journal import Entry, Gap, write_gaps
+from db.lease import LoadProgress, lease_of, save_load
 from freescout_audit.errors import DatabaseUnavailableError
 from freescout_audit.rule import (
     Claim,
-    Content,
     Lease,
     Row,
     Terms,
@@ -52,25 +54,6 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True):
     """`freescout_audit.signature.fingerprint` of that key."""
 
 
-class Entry(msgspec.Struct, frozen=True, kw_only=True):
-    """A row of the journal, its columns by their names."""
-
-    received_at: datetime
-    endpoint: str
-    event: str
-    ticket_id: int | None
-    outcome: str
-    reason: str
-    status: str | None
-    state: str | None
-    updated_at: datetime | None
-    body_bytes: int
-    body_ms: float
-    signed_with: str
-    request_id: str | None
-    key_fingerprint: str | None
-
-
 class Recorded(msgspec.Struct, frozen=True, kw_only=True):
     """What became of a committed batch of deliveries, in its order."""
 
@@ -78,23 +61,6 @@ class Recorded(msgspec.Struct, frozen=True, kw_only=True):
     """None for a delivery without a claim."""
     now: datetime
     lease: Lease
-
-
-class Gap(msgspec.Struct, frozen=True, kw_only=True):
-    """A change that an API read found before any delivery told of it; None for what does not apply or is not known."""
-
-    ticket_id: int
-    cached: Content
-    true: Content | None
-    """None: it is gone for ever."""
-    changed_at: datetime | None
-
-
-class LoadProgress(msgspec.Struct, frozen=True, kw_only=True):
-    """How far the first load has come: everything created before ``cursor``; and the desk's clock when it began."""
-
-    cursor: datetime | None
-    began: datetime
 
 
 class TruthsRecorded(msgspec.Struct, frozen=True, kw_only=True):
@@ -119,7 +85,7 @@ async def record_deliveries(
     Raises:
         DatabaseUnavailableError: Nothing was promised. (If only the answer to the commit was lost, all of it stands;
             sending the deliveries again is harmless either way.)
-        asyncpg.LockNotAvailableError: Somebody held one of the tickets for longer than ``lock_patience``.
+        asyncpg.LockNotAvailableError: Another session held one of the tickets for longer than ``lock_patience``.
     """
 
     async def judge(batch: "_Batch") -> Recorded:
@@ -156,7 +122,7 @@ async def record_truths(
         await batch.write_back()
         gaps = await batch.write_gaps()
         if load is not None:
-            await batch.connection.execute(statements.SAVE_LOAD, load.cursor, load.began)
+            await save_load(batch.connection, load)
         return TruthsRecorded(verdicts=verdicts, gaps=gaps)
 
     tickets = {truth.ticket_id for truth in truths}
@@ -180,34 +146,25 @@ async def record_absences(
     return await _settle(database, database.connection, ticket_ids, judge, deadline=deadline)
 
 
-async def prune_journal(database: Database, *, keep: float, at_most: int = 5000) -> int:
-    """Delete up to ``at_most`` deliveries older than ``keep`` seconds and return how many were deleted."""
-    async with database.connection() as connection:
-        tag: str = await connection.execute(statements.PRUNE_JOURNAL, timedelta(seconds=keep), at_most)
-    return int(tag.rpartition(" ")[2])
-
-
-def lease_of(record: asyncpg.Record) -> Lease:
-    """Return the lease out of a row that carries its columns."""
-    return Lease(**{name: record[name] for name in Lease.__struct_fields__})
-
+DISPUTED = "freescout_dispute"
+"""The channel that hastens the poller's questions; the disputed rows themselves are the list of what to ask."""
 
 _Result = TypeVar("_Result")
 
 _UNLOCKED_PATIENCE = timedelta(milliseconds=10)
-"""With somebody else's lock, before we take our own first: until then what was read gets no older."""
+"""With another writer's lock, before the batch takes its own: until then what was read gets no older."""
 
 
 async def _settle(
     database: Database,
-    lend: Callable[[float | None], AbstractAsyncContextManager[asyncpg.Connection]],
+    lend: Callable[[float | None], AbstractAsyncContextManager[Connection]],
     ticket_ids: Collection[int],
     judge: Callable[["_Batch"], Awaitable[_Result]],
     *,
     deadline: float | None,
     patience: float | None = None,
 ) -> _Result:
-    """Read the tickets, let ``judge`` judge and write them, and once more under locks if somebody was faster."""
+    """Read the tickets, let ``judge`` judge and write them, and once more under locks if another writer was first."""
     loop, tickets = asyncio.get_running_loop(), sorted(ticket_ids)
     until = loop.time() + (PATIENCE if deadline is None else deadline)
     try:
@@ -219,10 +176,11 @@ async def _settle(
             batch = await _Batch.lock(connection, tickets, patience)
             result = await judge(batch)
     if batch.disputes:
-        # What is committed stands, whether anybody hears of it at once or not.
+        # What is committed stands, also if the poller does not hear of it at once. A statement of its own, after the
+        # commit: transactions that notify are committed one after the other, each with its fsync.
         with suppress(DatabaseUnavailableError, asyncpg.PostgresError):
             async with database.connection(until - loop.time()) as connection:
-                await connection.execute(statements.ANNOUNCE_DISPUTE)
+                await connection.execute(select(func.pg_notify(DISPUTED, "")))
     return result
 
 
@@ -231,8 +189,8 @@ class _Batch:
 
     def __init__(
         self,
-        connection: asyncpg.Connection,
-        read: asyncpg.Record,
+        connection: Connection,
+        read: Mapping[str, Any],
         *,
         lease_version: str | None,
         empty: Collection[int] = (),
@@ -251,17 +209,17 @@ class _Batch:
         self._gaps: list[Gap] = []
 
     @classmethod
-    async def read(cls, connection: asyncpg.Connection, ticket_ids: Sequence[int], patience: timedelta) -> Self:
-        """Read the tickets, our clock and the lease; if others write before us, `write_back` fails."""
-        read = await connection.fetchrow(statements.READ_TICKETS, ticket_ids)
+    async def read(cls, connection: Connection, ticket_ids: Sequence[int], patience: timedelta) -> Self:
+        """Read the tickets, our clock and the lease; if another writer comes first, `write_back` fails."""
+        read = await connection.driver.fetchrow(statements.READ_TICKETS, ticket_ids)
         return cls(connection, read, lease_version=read["lease_version"], patience=patience)
 
     @classmethod
-    async def lock(cls, connection: asyncpg.Connection, ticket_ids: Sequence[int], patience: float | None) -> Self:
+    async def lock(cls, connection: Connection, ticket_ids: Sequence[int], patience: float | None) -> Self:
         """Lock the tickets' rows, also of those we hold nothing about, and then read them, our clock and the lease."""
         limit = None if patience is None else timedelta(seconds=patience)
-        made = await connection.fetch(statements.LOCK, ticket_ids, limit)
-        read = await connection.fetchrow(statements.READ_TICKETS, ticket_ids)
+        made = await connection.driver.fetch(statements.LOCK, ticket_ids, limit)
+        read = await connection.driver.fetchrow(statements.READ_TICKETS, ticket_ids)
         empty = [record["ticket_id"] for record in made]
         return cls(connection, read, lease_version=None, empty=empty, patience=limit)
 
@@ -292,7 +250,9 @@ class _Batch:
         return verdict
 
     def apply_absence(self, ticket_id: int, asked_at: datetime, terms: Terms) -> Verdict:
-        return self._keep(ticket_id, judge_absence(self._rows.get(ticket_id), asked_at, terms=terms, now=self.now))
+        return self._keep(
+            ticket_id, judge_absence(self._rows.get(ticket_id), asked_at, lease=self.lease, terms=terms, now=self.now)
+        )
 
     def _keep(self, ticket_id: int, verdict: Verdict) -> Verdict:
         if verdict.row is not None and verdict.row != self._rows.get(ticket_id):
@@ -304,12 +264,12 @@ class _Batch:
         """Write what changed, and the journal; take away the rows that stayed empty.
 
         Raises:
-            asyncpg.SerializationError: Somebody has written one of those rows, or the lease, since they were read
-                without a lock.
+            asyncpg.SerializationError: One of those rows, or the lease, was written since they were read without a
+                lock.
         """
         changed = [self._rows[ticket_id] for ticket_id in sorted(self._changed)]
         if changed or journal:
-            await self.connection.execute(
+            await self.connection.driver.execute(
                 statements.WRITE_TICKETS,
                 _json(changed),
                 self._versions,
@@ -318,24 +278,11 @@ class _Batch:
                 self._patience,
             )
         if still_empty := self._empty - self._changed:
-            await self.connection.execute(statements.DROP_EMPTY, sorted(still_empty))
+            await self.connection.driver.execute(statements.DROP_EMPTY, sorted(still_empty))
 
     async def write_gaps(self) -> Sequence[Gap]:
-        """Write the gaps that were found, and return them; none while nobody could have told us anyway."""
-        if not self._gaps:
-            return ()
-        cached, true = [gap.cached for gap in self._gaps], [gap.true or (None, None) for gap in self._gaps]
-        written = await self.connection.fetch(
-            statements.WRITE_GAPS,
-            self.now,
-            [gap.ticket_id for gap in self._gaps],
-            [content[0] for content in cached],
-            [content[1] for content in cached],
-            [content[0] for content in true],
-            [content[1] for content in true],
-            [gap.changed_at for gap in self._gaps],
-        )
-        return self._gaps if written else ()
+        """Write the gaps that were found, and return those that were written."""
+        return self._gaps if await write_gaps(self.connection, self._gaps, healed_at=self.now) else ()
 
 
 _rows = msgspec.json.Decoder(tuple[Row, ...])

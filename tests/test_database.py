@@ -50,8 +50,8 @@ def test_any_other_url_is_refused_and_never_quoted(given: str, message: str) -> 
 
 async def test_the_parameters_reach_the_server(database: Database) -> None:
     async with database.connection() as connection:
-        assert await connection.fetchval("SHOW timezone") == "UTC"
-        assert str(await connection.fetchval("SHOW application_name")).startswith("freescout-audit")
+        assert await connection.driver.fetchval("SHOW timezone") == "UTC"
+        assert str(await connection.driver.fetchval("SHOW application_name")).startswith("freescout-audit")
 
 
 async def test_waiters_are_served_in_the_order_they_came(database_url: str) -> None:
@@ -60,7 +60,7 @@ async def test_waiters_are_served_in_the_order_they_came(database_url: str) -> N
 
     async def use(number: int) -> None:
         async with database.connection() as connection:
-            await connection.execute("SELECT")
+            await connection.driver.execute("SELECT")
             served.append(number)
 
     tasks = []
@@ -81,7 +81,7 @@ async def test_a_waiter_that_gives_up_leaves_the_queue_in_order(database_url: st
                 pytest.fail("there was no connection to lend")
 
     async with database.connection(5) as connection:
-        assert await connection.fetchval("SELECT 1") == 1
+        assert await connection.driver.fetchval("SELECT 1") == 1
     await database.close()
 
 
@@ -90,15 +90,15 @@ async def test_a_transaction_that_fails_is_rolled_back_and_its_connection_ended(
 ) -> None:
     async def fail() -> None:
         async with database.transaction() as connection:
-            await connection.execute("UPDATE freescout_lease SET desk_url = 'x'")
-            await connection.execute("SELECT 1 / 0")
+            await connection.driver.execute("UPDATE freescout_lease SET desk_url = 'x'")
+            await connection.driver.execute("SELECT 1 / 0")
 
     with pytest.raises(asyncpg.DivisionByZeroError):
         await fail()
 
     assert await sql.fetchval("SELECT desk_url FROM freescout_lease") is None
     async with database.transaction() as connection:
-        await connection.execute("UPDATE freescout_lease SET desk_url = 'y'")
+        await connection.driver.execute("UPDATE freescout_lease SET desk_url = 'y'")
     assert await sql.fetchval("SELECT desk_url FROM freescout_lease") == "y"
 
 
@@ -110,7 +110,7 @@ async def test_what_we_gave_up_on_does_not_stay_behind_in_the_server(
 
     async def use() -> None:
         async with database.transaction(0.1) as connection:
-            await connection.execute("SELECT FROM freescout_ticket")
+            await connection.driver.execute("SELECT FROM freescout_ticket")
 
     for _ in range(3):
         results = await asyncio.gather(*(use() for _ in range(10)), return_exceptions=True)

@@ -1,65 +1,108 @@
-"""A release beside whoever is at work: it waits for no lock so long that readers would wait behind it."""
+"""A release beside the processes at work: it blocks no reader, and knows older, newer and forgotten schemas."""
 
 from collections.abc import AsyncIterator
 
 import asyncpg
 import pytest
 
-from db.migrate import LockedError, migrate
+from db.migrate import LockedError, TooOldError, age_of, migrate, newest_revision
 from db.url import normalise
+from support.processes import process
 
 REVERTED = """
-ALTER TABLE freescout_lease DROP COLUMN covered_through, DROP COLUMN set_back_through, DROP COLUMN set_back_at;
-ALTER TABLE freescout_poller DROP COLUMN full_walk_at;
-DROP FUNCTION freescout_lock;
+ALTER TABLE freescout_ticket DROP COLUMN disputed_through;
 DROP FUNCTION freescout_lock_tickets;
-DROP FUNCTION freescout_read_tickets;
-DROP FUNCTION freescout_write_tickets;
-ALTER TABLE freescout_ticket DROP COLUMN doubted_through, DROP COLUMN truth_until;
-ALTER TABLE freescout_delivery DROP COLUMN key_fingerprint;
-DROP TABLE freescout_webhook;
-UPDATE freescout_schema SET version_num = '0002';
+CREATE FUNCTION freescout_lock_tickets(bigint[], interval) RETURNS TABLE (ticket_id bigint, made boolean)
+    LANGUAGE sql RETURN (NULL::bigint, NULL::boolean);
+CREATE FUNCTION freescout_lock(bigint[], interval) RETURNS bigint LANGUAGE sql RETURN 1;
+UPDATE freescout_schema SET version_num = '0008';
 """
-"""Back to where the release before stood."""
+"""Back to where the release before stood, as far as the next migration looks at it."""
+IN_USE = "SELECT freescout_lock_tickets(NULL, NULL)"
 
 
 @pytest.fixture
-async def reader(
+async def holder(
     database_url: str, sql: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[asyncpg.Connection]:
-    """Somebody who holds a table of the old schema, and leaves a transaction open."""
+    """A session that holds what the migration has to change, in a transaction that it leaves open."""
     monkeypatch.setattr("db.migrate.LOCK_PATIENCE", 0.05)
     await sql.execute(REVERTED)
-    reader = await asyncpg.connect(database_url)
-    await reader.execute("BEGIN")
-    await reader.fetchval("SELECT count(*) FROM freescout_lease")
-    yield reader
-    await reader.close()
+    holder = await asyncpg.connect(database_url)
+    await holder.execute("BEGIN; LOCK TABLE freescout_schema IN SHARE MODE")
+    yield holder
+    await holder.close()
 
 
-async def test_a_table_in_use_lets_the_migration_wait_outside_and_try_again(
-    database_url: str, sql: asyncpg.Connection, reader: asyncpg.Connection
+async def test_what_is_in_use_lets_the_migration_wait_outside_and_try_again(
+    database_url: str, sql: asyncpg.Connection, holder: asyncpg.Connection
 ) -> None:
     others: list[object] = []
 
     async def meanwhile(_seconds: float) -> None:
         others.append(await sql.fetchval("SELECT freescout_ticket_state(7)"))
         if len(others) == 2:
-            await reader.execute("ROLLBACK")
+            await holder.execute("ROLLBACK")
 
-    assert await migrate(normalise(database_url), sleep=meanwhile) == "0008"
+    assert await migrate(normalise(database_url), sleep=meanwhile) == newest_revision()
 
-    assert others == ["none", "none"], "nobody waited behind it"
+    assert others == ["none", "none"], "readers were not blocked meanwhile"
 
 
-async def test_a_table_that_stays_in_use_is_said_so_and_nothing_is_changed(
-    database_url: str, sql: asyncpg.Connection, reader: asyncpg.Connection
+async def test_what_stays_in_use_is_said_so_and_nothing_is_changed(
+    database_url: str, sql: asyncpg.Connection, holder: asyncpg.Connection
 ) -> None:
-
     async def no_time(_seconds: float) -> None:
         return
 
     with pytest.raises(LockedError, match="stays in use"):
         await migrate(normalise(database_url), tries=2, sleep=no_time)
 
-    assert await sql.fetchval("SELECT version_num FROM freescout_schema") == "0002"
+    assert await sql.fetchval("SELECT version_num FROM freescout_schema") == "0008"
+
+
+async def test_a_database_at_the_first_release_is_migrated_as_it_is(database_url: str, sql: asyncpg.Connection) -> None:
+    await sql.execute(REVERTED)
+    await sql.execute("INSERT INTO freescout_ticket (ticket_id) VALUES (7)")
+
+    await migrate(normalise(database_url))
+
+    assert await sql.fetchval("SELECT count(*) FROM freescout_ticket") == 1
+    assert await sql.fetchval("SELECT to_regproc('freescout_lock')") is None
+
+
+async def test_a_schema_from_before_the_first_release_says_what_to_do(
+    database_url: str, sql: asyncpg.Connection
+) -> None:
+    await sql.execute("UPDATE freescout_schema SET version_num = '0003'")
+
+    async with process("-m", "db.migrate", DATABASE_URL=database_url) as release:
+        failed = await release.until("process.failed")
+        code = await release.end()
+
+    assert "the schema is at 0003, from before the first release" in str(failed)
+    assert "name an empty database" in str(failed)
+    assert code == 1
+    with pytest.raises(TooOldError):
+        await migrate(normalise(database_url))
+
+
+async def test_a_release_that_meets_a_newer_schema_changes_nothing_and_ends_well(
+    database_url: str, sql: asyncpg.Connection
+) -> None:
+    await sql.execute("UPDATE freescout_schema SET version_num = '0002_of_next_year'")
+
+    async with process("-m", "db.migrate", DATABASE_URL=database_url) as release:
+        said = await release.until("database.newer")
+        code = await release.end()
+
+    assert (said["revision"], said["expected"], code) == ("0002_of_next_year", newest_revision(), 0)
+    assert await sql.fetchval("SELECT version_num FROM freescout_schema") == "0002_of_next_year"
+
+
+@pytest.mark.parametrize(
+    ("revision", "age"),
+    [(None, "none"), ("0007", "forgotten"), ("0008", "older"), (newest_revision(), "current"), ("0000", "newer")],
+)
+def test_the_graph_says_which_revision_is_newer_not_the_order_of_texts(revision: str | None, age: str) -> None:
+    assert age_of(revision) == age

@@ -16,8 +16,8 @@ from conftest import Clock
 from db.database import Database
 from db.reads import Reading, read_from
 from db.url import normalise
-from examples import NOON, at, lease, row
 from freescout_audit.rule import Lease, Row, expiry
+from support.examples import NOON, at, lease, row
 
 EPOCH = datetime.fromisoformat("1970-01-01T00:00:00Z")
 

@@ -11,13 +11,14 @@ import asyncpg
 import pytest
 
 from conftest import Clock
-from db import lease, statements
+from db import lease
 from db.database import Database
-from db.store import Delivery, Recorded, _Batch, prune_journal, record_absences, record_deliveries, record_truths
+from db.journal import prune_journal
+from db.store import Delivery, Recorded, _Batch, record_absences, record_deliveries, record_truths
 from db.url import normalise
-from examples import NOON, at, claim, not_found, truth
 from freescout_audit.errors import DatabaseUnavailableError
 from freescout_audit.rule import Claim, Terms, Truth
+from support.examples import NOON, at, claim, not_found, truth
 
 TERMS = Terms()
 Overtake = Callable[[Callable[[], Awaitable[object]]], None]
@@ -125,6 +126,22 @@ async def test_every_column_survives_the_way_there_and_back(
     assert row == {name: getattr(verdict.row, name) for name in verdict.row.__struct_fields__}
     assert row["touched_at"] == NOON
     assert row["truth_at"] == at(1)
+
+
+async def test_a_dispute_keeps_up_to_which_date_something_was_said_against_the_row(
+    database: Database, clock: Clock, sql: asyncpg.Connection
+) -> None:
+    """A reply by mail, whose deliveries come when the second of the change is over: the second settles the first."""
+    await record(database, claim("active", -60))
+
+    await record(database, claim("closed", -60))
+    bound = await sql.fetchval("SELECT disputed_through FROM freescout_ticket")
+    settled = await record(database, claim("closed", -20))
+
+    assert bound == at(-60)
+    assert outcomes(settled) == ["applied"]
+    row = await sql.fetchrow("SELECT status, disputed_at, disputed_through FROM freescout_ticket")
+    assert tuple(row) == ("closed", None, None)
 
 
 async def test_a_404_about_nothing_leaves_a_tombstone_that_the_view_does_not_show(
@@ -303,7 +320,7 @@ async def test_only_an_answer_whose_question_stays_open_without_it_does_not_wait
 
     async def look(*arguments: Any) -> _Batch:
         batch = await read(*arguments)
-        waits.append(await batch.connection.fetchval("SHOW synchronous_commit"))
+        waits.append(await batch.connection.driver.fetchval("SHOW synchronous_commit"))
         return batch
 
     monkeypatch.setattr(_Batch, "read", look)
@@ -352,14 +369,14 @@ async def test_deliveries_are_saved_whatever_a_role_does_by_default(database_url
 
     assert outcomes(await record(database, claim("closed", -5))) == ["applied"]
     async with database.connection() as connection:
-        assert await connection.fetchval("SHOW transaction_isolation") == "read committed"
+        assert await connection.driver.fetchval("SHOW transaction_isolation") == "read committed"
     await database.close()
 
 
 async def test_a_full_queue_of_announcements_takes_back_no_commit(
     database: Database, sql: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(statements, "ANNOUNCE_DISPUTE", "SELECT 1 / 0")
+    monkeypatch.setattr("db.store.DISPUTED", "a channel's name that is longer than PostgreSQL takes" + 64 * "x")
     await record(database, claim("active", -9))
 
     assert outcomes(await record(database, claim("closed", -9))) == ["disputed"]

@@ -1,7 +1,7 @@
 """Where a database lives: in the folder it was asked for, or, when that cannot be, in a private one in the temp folder.
 
 PostgreSQL's user must get into the folder, and it is not always us: a clone below ``/root`` is closed to all others. We
-change nobody's permissions, so the database then moves out, and a note in the folder says where to.
+leave permissions as they are, so the database then moves out, and a note in the folder says where to.
 """
 
 import hashlib
@@ -174,7 +174,7 @@ def _noted(folder: Path, root: Path, name: str) -> Path:
 
 
 def _clear(root: Path, account: Account | None) -> None:
-    """Remove the homes whose folders are gone and that nobody uses."""
+    """Remove the homes whose folders are gone and that no process uses."""
     for home in root.iterdir():
         anchor = _read(home / ANCHOR)
         if anchor is None:
@@ -214,7 +214,7 @@ def _make_private(path: Path, account: Account | None) -> None:
 
 
 def _make_folder(path: Path, *, mode: int, owner: Account | None = None) -> None:
-    """Make a folder that nobody ever sees with other permissions; one that another process made meanwhile will do."""
+    """Make a folder that has its permissions from the start; one that another process made meanwhile will do."""
     draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     draft.mkdir(mode=0o700)
     try:
@@ -236,7 +236,7 @@ def _read(path: Path) -> str | None:
 
 
 def _publish(path: Path, text: str) -> None:
-    """Write a file that nobody ever sees half written; the first one counts."""
+    """Write a file that is never seen half written; the first one counts."""
     if path.exists():
         return
     draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")

@@ -1,7 +1,7 @@
 """Locks that the kernel takes back when their holders are gone, however they went.
 
-They say who is alive where a file with a process id in it can only guess: nobody inherits a dead holder's lock, and a
-zombie holds none.
+They tell a living holder from a dead one, which a file with a process id cannot: no process inherits a dead holder's
+lock, and a zombie holds none.
 """
 
 import fcntl

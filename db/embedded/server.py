@@ -130,7 +130,7 @@ class EmbeddedPostgres:
             raise
 
     def stop(self) -> None:
-        """Let go of the server; if nobody else uses it, return when it has ended. Twice is once."""
+        """Let go of the server; if no other process uses it, return when it has ended. Twice is once."""
         if self._owner is None or self._home is None:
             return
         self._owner.close()

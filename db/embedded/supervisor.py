@@ -56,7 +56,7 @@ class Orders(TypedDict):
 
 
 class EndedError(Exception):
-    """Nobody uses the server any more, or we were asked to stop."""
+    """No process uses the server any more, or we were asked to stop."""
 
 
 class GivenUpError(Exception):

@@ -1,0 +1,375 @@
+"""The journal of deliveries, and the gaps that passes found: what came, what did not, how late, signed by which key."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any, Literal
+
+import msgspec
+from sqlalchemy import ColumnElement, and_, case, delete, exists, func, literal, or_, select, true, tuple_, update
+
+from db import schema
+from db.database import Connection, Database
+from freescout_audit.events import JOURNAL_PRUNED
+from freescout_audit.logs import emit
+from freescout_audit.rule import Content
+
+SELF_TEST = "freescout-audit.selftest"
+"""The event of a self-test's delivery, before a dot and eight characters of its own. It is about no ticket."""
+
+GapVerdict = Literal["waiting", "raced", "late", "lost"]
+VERDICTS: tuple[GapVerdict, ...] = ("waiting", "raced", "late", "lost")
+
+_delivery, _gap, _lease = schema.delivery.c, schema.gap.c, schema.lease.c
+IS_SELF_TEST: ColumnElement[bool] = func.starts_with(_delivery.event, SELF_TEST)
+"""Whether a journalled delivery is a self-test of ours, which is no sign of life of the desk."""
+PRUNE_EVERY = 3600.0
+"""Seconds between two looks for deliveries that the journal need not keep any longer."""
+_TWINS = timedelta(seconds=30)
+"""Two deliveries that say the same and are no farther apart are twins."""
+_LONG_LOOK = 30.0
+
+
+class Entry(msgspec.Struct, frozen=True, kw_only=True):
+    """A row of the journal, its columns by their names."""
+
+    received_at: datetime
+    endpoint: str
+    event: str
+    ticket_id: int | None
+    outcome: str
+    reason: str
+    status: str | None
+    state: str | None
+    updated_at: datetime | None
+    body_bytes: int
+    body_ms: float
+    signed_with: str
+    request_id: str | None
+    key_fingerprint: str | None
+
+
+class JournalledDelivery(Entry, frozen=True, kw_only=True):
+    """A row of the journal as it was read."""
+
+    delivery_id: int
+
+
+class LastDelivery(msgspec.Struct, frozen=True, kw_only=True):
+    """The last delivery that FreeScout sent."""
+
+    received_at: datetime
+    event: str
+    ticket_id: int | None
+    outcome: str
+    signed_with: str
+
+
+class Lag(msgspec.Struct, frozen=True, kw_only=True):
+    """Seconds from the change at the desk to the cache, over the deliveries that were news."""
+
+    samples: int
+    p50: float | None = None
+    p95: float | None = None
+    p99: float | None = None
+    max: float | None = None
+
+
+class Gap(msgspec.Struct, frozen=True, kw_only=True):
+    """A change that an API read found before any delivery told of it; None for what does not apply or is not known."""
+
+    ticket_id: int
+    cached: Content
+    true: Content | None
+    """None: it is gone for ever."""
+    changed_at: datetime | None
+
+
+class GapEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """A gap as it was written, and what became of its delivery; ``late_by`` in seconds."""
+
+    gap_id: int
+    ticket_id: int
+    cached_status: str | None
+    cached_state: str | None
+    true_status: str | None
+    true_state: str | None
+    changed_at: datetime | None
+    healed_at: datetime
+    verdict: GapVerdict
+    settled_at: datetime | None
+    late_by: float | None
+
+
+class KeyUse(msgspec.Struct, frozen=True, kw_only=True):
+    """What the journal knows of a key; ``fingerprint`` None: rows from before keys had names in it."""
+
+    fingerprint: str | None
+    deliveries: int
+    first_at: datetime
+    last_at: datetime
+
+
+async def read_last_delivery(database: Database) -> LastDelivery | None:
+    """Read the last delivery that FreeScout sent.
+
+    Raises:
+        DatabaseUnavailableError: PostgreSQL is away or not migrated; the same everywhere below.
+    """
+    columns = (_delivery[name] for name in LastDelivery.__struct_fields__)
+    query = select(*columns).where(~IS_SELF_TEST).order_by(_delivery.delivery_id.desc()).limit(1)
+    async with database.connection() as connection:
+        row = await connection.row(query)
+    return None if row is None else LastDelivery(**row)
+
+
+async def count_outcomes(database: Database, within: timedelta) -> Mapping[str, int]:
+    """Count the deliveries of a time by what became of them."""
+    query = (
+        select(_delivery.outcome, func.count().label("deliveries"))
+        .where(_delivery.received_at > schema.now - within, ~IS_SELF_TEST)
+        .group_by(_delivery.outcome)
+        .order_by(_delivery.outcome)
+    )
+    async with database.connection() as connection:
+        return {row["outcome"]: row["deliveries"] for row in await connection.rows(query)}
+
+
+async def read_lag(database: Database, within: timedelta) -> Lag:
+    """Read how long the news of a time took, from the change at the desk to the cache, by the desk's clock."""
+    lag = func.extract("epoch", _delivery.received_at + _lease.clock_offset - _delivery.updated_at)
+    shares = (0.5, 0.95, 0.99, 1.0)
+    query = (
+        select(
+            func.count().label("samples"),
+            *(func.percentile_cont(share).within_group(lag).label(f"p{share * 100:.0f}") for share in shares),
+        )
+        .join_from(schema.delivery, schema.lease, true())
+        .where(
+            _delivery.received_at > schema.now - within,
+            _delivery.outcome == "applied",
+            _delivery.updated_at.is_not(None),
+        )
+    )
+    async with database.connection() as connection:
+        (row,) = await connection.rows(query)
+    if not row["samples"]:
+        return Lag(samples=0)
+    p50, p95, p99, slowest = (
+        round(float(value), 3) + 0.0 for value in (row["p50"], row["p95"], row["p99"], row["p100"])
+    )
+    return Lag(samples=row["samples"], p50=p50, p95=p95, p99=p99, max=slowest)
+
+
+async def read_deliveries(
+    database: Database,
+    *,
+    ticket_id: int | None = None,
+    events: Sequence[str] = (),
+    outcomes: Sequence[str] = (),
+    since: datetime | None = None,
+    at_most: int = 50,
+) -> Sequence[JournalledDelivery]:
+    """Read the newest deliveries that fit, the newest first; ``events`` are patterns with ``*`` and ``?``."""
+    query = select(schema.delivery).order_by(_delivery.delivery_id.desc()).limit(at_most)
+    if ticket_id is not None:
+        query = query.where(_delivery.ticket_id == ticket_id)
+    if events:
+        query = query.where(or_(*(_delivery.event.like(_pattern(glob), escape="\\") for glob in events)))
+    if outcomes:
+        query = query.where(_delivery.outcome.in_(outcomes))
+    if since is not None:
+        query = query.where(_delivery.received_at >= since)
+    async with database.connection() as connection:
+        return [JournalledDelivery(**row) for row in await connection.rows(query)]
+
+
+async def has_arrived(database: Database, event: str, *, within: timedelta = timedelta(hours=1)) -> bool:
+    """Tell whether a self-test's delivery has reached this database."""
+    arrived = exists().where(_delivery.event == event, _delivery.received_at > schema.now - within)
+    async with database.connection() as connection:
+        return bool(await connection.scalar(select(arrived)))
+
+
+async def count_twins(database: Database, among: int) -> tuple[int, int]:
+    """Return how many of the newest deliveries there are, and how many of them repeat one that has just come.
+
+    Half of them do when all come twice.
+    """
+    newest = (
+        select(schema.delivery)
+        .where(_delivery.ticket_id.is_not(None))
+        .order_by(_delivery.delivery_id.desc())
+        .limit(among)
+        .subquery()
+    )
+    said = (newest.c.ticket_id, newest.c.event, newest.c.status, newest.c.state, newest.c.updated_at)
+    before = func.lag(newest.c.received_at).over(partition_by=said, order_by=newest.c.delivery_id)
+    pairs = select(newest.c.received_at, before.label("before")).subquery()
+    twins = func.count().filter(pairs.c.received_at - pairs.c.before < _TWINS)
+    async with database.connection() as connection:
+        query = select(func.count().label("deliveries"), twins.label("twins")).select_from(pairs)
+        (row,) = await connection.rows(query)
+    return row["deliveries"], row["twins"]
+
+
+async def read_key_uses(database: Database, endpoint: str) -> tuple[datetime, Sequence[KeyUse]]:
+    """Return our clock, and the keys that signed deliveries to an endpoint, the one used last first."""
+    last_at = func.max(_delivery.received_at).label("last_at")
+    query = (
+        select(
+            _delivery.key_fingerprint.label("fingerprint"),
+            func.count().label("deliveries"),
+            func.min(_delivery.received_at).label("first_at"),
+            last_at,
+        )
+        .where(_delivery.endpoint == endpoint)
+        .group_by(_delivery.key_fingerprint)
+        .order_by(last_at.desc())
+    )
+    async with database.connection(_LONG_LOOK) as connection:
+        uses = [KeyUse(**row) for row in await connection.rows(query)]
+        now: datetime = await connection.scalar(select(schema.now))
+    return now, uses
+
+
+async def prune_journal(database: Database, *, keep: float, at_most: int = 5000) -> int:
+    """Delete deliveries older than ``keep`` seconds, ``at_most`` at a time so that others go on; return how many."""
+    old = (
+        select(_delivery.delivery_id)
+        .where(_delivery.received_at < schema.now - timedelta(seconds=keep))
+        .order_by(_delivery.received_at)
+        .limit(at_most)
+    )
+    pruned = 0
+    while True:
+        async with database.connection() as connection:
+            result = await connection.execute(delete(schema.delivery).where(_delivery.delivery_id.in_(old)))
+        pruned += result.rowcount
+        if result.rowcount == 0:
+            if pruned:
+                emit(JOURNAL_PRUNED, deliveries=pruned)
+            return pruned
+
+
+async def count_gaps(database: Database, within: timedelta, deadline: float | None = None) -> Mapping[str, int]:
+    """Count the gaps of a time by what became of their deliveries, within ``deadline`` seconds."""
+    query = (
+        select(_gap.verdict, func.count().label("gaps"))
+        .where(_gap.healed_at > schema.now - within)
+        .group_by(_gap.verdict)
+    )
+    async with database.connection(deadline) as connection:
+        counts = {row["verdict"]: row["gaps"] for row in await connection.rows(query)}
+    return {verdict: counts.get(verdict, 0) for verdict in VERDICTS}
+
+
+async def read_gaps(
+    database: Database,
+    *,
+    ticket_id: int | None = None,
+    verdicts: Sequence[str] = (),
+    since: datetime | None = None,
+    at_most: int = 50,
+) -> Sequence[GapEntry]:
+    """Read the newest gaps that fit, the newest first."""
+    query = select(schema.gap).order_by(_gap.gap_id.desc()).limit(at_most)
+    if ticket_id is not None:
+        query = query.where(_gap.ticket_id == ticket_id)
+    if verdicts:
+        query = query.where(_gap.verdict.in_(verdicts))
+    if since is not None:
+        query = query.where(_gap.healed_at >= since)
+    async with database.connection() as connection:
+        rows = await connection.rows(query)
+    return [_gap_entry(row) for row in rows]
+
+
+async def write_gaps(connection: Connection, gaps: Sequence[Gap], *, healed_at: datetime) -> bool:
+    """Write gaps, in the transaction that healed them; return whether they were.
+
+    They are not before the first complete pass and the first delivery: until then no delivery could have told.
+    """
+    could_tell = select(
+        _lease.complete_through.is_not(None) & exists().where(_delivery.ticket_id.is_not(None))
+    ).scalar_subquery()
+    if not gaps or not await connection.scalar(select(could_tell)):
+        return False
+    rows: list[dict[str, Any]] = [
+        {
+            "ticket_id": gap.ticket_id,
+            "cached_status": gap.cached[0],
+            "cached_state": gap.cached[1],
+            "true_status": gap.true and gap.true[0],
+            "true_state": gap.true and gap.true[1],
+            "changed_at": gap.changed_at,
+            "healed_at": healed_at,
+        }
+        for gap in gaps
+    ]
+    await connection.execute(schema.gap.insert().values(rows))
+    return True
+
+
+async def settle_gaps(
+    database: Database, *, race: timedelta, retries_over: timedelta, keep: timedelta
+) -> tuple[Sequence[GapEntry], Sequence[GapEntry]]:
+    """Say what each waiting gap was, once that is known, and return those that were late and those that were lost.
+
+    Args:
+        database: The cache.
+        race: A delivery no later than this after the gap was found lost a race, and nothing else.
+        retries_over: After this, FreeScout sends it no more.
+        keep: How long a settled gap is kept.
+    """
+    waiting, heard_of = _gap.verdict == "waiting", schema.delivery.alias()
+    tells = or_(
+        and_(heard_of.c.event == "convo.deleted_forever", _gap.true_state.is_(None)),
+        tuple_(heard_of.c.status, heard_of.c.state) == tuple_(_gap.true_status, _gap.true_state),
+    )
+    heard = (
+        select(_gap.gap_id, func.min(heard_of.c.received_at).label("received_at"))
+        .join_from(schema.gap, schema.lease, true())
+        .join(
+            heard_of,
+            and_(
+                heard_of.c.ticket_id == _gap.ticket_id,
+                heard_of.c.received_at >= func.coalesce(_gap.changed_at - _lease.clock_offset, _gap.healed_at),
+            ),
+        )
+        .where(waiting, tells)
+        .group_by(_gap.gap_id)
+        .subquery()
+    )
+    after = heard.c.received_at - _gap.healed_at
+    settle_heard = (
+        update(schema.gap)
+        .where(_gap.gap_id == heard.c.gap_id)
+        .values(
+            verdict=case((after <= race, "raced"), else_="late"),
+            settled_at=heard.c.received_at,
+            late_by=func.greatest(after, literal(timedelta())),
+        )
+        .returning(schema.gap)
+    )
+    settle_lost = (
+        update(schema.gap)
+        .where(waiting, _gap.healed_at < schema.now - retries_over)
+        .values(verdict="lost", settled_at=schema.now)
+        .returning(schema.gap)
+    )
+    async with database.transaction() as connection:
+        settled = [_gap_entry(row) for row in await connection.rows(settle_heard)]
+        lost = [_gap_entry(row) for row in await connection.rows(settle_lost)]
+        await connection.execute(delete(schema.gap).where(_gap.settled_at < schema.now - keep))
+    return [gap for gap in settled if gap.verdict == "late"], lost
+
+
+def _gap_entry(row: Mapping[str, Any]) -> GapEntry:
+    late_by: timedelta | None = row["late_by"]
+    return GapEntry(**{**row, "late_by": None if late_by is None else late_by.total_seconds()})
+
+
+def _pattern(glob: str) -> str:
+    r"""Return LIKE's form of a pattern with ``*`` and ``?``."""
+    escaped = glob.replace("\\", "\\\\").replace("%", r"\%").replace("_", r"\_")
+    return escaped.replace("*", "%").replace("?", "_")

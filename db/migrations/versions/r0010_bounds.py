@@ -1,0 +1,70 @@
+"""Keeps with a dispute up to which date something was said against the row.
+
+Code of revision 0009 goes on as before: it leaves the new column empty, and newer code then takes the dispute to count
+as of when it was heard of.
+"""
+
+from alembic import op
+
+revision = "0010"
+down_revision = "0009"
+branch_labels = None
+depends_on = None
+
+STATEMENTS = (
+    "ALTER TABLE freescout_ticket ADD COLUMN disputed_through timestamptz",
+    """
+COMMENT ON COLUMN freescout_ticket.disputed_through
+IS 'Up to which date, by FreeScout, something was said against the row while its dispute is open.'
+""",
+    """
+DO $do$ BEGIN EXECUTE format($create$
+    CREATE OR REPLACE FUNCTION freescout_write_tickets(rows json, versions jsonb, lease_version text, journal json,
+                                            patience interval) RETURNS void
+        LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, %1$I, pg_temp SET enable_seqscan = off
+        SET plan_cache_mode = force_generic_plan
+    AS $body$
+    #variable_conflict use_column
+    DECLARE written bigint;
+    BEGIN
+        IF patience IS NOT NULL THEN
+            PERFORM set_config('lock_timeout', ceil(1000 * extract(epoch FROM patience))::bigint::text, true);
+        END IF;
+        INSERT INTO freescout_ticket AS t (
+            ticket_id, status, state, updated_at, number, mailbox_id, created_at, gone, observed_at, observed_via,
+            expires_at, touched_at, truth_at, disputed_at, grace_until, truth_until, doubted_through, disputed_through)
+        SELECT ticket_id, status, state, updated_at, number, mailbox_id, created_at, coalesce(gone, true), observed_at,
+               observed_via, expires_at, touched_at, truth_at, disputed_at, grace_until, truth_until, doubted_through,
+               disputed_through
+        FROM json_populate_recordset(NULL::freescout_ticket, rows)
+        ON CONFLICT (ticket_id) DO UPDATE
+        SET (status, state, updated_at, number, mailbox_id, created_at, gone, observed_at, observed_via, expires_at,
+             touched_at, truth_at, disputed_at, grace_until, truth_until, doubted_through, disputed_through)
+          = (excluded.status, excluded.state, excluded.updated_at, excluded.number, excluded.mailbox_id,
+             excluded.created_at, excluded.gone, excluded.observed_at, excluded.observed_via, excluded.expires_at,
+             excluded.touched_at, excluded.truth_at, excluded.disputed_at, excluded.grace_until,
+             excluded.truth_until, excluded.doubted_through, excluded.disputed_through)
+        WHERE t.xmin::text = versions ->> t.ticket_id::text;
+        GET DIAGNOSTICS written = ROW_COUNT;
+        IF written <> json_array_length(rows) THEN
+            RAISE EXCEPTION USING ERRCODE = 'serialization_failure', MESSAGE = 'a ticket was written meanwhile';
+        END IF;
+        IF lease_version <> (SELECT l.xmin::text FROM freescout_lease l) THEN
+            RAISE EXCEPTION USING ERRCODE = 'serialization_failure', MESSAGE = 'the lease was written meanwhile';
+        END IF;
+        INSERT INTO freescout_delivery (
+            received_at, endpoint, event, ticket_id, outcome, reason, status, state, updated_at, body_bytes, body_ms,
+            signed_with, request_id, key_fingerprint)
+        SELECT received_at, endpoint, event, ticket_id, outcome, reason, status, state, updated_at, body_bytes, body_ms,
+               signed_with, request_id, key_fingerprint
+        FROM json_populate_recordset(NULL::freescout_delivery, journal);
+    END $body$
+$create$, current_schema()); END $do$
+""",
+)
+
+
+def upgrade() -> None:
+    """Add the column, and write it."""
+    for statement in STATEMENTS:
+        op.execute(statement)

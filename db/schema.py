@@ -1,0 +1,210 @@
+"""The schema: every table that this service keeps, as SQLAlchemy Core sees it.
+
+This is the one place where tables, columns, defaults and indexes stand. `db/sql/` holds the view and the functions, a
+file each. The migrations lead to exactly this; tests/test_schema.py compares the two. Every date is a ``timestamptz``.
+"""
+
+from pathlib import Path
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    DateTime,
+    Double,
+    Identity,
+    Index,
+    Interval,
+    MetaData,
+    Table,
+    Text,
+    func,
+    text,
+)
+from sqlalchemy.dialects.postgresql import ARRAY
+
+SQL = Path(__file__).parent / "sql"
+DEFINITIONS = (
+    "freescout_now",
+    "freescout_ticket_cache",
+    "freescout_ticket_state",
+    "freescout_read_tickets",
+    "freescout_lock_tickets",
+    "freescout_write_tickets",
+)
+"""The files of `db/sql/`, each after those that it uses."""
+
+metadata = MetaData()
+
+_moment = DateTime(timezone=True)
+_epoch = text("'epoch'::timestamptz")
+
+
+def _only_row(table: str) -> tuple[Column[bool], CheckConstraint]:
+    """Return what keeps a table at one row."""
+    column = Column("only_row", Boolean, primary_key=True, server_default=text("true"))
+    return column, CheckConstraint("only_row", name=f"{table}_only_row_check")
+
+
+ticket = Table(
+    "freescout_ticket",
+    metadata,
+    Column("ticket_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("number", BigInteger),
+    Column("mailbox_id", BigInteger),
+    Column("status", Text),
+    Column("state", Text),
+    Column("updated_at", _moment),
+    Column("created_at", _moment),
+    Column("gone", Boolean, nullable=False, server_default=text("true")),
+    Column("observed_at", _moment, nullable=False, server_default=_epoch),
+    Column("observed_via", Text, nullable=False, server_default=text("'webhook'")),
+    Column("expires_at", _moment, nullable=False, server_default=_epoch),
+    Column("touched_at", _moment),
+    Column("truth_at", _moment),
+    Column("disputed_at", _moment),
+    Column("grace_until", _moment),
+    Column(
+        "doubted_through",
+        _moment,
+        comment="The latest date, by FreeScout, of a delivery that was not believed: sent once more, it is no better.",
+    ),
+    Column("truth_until", _moment, comment="When the last truth was written: it was read before."),
+    Column(
+        "disputed_through",
+        _moment,
+        comment="Up to which date, by FreeScout, something was said against the row while its dispute is open.",
+    ),
+    CheckConstraint("status IN ('active', 'pending', 'closed', 'spam')", name="freescout_ticket_status_check"),
+    CheckConstraint("state IN ('draft', 'published', 'deleted')", name="freescout_ticket_state_check"),
+    CheckConstraint("observed_via IN ('webhook', 'poller')", name="freescout_ticket_observed_via_check"),
+    CheckConstraint("(disputed_at IS NULL) = (grace_until IS NULL)", name="freescout_ticket_check"),
+    comment="One row a ticket, written under the rule; readers use the view.",
+    postgresql_with={"fillfactor": 85},
+)
+Index("freescout_ticket_updated_at", ticket.c.updated_at, postgresql_where=~ticket.c.gone)
+Index("freescout_ticket_created_at", ticket.c.created_at, ticket.c.ticket_id, postgresql_where=~ticket.c.gone)
+Index("freescout_ticket_mailbox", ticket.c.mailbox_id, ticket.c.created_at, postgresql_where=~ticket.c.gone)
+Index(
+    "freescout_ticket_disputed",
+    ticket.c.touched_at.desc().nulls_last(),
+    postgresql_where=ticket.c.disputed_at.is_not(None),
+)
+
+lease = Table(
+    "freescout_lease",
+    metadata,
+    *_only_row("freescout_lease"),
+    Column("seen_through", _moment),
+    Column("complete_through", _moment),
+    Column("lease_until", _moment),
+    Column("renewed_by_pass", _moment),
+    Column("clock_offset", Interval, nullable=False, server_default=text("'0'::interval")),
+    Column("heartbeat_at", _moment),
+    Column("desk_url", Text),
+    Column("covered_through", _moment),
+    Column("set_back_through", _moment),
+    Column("set_back_at", _moment),
+    comment="What the passes vouch for, for every ticket at once.",
+)
+
+poller = Table(
+    "freescout_poller",
+    metadata,
+    *_only_row("freescout_poller"),
+    Column("leader", Text),
+    Column("led_since", _moment),
+    Column("load_cursor", _moment),
+    Column("load_began", _moment),
+    Column("passed_at", _moment),
+    Column("pass_seconds", Double),
+    Column("pass_rows", BigInteger),
+    Column("pass_requests", BigInteger),
+    Column("complete_offset", Interval),
+    Column("desk_state", Text, nullable=False, server_default=text("'unknown'")),
+    Column("desk_detail", Text, nullable=False, server_default=text("''")),
+    Column("desk_since", _moment),
+    Column("silent_since", _moment),
+    Column("full_walk_at", _moment),
+    CheckConstraint(
+        "desk_state IN ('unknown', 'ok', 'refused', 'unavailable')", name="freescout_poller_desk_state_check"
+    ),
+    comment="What the poller reports; the receiver shows it.",
+)
+
+delivery = Table(
+    "freescout_delivery",
+    metadata,
+    Column("delivery_id", BigInteger, Identity(always=True), primary_key=True),
+    Column("received_at", _moment, nullable=False),
+    Column("endpoint", Text, nullable=False),
+    Column("event", Text, nullable=False),
+    Column("ticket_id", BigInteger),
+    Column("outcome", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("status", Text),
+    Column("state", Text),
+    Column("updated_at", _moment),
+    Column("body_bytes", BigInteger, nullable=False),
+    Column("body_ms", Double, nullable=False),
+    Column("signed_with", Text, nullable=False),
+    Column("request_id", Text),
+    Column(
+        "key_fingerprint",
+        Text,
+        comment="Tells one key from another and says nothing else of it; NULL: written before there was such a name.",
+    ),
+    comment="The journal: one row a verified delivery, kept journal.keep seconds.",
+)
+Index("freescout_delivery_ticket", delivery.c.ticket_id, delivery.c.delivery_id)
+Index("freescout_delivery_received_at", delivery.c.received_at)
+
+gap = Table(
+    "freescout_gap",
+    metadata,
+    Column("gap_id", BigInteger, Identity(always=True), primary_key=True),
+    Column("ticket_id", BigInteger, nullable=False),
+    Column("cached_status", Text),
+    Column("cached_state", Text),
+    Column("true_status", Text),
+    Column("true_state", Text),
+    Column("changed_at", _moment),
+    Column("healed_at", _moment, nullable=False),
+    Column("verdict", Text, nullable=False, server_default=text("'waiting'")),
+    Column("settled_at", _moment),
+    Column("late_by", Interval),
+    CheckConstraint("verdict IN ('waiting', 'raced', 'late', 'lost')", name="freescout_gap_verdict_check"),
+    comment="Changes that a pass found before any delivery told of them.",
+)
+Index("freescout_gap_ticket", gap.c.ticket_id, gap.c.gap_id)
+Index("freescout_gap_waiting", gap.c.healed_at, postgresql_where=gap.c.verdict == "waiting")
+
+webhook = Table(
+    "freescout_webhook",
+    metadata,
+    *_only_row("freescout_webhook"),
+    Column("webhook_id", BigInteger),
+    Column("url", Text, nullable=False),
+    Column("events", ARRAY(Text), nullable=False),
+    Column("began_at", _moment, nullable=False),
+    Column("registered_at", _moment),
+    Column("removed_at", _moment),
+    comment="What is registered at the desk; without an id nobody knows whether it is.",
+)
+
+cache = Table(
+    "freescout_ticket_cache",
+    MetaData(),
+    Column("ticket_id", BigInteger),
+    Column("status", Text),
+    Column("updated_at", _moment),
+    Column("ttl_expires", _moment),
+)
+"""The view that everybody reads, with the columns that our own queries use."""
+
+revision = Table("freescout_schema", MetaData(), Column("version_num", Text))
+"""Alembic's own table: the revision that the database is at."""
+
+now = func.freescout_now(type_=_moment)
+"""The database's wall clock, our one clock; a simulation replaces the function."""

@@ -1,0 +1,66 @@
+"""What the desk's answers tell of its clock."""
+
+from datetime import timedelta
+
+from freescout_audit.desk_clock import note_desk_clock
+from freescout_audit.rule import Lease
+from support.examples import at
+
+SECOND = timedelta(seconds=1)
+
+
+def test_the_first_answer_tells_the_offset_and_what_has_been_seen() -> None:
+    noted = note_desk_clock(Lease(), at(100), asked_at=at(0), now=at(0.5))
+
+    assert (noted.clock_offset, noted.seen_through) == (timedelta(seconds=99.5), at(100))
+
+
+def test_the_offset_stays_as_large_as_any_answer_has_shown_while_the_bounds_allow() -> None:
+    before = Lease(seen_through=at(100), clock_offset=timedelta(seconds=0.9))
+
+    noted = note_desk_clock(before, at(200), asked_at=at(200.05), now=at(200.2))
+
+    assert noted.clock_offset == timedelta(seconds=0.9)
+
+
+def test_an_answer_that_shows_a_larger_offset_enlarges_it() -> None:
+    before = Lease(seen_through=at(100), clock_offset=timedelta(seconds=0.1))
+
+    noted = note_desk_clock(before, at(201), asked_at=at(200), now=at(200.1))
+
+    assert noted.clock_offset == timedelta(seconds=0.9)
+
+
+def test_what_has_been_seen_never_moves_back() -> None:
+    before = Lease(seen_through=at(500), clock_offset=timedelta())
+
+    assert note_desk_clock(before, at(100), asked_at=at(100), now=at(100)).seen_through == at(500)
+
+
+def test_a_clock_set_back_a_little_makes_dates_repeat_up_to_what_it_would_read() -> None:
+    before = Lease(seen_through=at(100), clock_offset=timedelta(seconds=4))
+
+    noted = note_desk_clock(before, at(200), asked_at=at(200), now=at(200.5))
+
+    assert noted.clock_offset == timedelta(seconds=-0.5)
+    assert noted.seen_through == at(200.5) + timedelta(seconds=4) + SECOND
+    assert (noted.set_back_through, noted.set_back_at) == (None, None)
+
+
+def test_a_clock_set_back_far_is_remembered_with_the_moment_of_the_question() -> None:
+    before = Lease(seen_through=at(100), clock_offset=timedelta(hours=1))
+
+    noted = note_desk_clock(before, at(200), asked_at=at(200), now=at(200))
+
+    assert noted.set_back_through == noted.seen_through == at(200) + timedelta(hours=1) + SECOND
+    assert noted.set_back_at == at(200)
+
+
+def test_a_second_set_back_keeps_the_latest_date_that_repeats() -> None:
+    before = Lease(
+        seen_through=at(0), clock_offset=timedelta(minutes=1), set_back_through=at(10_000), set_back_at=at(-500)
+    )
+
+    noted = note_desk_clock(before, at(200), asked_at=at(200), now=at(200))
+
+    assert (noted.set_back_through, noted.set_back_at) == (at(10_000), at(200))
