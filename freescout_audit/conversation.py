@@ -3,7 +3,6 @@
 Only eight fields are ever decoded; subject, body, names and addresses are skipped over and never leave the raw bytes.
 """
 
-from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Annotated, Literal, get_args
 
@@ -65,8 +64,7 @@ def decode_conversation(body: bytes | bytearray | memoryview) -> Sighting:
     """Decode one conversation object as FreeScout's deliveries and API answers carry it.
 
     Args:
-        body: The JSON object, threads and all; a 6.8 MB body with 300 threads is ordinary. What stands between the
-            first and the last thread of a large one is not looked at.
+        body: The JSON object, threads and all; a 6.8 MB body with 300 threads is ordinary.
 
     Raises:
         UnusableBodyError: Not JSON, not an object, or without an ``id`` from 1 to 2^63-1 (a decimal string will do).
@@ -100,31 +98,7 @@ def carries_a_conversation(body: bytes | bytearray) -> bool:
     return bool(memoryview(fields.id)) and bool(memoryview(fields.status))
 
 
-_END = 65_536
-"""Of a body of more than twice as many bytes, only so many from each end are looked at."""
-_FIRST_THREAD = b',"_embedded":{"threads":['
-_LAST_THREADS_END = b',"_embedded":{"attachments":['
-
-
-def _without_threads(body: bytes | bytearray | memoryview) -> bytes | None:
-    """Return a large conversation with the end of its last thread in the place of all: JSON if the whole is.
-
-    FreeScout writes the threads last, and each thread's attachments last. Neither of the two texts that are looked for
-    can stand in a JSON string, whose quotes would be escaped; and what follows the second closes all that is open, down
-    to the conversation itself, in a whole body and in no part of one. None for what is not written so.
-    """
-    if isinstance(body, memoryview) or len(body) <= 2 * _END:
-        return None
-    first, last = body.find(_FIRST_THREAD, 0, _END), body.rfind(_LAST_THREADS_END, -_END)
-    if first < 0 or last < 0:
-        return None
-    return b"".join((body[: first + len(_FIRST_THREAD)], b"{", body[last + 1 :]))
-
-
 def _fields(body: bytes | bytearray | memoryview) -> _Fields:
-    if (shortened := _without_threads(body)) is not None:
-        with suppress(msgspec.MsgspecError, RecursionError):
-            return _decoder.decode(shortened)
     try:
         return _decoder.decode(body)
     except (msgspec.MsgspecError, RecursionError) as error:

@@ -33,7 +33,7 @@ def event_name(header: str | None) -> str:
 
 
 def event_label(event: str) -> str:
-    """Return the event as a metric label: a known name, or ``other`` so that nobody can invent labels."""
+    """Return the event as a metric label: a known name, or ``other`` so that a sender cannot invent labels."""
     return event if event in KNOWN_EVENTS else "other"
 
 

@@ -1,12 +1,25 @@
-"""The errors an operator can meet. Each message says what to do next and never quotes a secret."""
+"""The errors that an operator can meet. Each says what is wrong and what to do next, and quotes no secret."""
 
 
 class FreescoutAuditError(Exception):
-    """Something stopped freescout-audit; the message is one line and names the next step."""
+    """Something stopped freescout-audit.
+
+    Args:
+        problem: What is wrong, in one line without a full stop.
+        next_step: What to do about it, in one line; empty when the problem says all there is to say.
+    """
+
+    def __init__(self, problem: str, next_step: str = "") -> None:
+        super().__init__(problem, next_step)
+        self.problem = problem
+        self.next_step = next_step
+
+    def __str__(self) -> str:
+        return f"{self.problem}: {self.next_step}" if self.next_step else self.problem
 
 
 class SettingsError(FreescoutAuditError):
-    """A setting has a value we cannot run with; the message names the key and its range."""
+    """A setting has a value that the service cannot run with; the problem names the key and its range."""
 
 
 class DatabaseUnavailableError(FreescoutAuditError):

@@ -2,121 +2,48 @@
 
 A *claim* (a webhook delivery) may be lost, late, repeated or out of order; a *truth* (an API read) is right as of the
 moment *s* when it was asked. Both are applied to one row, here and nowhere else, by functions of values to values:
-whoever has read a row calls them, and writes what they return if the row is still the same.
+`db.store` reads a row, calls them, and writes what they return if the row is still the same.
 
-All times are aware UTC. ``now`` and *s* are the database's wall clock; ``updated_at``, ``seen_through`` and
-``complete_through`` are the desk's. See docs/rule.md for the reasons behind each case.
+All times are aware UTC. ``now`` and *s* are the database's wall clock; ``updated_at``, ``disputed_through``,
+``seen_through`` and ``complete_through`` are the desk's. See docs/rule.md for the reasons behind each case.
 """
 
 from datetime import datetime, timedelta
-from typing import Literal, Self
+from typing import Literal
 
 import msgspec
 
-from freescout_audit.conversation import Sighting, State, Status
+from freescout_audit.conversation import Sighting
+from freescout_audit.row import Claim, Content, Lease, Path, Row, Terms, Truth
+from freescout_audit.trust import expiry, poller_is_alive
+
+__all__ = [
+    "ABSURD",
+    "FUTURE_TOLERANCE",
+    "Claim",
+    "Content",
+    "Lease",
+    "Row",
+    "Terms",
+    "Truth",
+    "Verdict",
+    "expiry",
+    "is_discovery",
+    "judge_absence",
+    "judge_claim",
+    "judge_truth",
+    "poller_is_alive",
+]
 
 FUTURE_TOLERANCE = timedelta(seconds=60)
 """How far ahead of the desk's clock a claim may be dated before we stop believing it."""
 ABSURD = timedelta(days=1)
 """A date farther ahead than this is a mistake, not a desk's clock that is wrong."""
-
-Path = Literal["webhook", "poller"]
-Content = tuple[Status | None, State | None]
+RETRIED_FOR = timedelta(hours=2)
+"""No retry of FreeScout's comes later: older news is a recording, or tells of a ticket that has been at rest."""
 
 ClaimOutcome = Literal["applied", "duplicate", "stale", "disputed"]
 TruthOutcome = Literal["written", "confirmed", "contested", "dropped"]
-
-
-class Row(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What the cache holds of one ticket.
-
-    A tombstone (``gone``) is a ticket the desk no longer has, or, while disputed, one we were only told of.
-    """
-
-    ticket_id: int
-    status: Status | None = None
-    state: State | None = None
-    updated_at: datetime | None = None
-    number: int | None = None
-    mailbox_id: int | None = None
-    created_at: datetime | None = None
-    gone: bool = True
-    observed_at: datetime
-    """When the value was last seen: at receipt for a claim, *s* for a truth."""
-    observed_via: Path
-    expires_at: datetime
-    """The row's own TTL; the lease may vouch for longer, an open dispute for less."""
-    touched_at: datetime | None = None
-    """When a claim last said something about the ticket that we did not know."""
-    truth_at: datetime | None = None
-    """The *s* of the last truth written, or of the last list that lacked the ticket."""
-    truth_until: datetime | None = None
-    """When that truth was written: the read was answered before."""
-    disputed_at: datetime | None = None
-    """When the open dispute began; None when there is none."""
-    grace_until: datetime | None = None
-    """Until when the disputed value still answers."""
-    doubted_through: datetime | None = None
-    """The latest date of a claim that was not believed: sent once more, it is no better."""
-
-    @property
-    def content(self) -> Content:
-        """Status and state: what a change is a change of."""
-        return self.status, self.state
-
-
-class Claim(msgspec.Struct, frozen=True, kw_only=True):
-    """What one verified delivery says of a ticket; ``says_gone`` for ``convo.deleted_forever``."""
-
-    sighting: Sighting
-    says_gone: bool = False
-
-
-class Truth(msgspec.Struct, frozen=True, kw_only=True):
-    """What an API read that began at *s* (``asked_at``) found; ``sighting`` is None for a 404 that counts."""
-
-    ticket_id: int
-    sighting: Sighting | None
-    asked_at: datetime
-
-
-class Lease(msgspec.Struct, frozen=True, kw_only=True):
-    """What the passes have established for every ticket at once."""
-
-    seen_through: datetime | None = None
-    """The latest desk clock at which any pass began."""
-    complete_through: datetime | None = None
-    """The desk clock at which the last complete pass began."""
-    covered_through: datetime | None = None
-    """The latest date that the last complete pass had seen, or would have; later than ``complete_through`` when the
-    desk's clock was set back."""
-    set_back_through: datetime | None = None
-    """The latest date that the desk's clock would have come to when it was found set back; dates up to it repeat."""
-    set_back_at: datetime | None = None
-    """The *s* of the read that found it so, the last time."""
-    lease_until: datetime | None = None
-    """Until when the last complete pass vouches for everything."""
-    renewed_by_pass: datetime | None = None
-    """The *s* of that pass, by our clock."""
-    clock_offset: timedelta = timedelta()
-    """The desk's clock minus ours, as the passes have measured it."""
-    heartbeat_at: datetime | None = None
-    """When the poller last said it is alive."""
-
-
-class Terms(msgspec.Struct, frozen=True, kw_only=True):
-    """How long an answer is vouched for (settings ``cache.*``)."""
-
-    lease: timedelta = timedelta(seconds=900)
-    ttl: timedelta = timedelta(seconds=86400)
-    dispute_grace: timedelta = timedelta(seconds=5)
-
-    @classmethod
-    def of_seconds(cls, *, lease: float, ttl: float, dispute_grace: float) -> Self:
-        """Return the terms from the settings, which are seconds."""
-        return cls(
-            lease=timedelta(seconds=lease), ttl=timedelta(seconds=ttl), dispute_grace=timedelta(seconds=dispute_grace)
-        )
 
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):
@@ -125,11 +52,6 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     outcome: ClaimOutcome | TruthOutcome
     row: Row | None
     reason: str
-
-
-def poller_is_alive(lease: Lease, now: datetime, terms: Terms) -> bool:
-    """Tell whether a poller's heartbeat is younger than ``cache.lease``."""
-    return lease.heartbeat_at is not None and now - lease.heartbeat_at < terms.lease
 
 
 def judge_claim(row: Row | None, claim: Claim, *, lease: Lease, terms: Terms, now: datetime) -> Verdict:
@@ -148,47 +70,64 @@ def judge_claim(row: Row | None, claim: Claim, *, lease: Lease, terms: Terms, no
     """
     said = claim.sighting
     alive = poller_is_alive(lease, now, terms)
+    heard = now + lease.clock_offset
+    future = said.updated_at is not None and said.updated_at > heard + FUTURE_TOLERANCE
 
-    if claim.says_gone:
-        if row is not None and row.gone:
+    def dispute(reason: str, *, dated: bool = True) -> Verdict:
+        """Dispute the row up to the claim's own date, or, if that tells nothing, up to now."""
+        through = None if future else said.updated_at
+        if not dated or through is None:
+            through = heard if through is None else max(heard, through)
+        held = _doubting(row or _nothing(said.ticket_id, now, via="webhook"), said, now)
+        disputed = _dispute(held, held, lease=lease, now=now, terms=terms, through=through)
+        return Verdict(outcome="disputed", row=msgspec.structs.replace(disputed, touched_at=now), reason=reason)
+
+    if claim.says_gone:  # case 1
+        if row is not None and row.gone and not _only_told_of(row):
             return Verdict(outcome="duplicate", row=row, reason="already_gone")
-        return _disputed(row, said, now, terms, "said_to_be_gone")
+        return dispute("said_to_be_gone", dated=False)
     if said.updated_at is None or not said.understood:
-        return _disputed(row, said, now, terms, "not_understood")
-    if row is not None and row.gone:
-        return _disputed(row, said, now, terms, "about_a_tombstone")
+        return dispute("not_understood", dated=False)
+    if row is not None and row.gone and (alive or not _only_told_of(row)):
+        return dispute("about_a_tombstone")
 
     same = row is not None and row.content == (said.status, said.state)
+    # case 2
     if row is not None and same and row.updated_at is not None and said.updated_at <= row.updated_at:
         return Verdict(outcome="duplicate", row=row, reason="known")
 
-    if said.updated_at > now + lease.clock_offset + FUTURE_TOLERANCE:
-        return _disputed(row, said, now, terms, "from_the_future")
+    if future:  # case 3
+        return dispute("from_the_future")
 
-    horizon = _horizon(row, lease, alive=alive)
+    horizon = _horizon(row, lease, alive=alive)  # case 4
     if horizon is not None and said.updated_at <= horizon:
         if not same and (alive or _may_be_news(row, said, lease, now)):
-            return _disputed(row, said, now, terms, "old_news")
+            return dispute("old_news")
         doubting = None if row is None else _doubting(row, said, now)
         return Verdict(outcome="stale", row=doubting, reason="old_news")
 
-    newer = row is not None and row.updated_at is not None and said.updated_at > row.updated_at
+    # case 5
+    newer = row is not None and (row.gone or (row.updated_at is not None and said.updated_at > row.updated_at))
     doubted = None if row is None else row.doubted_through
     if newer and doubted is not None and said.updated_at <= doubted:
         if same:
             return Verdict(outcome="stale", row=row, reason="doubted")
-        return _disputed(row, said, now, terms, "doubted")
+        return dispute("doubted")
+    # case 6
     if not alive and row is not None and row.disputed_at is not None:
-        # What opened the dispute may have happened after anything dated no later than this.
-        since = row.disputed_at + lease.clock_offset
-        if said.updated_at <= max(since, lease.seen_through or since):
-            return _disputed(row, said, now, terms, "older_than_the_dispute")
+        # What was said against the row may have happened after anything dated no later than this.
+        through = _disputed_through(row, lease)
+        if said.updated_at <= max(through, lease.seen_through or through):
+            return dispute("older_than_the_dispute")
     if row is None or newer:
-        return Verdict(outcome="applied", row=_believed(row, said, now, alive=alive, terms=terms), reason="news")
-    if row.updated_at is None or said.updated_at == row.updated_at:
-        return _disputed(row, said, now, terms, "same_second")
-    if alive:
-        return _disputed(row, said, now, terms, "older")
+        expires_at = now + (terms.lease if alive or said.updated_at < heard - RETRIED_FOR else terms.ttl)
+        return Verdict(
+            outcome="applied", row=_believed(row, said, now, alive=alive, expires_at=expires_at), reason="news"
+        )
+    if row.updated_at is None or said.updated_at == row.updated_at:  # case 7
+        return dispute("same_second")
+    if alive:  # case 8
+        return dispute("older")
     return Verdict(outcome="stale", row=row, reason="older")
 
 
@@ -204,10 +143,16 @@ def judge_truth(row: Row | None, truth: Truth, *, lease: Lease, terms: Terms, no
         return Verdict(outcome="dropped", row=row, reason="truth_is_newer")
     if row is None and lease.renewed_by_pass is not None and truth.asked_at <= lease.renewed_by_pass:
         nothing = _nothing(truth.ticket_id, now, via="poller")
-        return Verdict(outcome="contested", row=_dispute(nothing, nothing, now, terms), reason="a_later_pass_lacked_it")
+        return Verdict(
+            outcome="contested",
+            row=_dispute(nothing, nothing, lease=lease, now=now, terms=terms),
+            reason="a_later_pass_lacked_it",
+        )
     if row is not None and row.truth_until is not None and truth.asked_at <= row.truth_until and _differs(row, truth):
         # Of two reads that overlap, the one that was asked later may have been answered earlier.
-        return Verdict(outcome="contested", row=_dispute(row, row, now, terms), reason="reads_overlap")
+        return Verdict(
+            outcome="contested", row=_dispute(row, row, lease=lease, now=now, terms=terms), reason="reads_overlap"
+        )
     if row is None or row.touched_at is None or row.touched_at < truth.asked_at:
         written = _true(row, truth, terms, now)
         if row is not None and row.disputed_at is None and not written.gone and written.content == row.content:
@@ -221,10 +166,12 @@ def judge_truth(row: Row | None, truth: Truth, *, lease: Lease, terms: Terms, no
         return Verdict(outcome="confirmed", row=_true(row, truth, terms, now), reason="agrees")
     newer = said is not None and not _at_or_after(row.updated_at, said.updated_at)
     held = _true(row, truth, terms, now) if newer else row
-    return Verdict(outcome="contested", row=_dispute(held, row, now, terms), reason="claim_came_in_between")
+    return Verdict(
+        outcome="contested", row=_dispute(held, row, lease=lease, now=now, terms=terms), reason="claim_came_in_between"
+    )
 
 
-def judge_absence(row: Row | None, asked_at: datetime, *, terms: Terms, now: datetime) -> Verdict:
+def judge_absence(row: Row | None, asked_at: datetime, *, lease: Lease, terms: Terms, now: datetime) -> Verdict:
     """Apply a list, asked at ``asked_at``, that should have held a ticket and did not.
 
     Returns:
@@ -236,7 +183,7 @@ def judge_absence(row: Row | None, asked_at: datetime, *, terms: Terms, now: dat
     if any(heard is not None and heard >= asked_at for heard in (row.touched_at, row.truth_at)):
         return Verdict(outcome="dropped", row=row, reason="heard_of_since")
     # A question that was asked before the list may still find the ticket alive: it must not settle this.
-    missed = msgspec.structs.replace(_dispute(row, row, now, terms), truth_at=asked_at)
+    missed = msgspec.structs.replace(_dispute(row, row, lease=lease, now=now, terms=terms), truth_at=asked_at)
     return Verdict(outcome="disputed", row=missed, reason="missing_from_the_list")
 
 
@@ -280,11 +227,16 @@ def _at_or_after(date: datetime | None, other: datetime | None) -> bool:
     return other is None or (date is not None and date >= other)
 
 
-def _believed(row: Row | None, said: Sighting, now: datetime, *, alive: bool, terms: Terms) -> Row:
+def _believed(row: Row | None, said: Sighting, now: datetime, *, alive: bool, expires_at: datetime) -> Row:
     """Return the row after a claim that is news; only a living poller keeps an open dispute open."""
-    told = _telling(row, said, observed_at=now, via="webhook", expires_at=now + (terms.lease if alive else terms.ttl))
+    told = _telling(row, said, observed_at=now, via="webhook", expires_at=expires_at)
     told = msgspec.structs.replace(told, touched_at=now)
-    return told if alive else msgspec.structs.replace(told, disputed_at=None, grace_until=None)
+    return told if alive else _settled(told)
+
+
+def _only_told_of(row: Row) -> bool:
+    """Tell whether a tombstone stands for a ticket that we were only told of: no 404 made it."""
+    return row.gone and row.truth_at is None and row.disputed_at is not None
 
 
 def _differs(row: Row, truth: Truth) -> bool:
@@ -309,11 +261,9 @@ def _true(row: Row | None, truth: Truth, terms: Terms, now: datetime) -> Row:
             expires_at=expires_at,
         )
     return msgspec.structs.replace(
-        told,
+        _settled(told),
         truth_at=truth.asked_at,
         truth_until=now,
-        disputed_at=None,
-        grace_until=None,
         doubted_through=_overruled(row, told),
     )
 
@@ -351,13 +301,6 @@ def _telling(row: Row | None, said: Sighting, *, observed_at: datetime, via: Pat
     )
 
 
-def _disputed(row: Row | None, said: Sighting, now: datetime, terms: Terms, reason: str) -> Verdict:
-    """Return the verdict of a claim that only FreeScout can settle; the row keeps its value."""
-    held = _doubting(row or _nothing(said.ticket_id, now, via="webhook"), said, now)
-    touched = msgspec.structs.replace(_dispute(held, held, now, terms), touched_at=now)
-    return Verdict(outcome="disputed", row=touched, reason=reason)
-
-
 def _doubting(row: Row, said: Sighting, now: datetime) -> Row:
     """Return the row, which remembers that a claim was not believed, if it might be taken for news another time.
 
@@ -369,24 +312,34 @@ def _doubting(row: Row, said: Sighting, now: datetime) -> Row:
     return msgspec.structs.replace(row, doubted_through=date)
 
 
-def _dispute(row: Row, before: Row, now: datetime, terms: Terms) -> Row:
-    """Return the row with its dispute open: the one of ``before`` if there was one, so that its end never moves."""
+def _dispute(
+    row: Row, before: Row, *, lease: Lease, now: datetime, terms: Terms, through: datetime | None = None
+) -> Row:
+    """Return the row with its dispute open: the one of ``before`` if there was one, so that its end never moves.
+
+    ``through`` is the date of what is said against it, by the desk's clock; None: it has none, and counts as of now.
+    """
+    through = now + lease.clock_offset if through is None else through
+    began, grace_until = now, now + terms.dispute_grace
     if before.disputed_at is not None:
-        return msgspec.structs.replace(row, disputed_at=before.disputed_at, grace_until=before.grace_until)
-    return msgspec.structs.replace(row, disputed_at=now, grace_until=now + terms.dispute_grace)
+        began, grace_until = before.disputed_at, before.grace_until or before.disputed_at
+        through = max(through, _disputed_through(before, lease))
+    return msgspec.structs.replace(row, disputed_at=began, grace_until=grace_until, disputed_through=through)
+
+
+def _disputed_through(row: Row, lease: Lease) -> datetime:
+    """Return up to which date something was said against a disputed row."""
+    if row.disputed_through is not None:
+        return row.disputed_through
+    heard = max(date for date in (row.disputed_at, row.touched_at) if date is not None)
+    return heard + lease.clock_offset
+
+
+def _settled(row: Row) -> Row:
+    """Return the row with no dispute open."""
+    return msgspec.structs.replace(row, disputed_at=None, grace_until=None, disputed_through=None)
 
 
 def _nothing(ticket_id: int, now: datetime, *, via: Path) -> Row:
     """Return the tombstone of a ticket we hold nothing about; it vouches for nothing."""
     return Row(ticket_id=ticket_id, gone=True, observed_at=now, observed_via=via, expires_at=now)
-
-
-def expiry(row: Row, lease: Lease) -> datetime | None:
-    """Return until when a row's value is vouched for; None when it never reads as anything but ``none``.
-
-    The view ``freescout_ticket_cache`` says the same in SQL, and a property test holds the two together.
-    """
-    if row.gone or row.state != "published" or row.status is None or row.updated_at is None:
-        return None
-    vouched = max(row.expires_at, lease.lease_until or row.expires_at)
-    return vouched if row.grace_until is None else min(vouched, row.grace_until)

@@ -5,7 +5,6 @@ the whole FreeScout instance; the body is signed byte for byte, so it must be ve
 """
 
 import base64
-import functools
 import hashlib
 import hmac
 from collections.abc import Iterable, Sequence
@@ -52,25 +51,16 @@ def _derived(app_key: str, name: str) -> str:
     return hashlib.md5((app_key + name).encode()).hexdigest()  # noqa: S324 - FreeScout's derivation, not ours
 
 
-@functools.lru_cache(maxsize=8)
 def fingerprint(secret: str) -> str:
     """Return 8 hex characters that tell one key from another, and say nothing else of it: the journal's name for it."""
     return hmac.new(secret.encode(), b"freescout-audit key fingerprint", hashlib.sha256).hexdigest()[:8]
 
 
-@functools.lru_cache(maxsize=8)
-def _keyed(secret: str) -> hmac.HMAC:
-    """Return an HMAC that has taken in the key and no body yet; a copy costs less than to begin anew."""
-    return hmac.new(secret.encode(), digestmod=hashlib.sha1)
-
-
 class Signer:
     """The signature of a body that arrives in pieces, under one key."""
 
-    __slots__ = ("_hmac",)
-
     def __init__(self, secret: str) -> None:
-        self._hmac = _keyed(secret).copy()
+        self._hmac = hmac.new(secret.encode(), digestmod=hashlib.sha1)
 
     def __repr__(self) -> str:
         return "Signer(…)"

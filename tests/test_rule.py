@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from examples import at, claim, lease, not_found, row, sighting, truth
 from freescout_audit.conversation import State, Status
 from freescout_audit.rule import (
     Claim,
@@ -21,6 +20,7 @@ from freescout_audit.rule import (
     judge_claim,
     judge_truth,
 )
+from support.examples import at, claim, lease, not_found, row, sighting, truth
 
 TERMS = Terms()
 ALONE = lease()
@@ -192,12 +192,136 @@ class TestClaims:
         assert (asked.row.disputed_at, asked.row.grace_until) == (at(50), at(55))
         assert asked.row.touched_at == at(100)
 
-    def test_without_a_poller_only_news_from_after_the_dispute_began_settles_it(self) -> None:
-        """It may have been a deletion; what is older cannot know of it."""
+    def test_a_dispute_that_an_older_release_opened_counts_as_of_the_last_that_was_heard(self) -> None:
         held = row("active", 0, disputed=50)
 
+        assert held.disputed_through is None
         assert judge(held, claim("closed", 50)).outcome == "disputed"
         assert judge(held, claim("closed", 51)).outcome == "applied"
+        assert judge(row("active", 0, disputed=50, touched=55), claim("closed", 55)).outcome == "disputed"
+
+    @pytest.mark.parametrize(
+        ("first", "then"),
+        [
+            pytest.param(claim("pending", 0), claim("pending", 20), id="a reply by mail"),
+            pytest.param(claim("closed", 0), claim("closed", 1), id="a reply through the API, a second later"),
+        ],
+    )
+    def test_without_a_poller_the_second_of_a_pair_settles_what_the_first_disputed(
+        self, first: Claim, then: Claim
+    ) -> None:
+        """The new status with the old date, then the right one: it is dated before we heard of the first."""
+        disputed = judge(row("active", 0), first, now=30).row
+        assert disputed is not None
+        assert (disputed.disputed_at, disputed.disputed_through) == (at(30), at(0))
+
+        settled = judge(disputed, then, now=31)
+
+        assert settled.outcome == "applied"
+        assert settled.row is not None
+        assert settled.row.content == (then.sighting.status, "published")
+        assert (settled.row.disputed_at, settled.row.grace_until, settled.row.disputed_through) == (None, None, None)
+        assert settled.row.expires_at == at(31) + TERMS.ttl
+
+    def test_the_pair_of_a_reply_is_settled_also_after_a_pass_that_has_seen_the_first_date(self) -> None:
+        standing = lease(seen=10, complete=10, until=900)
+
+        disputed = judge(row("active", 0, truth_at=10), claim("pending", 0), standing=standing, now=30).row
+        settled = judge(disputed, claim("pending", 20), standing=standing, now=31)
+
+        assert disputed is not None
+        assert disputed.disputed_through == at(0)
+        assert settled.outcome == "applied"
+        assert settled.row is not None
+        assert settled.row.disputed_at is None
+
+    @pytest.mark.parametrize(
+        ("said", "through"),
+        [
+            pytest.param(claim("closed", 0), 0, id="the same second: its own date"),
+            pytest.param(claim("closed", 0, says_gone=True), 100, id="a deletion for ever: now"),
+            pytest.param(claim(None, 0), 100, id="not understood: now"),
+            pytest.param(claim("closed", None), 100, id="without a date: now"),
+            pytest.param(claim("closed", 168), 100, id="from the future: now"),
+            pytest.param(claim("closed", 130, says_gone=True), 130, id="a deletion by a clock that is ahead: its date"),
+        ],
+    )
+    def test_a_dispute_is_bound_by_a_date_that_could_be_believed_or_by_when_we_heard(
+        self, said: Claim, through: float
+    ) -> None:
+        ahead = msgspec.structs.replace(ALONE, clock_offset=timedelta(seconds=7))
+
+        disputed = judge(row("active", 0), said)
+        on_a_desk_ahead = judge(row("active", 0), said, standing=ahead)
+
+        assert disputed.outcome == "disputed"
+        assert disputed.row is not None
+        assert disputed.row.disputed_through == at(through)
+        assert on_a_desk_ahead.row is not None
+        assert on_a_desk_ahead.row.disputed_through == at(107 if through == 100 else through)
+
+    def test_the_latest_of_all_that_was_said_while_a_dispute_is_open_is_its_bound(self) -> None:
+        """The dispute of a reply by mail; the ticket is deleted for ever; then comes what was sent before that."""
+        mail = judge(row("active", 0), claim("pending", 0), now=30).row
+        gone = judge(mail, claim("pending", 20, says_gone=True), now=40).row
+        late = judge(gone, claim("closed", 40), now=41)
+        reopened = judge(late.row, claim("active", 42), now=43)
+
+        assert gone is not None
+        assert gone.disputed_through == at(40)
+        assert (gone.disputed_at, gone.grace_until) == (at(30), at(35))
+        assert (late.outcome, late.reason) == ("disputed", "older_than_the_dispute")
+        assert reopened.outcome == "applied"
+
+    def test_what_is_said_later_with_an_earlier_date_does_not_lower_the_bound(self) -> None:
+        gone = judge(row("active", 0), claim(says_gone=True), now=40).row
+        again = judge(gone, claim("closed", 0), now=41).row
+
+        assert again is not None
+        assert again.disputed_through == at(40)
+
+    def test_while_the_poller_lives_the_bound_moves_and_the_dispute_stays_open(self) -> None:
+        held = judge(row("active", 0), claim("closed", 0), standing=alive()).row
+        held = judge(held, claim("spam", 90), standing=alive()).row
+        held = judge(held, claim("pending", 90), standing=alive()).row
+        assert held is not None
+        assert (held.disputed_at, held.disputed_through, held.content) == (at(100), at(90), ("spam", "published"))
+
+        gone = lease(alive_at=99)
+
+        assert judge(held, claim("active", 90), standing=gone, now=2000).outcome == "disputed"
+        assert judge(held, claim("active", 1999), standing=gone, now=2000).outcome == "applied"
+
+    def test_what_opened_a_dispute_is_no_better_when_it_comes_again_after_the_news_that_settled_it(self) -> None:
+        """The bound and ``doubted_through`` are the same date, and the news is dated later."""
+        opened = judge(row("active", 0), claim("closed", 50), standing=alive(seen=50)).row
+        settled = judge(opened, claim("spam", 1500), now=2000).row
+        assert settled is not None
+        assert settled.doubted_through == at(50)
+
+        assert judge(settled, claim("closed", 50), now=2001).outcome == "stale"
+
+    def test_old_recordings_buy_the_lease_and_not_the_ttl(self) -> None:
+        """Three of 2024, sent one after the other, bought a day each."""
+        now, old = 100_000.0, 100_000 - 2 * 3600
+
+        for held in (None, row("active", 0)):
+            recording = judge(held, claim("closed", old - 1), now=now)
+            retry = judge(held, claim("closed", old), now=now)
+
+            assert recording.outcome == retry.outcome == "applied"
+            assert recording.row is not None
+            assert retry.row is not None
+            assert recording.row.expires_at == at(now) + TERMS.lease
+            assert retry.row.expires_at == at(now) + TERMS.ttl
+
+    def test_how_old_news_is_the_desks_clock_tells(self) -> None:
+        behind = msgspec.structs.replace(ALONE, clock_offset=timedelta(hours=-3))
+
+        verdict = judge(None, claim("closed", 100 - 3 * 3600), standing=behind)
+
+        assert verdict.row is not None
+        assert verdict.row.expires_at == at(100) + TERMS.ttl
 
     def test_what_was_seen_before_the_clock_was_set_back_settles_no_dispute(self) -> None:
         """By the clock as it is now it is dated after the dispute began."""
@@ -231,8 +355,8 @@ class TestClaims:
         assert replayed.row.expires_at == doubted.row.expires_at
 
     def test_what_is_older_than_the_row_by_now_is_stale_whether_it_was_doubted_or_not(self) -> None:
-        """Push alone: a reply by mail with the old date, the change after it, and then its snapshot from 15 s ago."""
-        held = judge(row("active", 0), claim("pending", 0)).row
+        """Push alone: somebody says it is gone, then a reply from before, the change after it, and the reply again."""
+        held = judge(row("active", 0), claim(says_gone=True)).row
         held = judge(held, claim("pending", 99)).row
         assert held is not None
         assert held.doubted_through == at(99)
@@ -282,12 +406,50 @@ class TestClaims:
     def test_a_deletion_of_what_is_gone_is_known(self) -> None:
         assert judge(row(gone=True), claim(says_gone=True)).outcome == "duplicate"
 
-    def test_a_tombstone_is_never_revived_by_a_claim(self) -> None:
-        verdict = judge(row("active", 0, gone=True), claim("active", 90))
+    @pytest.mark.parametrize("standing", [ALONE, alive()], ids=["alone", "polled"])
+    @pytest.mark.parametrize("disputed", [None, 60.0], ids=["settled", "disputed"])
+    def test_a_tombstone_that_a_404_made_is_never_revived_by_a_claim(
+        self, standing: Lease, disputed: float | None
+    ) -> None:
+        held = row("active", 0, gone=True, truth_at=50, disputed=disputed)
 
-        assert verdict.outcome == "disputed"
+        verdict = judge(held, claim("active", 90), standing=standing)
+
+        assert (verdict.outcome, verdict.reason) == ("disputed", "about_a_tombstone")
         assert verdict.row is not None
         assert verdict.row.gone
+
+    def test_news_revives_a_ticket_that_we_were_only_told_is_gone_when_nobody_can_ask(self) -> None:
+        """The deletion was of another ticket, or its name was forged: nobody signs it."""
+        told = judge(None, claim("closed", 20, says_gone=True), now=60).row
+        assert told is not None
+        assert (told.gone, told.disputed_through) == (True, at(60))
+
+        before, after, asked = (
+            judge(told, claim("active", 60)),
+            judge(told, claim("active", 61)),
+            judge(told, claim("active", 61), standing=alive()),
+        )
+
+        assert (before.outcome, before.reason) == ("disputed", "older_than_the_dispute")
+        assert (asked.outcome, asked.reason) == ("disputed", "about_a_tombstone")
+        assert after.outcome == "applied"
+        assert after.row is not None
+        assert (after.row.gone, after.row.content, after.row.disputed_at) == (False, ("active", "published"), None)
+
+    def test_what_was_not_believed_once_revives_no_ticket_either(self) -> None:
+        """Unknown, and dated after the desk's clock: when its time has come it is no better."""
+        told = judge(None, claim("closed", 170), now=100).row
+
+        assert judge(told, claim("closed", 170), now=180).outcome == "disputed"
+        assert judge(told, claim("closed", 171), now=180).outcome == "applied"
+
+    def test_each_word_of_deletion_counts_while_we_have_only_been_told(self) -> None:
+        told = judge(None, claim(says_gone=True), now=60).row
+        again = judge(told, claim(says_gone=True), now=70).row
+
+        assert again is not None
+        assert (again.disputed_at, again.disputed_through) == (at(60), at(70))
 
     def test_a_disputed_ticket_we_hold_nothing_about_becomes_a_disputed_tombstone(self) -> None:
         verdict = judge(None, claim(says_gone=True))
@@ -313,13 +475,14 @@ class TestClaims:
 class TestAbsences:
     def test_a_question_asked_before_the_list_does_not_settle_what_the_list_lacked(self) -> None:
         """The question found the ticket alive, and then it was deleted for ever."""
-        missed = judge_absence(row("active", disputed=10, touched=10), at(30), terms=TERMS, now=at(31)).row
+        missed = judge_absence(row("active", disputed=10, touched=10), at(30), lease=ALONE, terms=TERMS, now=at(31)).row
 
         verdict = read(missed, truth("active", asked=20), now=40)
 
         assert verdict.outcome == "dropped"
         assert verdict.row is not None
         assert verdict.row.disputed_at == at(10)
+        assert verdict.row.disputed_through == at(31)
         assert read(missed, not_found(asked=32), now=40).outcome == "written"
 
 
@@ -334,7 +497,7 @@ class TestTruths:
         assert (verdict.outcome, verdict.reason) == ("contested", "reads_overlap")
         assert verdict.row is not None
         assert verdict.row.content == ("spam", "published")
-        assert verdict.row.disputed_at == at(81)
+        assert (verdict.row.disputed_at, verdict.row.disputed_through) == (at(81), at(81))
         assert read(verdict.row, truth("closed", 10, asked=82), now=83).outcome == "written"
 
     def test_a_claim_that_a_read_overruled_with_an_older_date_is_not_believed_when_it_comes_again(self) -> None:
@@ -365,6 +528,7 @@ class TestTruths:
         assert verdict.row is not None
         assert verdict.row.content == ("closed", "published")
         assert (verdict.row.truth_at, verdict.row.disputed_at, verdict.row.grace_until) == (at(70), None, None)
+        assert verdict.row.disputed_through is None
         assert verdict.row.expires_at == at(70) + TERMS.lease
         assert verdict.row.observed_via == "poller"
 
@@ -517,7 +681,7 @@ class TestOverAnyHistory:
         for came, now, standing in history:
             held = step(held, came, now, standing).row
             if held is not None:
-                assert (held.disputed_at is None) == (held.grace_until is None)
+                assert (held.disputed_at is None) == (held.grace_until is None) == (held.disputed_through is None)
                 assert held.touched_at is not None or held.truth_at is not None
                 assert held.ticket_id == 7
 
@@ -538,15 +702,36 @@ class TestOverAnyHistory:
                 assert (again.content, again.updated_at, again.gone) == (held.content, held.updated_at, held.gone)
 
     @given(histories())
-    def test_a_claim_never_revives_a_tombstone_and_never_makes_one_of_a_living_ticket(
+    def test_a_claim_never_revives_what_a_404_buried_and_never_makes_a_tombstone_of_a_living_ticket(
         self, history: list[tuple[Claim | Truth, datetime, Lease]]
     ) -> None:
         held: Row | None = None
         for came, now, standing in history:
             before, held = held, step(held, came, now, standing).row
-            if isinstance(came, Claim) and before is not None:
+            if isinstance(came, Claim) and before is not None and (not before.gone or before.truth_at is not None):
                 assert held is not None
                 assert held.gone == before.gone
+
+    @given(histories())
+    def test_without_a_poller_what_settles_a_dispute_is_dated_after_all_that_was_said_against_the_row(
+        self, history: list[tuple[Claim | Truth, datetime, Lease]]
+    ) -> None:
+        held: Row | None = None
+        said: list[datetime] = []
+        for came, now, standing in history:
+            standing = Lease(seen_through=standing.seen_through)  # noqa: PLW2901 - nobody polls, ever
+            before, verdict = held, step(held, came, now, standing)
+            held = verdict.row
+            if not isinstance(came, Claim):
+                said = said if verdict.outcome == "dropped" else [now]
+                continue
+            dated = came.sighting.understood and not came.says_gone and verdict.reason != "from_the_future"
+            if before is not None and before.disputed_at is not None and held is not None and held.disputed_at is None:
+                assert came.sighting.updated_at is not None
+                assert all(came.sighting.updated_at > date for date in said)
+                said = []
+            elif verdict.outcome == "disputed":
+                said.append(came.sighting.updated_at if dated and came.sighting.updated_at is not None else now)
 
     @given(histories())
     def test_a_claim_never_moves_a_row_back(self, history: list[tuple[Claim | Truth, datetime, Lease]]) -> None:

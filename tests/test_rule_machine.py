@@ -11,9 +11,9 @@ import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 
-from caches import Cache, Judges, RuleCache, store_cache
 from freescout_audit import rule
-from histories import Histories
+from support.caches import Cache, Judges, RuleCache, store_cache
+from support.rule_machine import Histories
 
 MORE = int(os.environ.get("RULE_MACHINE", "0"))
 TWEAKS = settings(
@@ -68,28 +68,38 @@ BROKEN = {
         'return Verdict(outcome="duplicate", row=row, reason="known")',
         'return Verdict(outcome="duplicate", row=msgspec.structs.replace(row, expires_at=now + terms.ttl), reason="")',
     ),
-    "news settles a dispute while the poller is alive": ("return told if alive else msgspec", "return msgspec"),
+    "news settles a dispute while the poller is alive": (
+        "return told if alive else _settled(told)",
+        "return _settled(told)",
+    ),
     "no pass has ever seen anything": ("horizon = _horizon(row, lease, alive=alive)", "horizon = None"),
     "only complete passes have seen": (
         "[lease.seen_through] if alive else [lease.complete_through, lease.covered_through]",
         "[lease.complete_through]",
     ),
-    "a claim revives a tombstone": ('return _disputed(row, said, now, terms, "about_a_tombstone")', "row = None"),
+    "a claim revives a tombstone": ('return dispute("about_a_tombstone")', "row = None"),
     "truths in any order": ("truth.asked_at <= row.truth_at:", "False:"),
     "a truth overwrites what came meanwhile": (
         "if row is None or row.touched_at is None or row.touched_at < truth.asked_at:",
         "if True:",
     ),
     "a dispute begins anew with each claim": (
-        "    if before.disputed_at is not None:\n        return",
-        "    if False:\n        return",
+        "    if before.disputed_at is not None:\n        began",
+        "    if False:\n        began",
     ),
     "the last of a second wins": ("and said.updated_at > row.updated_at", "and said.updated_at >= row.updated_at"),
     "who says it is gone is believed": (
-        'return _disputed(row, said, now, terms, "said_to_be_gone")',
+        'return dispute("said_to_be_gone", dated=False)',
         BELIEVED_GONE,
     ),
-    "a contested row is not disputed": ("row=_dispute(held, row, now, terms), reason=", "row=held, reason="),
+    "a contested row is not disputed": (
+        "row=_dispute(held, row, lease=lease, now=now, terms=terms), reason=",
+        "row=held, reason=",
+    ),
+    "the bound of a dispute is only its first": (
+        "through = max(through, _disputed_through(before, lease))",
+        "through = _disputed_through(before, lease)",
+    ),
     "an equal truth settles what is disputed": ("if row.disputed_at is None and equal and", "if equal and"),
     "what a list lacks is not asked about": (
         'return Verdict(outcome="disputed", row=missed, reason="missing_from_the_list")',
