@@ -6,7 +6,7 @@ import sys
 from rich.progress import Progress as Bar
 
 from db.opening import open_database
-from poller.run import give_way, poll
+from poller.run import poll
 from settings.environment import Environment
 from settings.process import run_process
 from settings.table import Settings
@@ -14,7 +14,6 @@ from settings.table import Settings
 
 async def main(environment: Environment, settings: Settings, stop: asyncio.Event) -> None:
     """Poll until told to stop."""
-    give_way()
     async with open_database(
         None if environment.database_url is None else environment.database_url.reveal(),
         process="poller",

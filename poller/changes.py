@@ -10,7 +10,14 @@ from typing import Protocol
 import msgspec
 
 from freescout_audit.conversation import Status
-from poller.freescout import Answer, DeskRefusedError, DeskUnavailableError, no_answer, what_it_means
+from poller.freescout import (
+    DeskError,
+    DeskRefusedError,
+    DeskResponse,
+    DeskUnavailableError,
+    no_answer,
+    what_it_means,
+)
 
 _CREATED, _NO_CONTENT, _INVALID, _NOT_FOUND = 201, 204, 400, 404
 
@@ -22,7 +29,7 @@ class Sender(Protocol):
         OSError: No answer; TimeoutError is one. The change may have been made all the same.
     """
 
-    def __call__(self, method: str, path: str, body: bytes | None, /) -> Awaitable[Answer]:
+    def __call__(self, method: str, path: str, body: bytes | None, /) -> Awaitable[DeskResponse]:
         """Send it."""
         ...
 
@@ -44,8 +51,8 @@ class _Registered(msgspec.Struct):
     id: int
 
 
-class Changes:
-    """Changes at one desk; nothing is sent twice, since nobody knows what became of the first."""
+class DeskChanges:
+    """Changes at one desk; nothing is sent twice, since it is not known what became of the first."""
 
     def __init__(self, send: Sender) -> None:
         self._send = send
@@ -54,12 +61,12 @@ class Changes:
         """Change a ticket's status in the name of an agent.
 
         Raises:
-            DeskError: It was not changed, or nobody knows whether it was.
+            DeskError: It was not changed, or it is not known whether it was.
         """
         document = {"byUser": by_user, "status": status}
         answer = await self._ask("PUT", f"conversations/{ticket_id}", document)
         if answer.status == _NOT_FOUND and _is_json(answer):
-            raise DeskRefusedError(f"FreeScout has no ticket {ticket_id}: choose another by its id, not its number")
+            raise DeskRefusedError(f"FreeScout has no ticket {ticket_id}", "choose another by its id, not its number")
         if answer.status != _NO_CONTENT:
             raise _refusal(answer)
 
@@ -82,14 +89,14 @@ class Changes:
             raise _refusal(answer)
         return True
 
-    async def _ask(self, method: str, path: str, document: Mapping[str, object] | None) -> Answer:
+    async def _ask(self, method: str, path: str, document: Mapping[str, object] | None) -> DeskResponse:
         try:
             return await self._send(method, path, None if document is None else msgspec.json.encode(document))
         except OSError as error:
             raise no_answer(error) from error
 
 
-def _refusal(answer: Answer) -> Exception:
+def _refusal(answer: DeskResponse) -> DeskError:
     """Return what a refusal means, in FreeScout's own words where it has some."""
     if answer.status == _INVALID and _is_json(answer):
         try:
@@ -102,5 +109,5 @@ def _refusal(answer: Answer) -> Exception:
     return what_it_means(answer)
 
 
-def _is_json(answer: Answer) -> bool:
+def _is_json(answer: DeskResponse) -> bool:
     return answer.headers.get("content-type", "").partition(";")[0].strip() == "application/json"

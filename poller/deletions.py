@@ -102,7 +102,7 @@ class Deletions:
         return bool(new)
 
     async def _clear_who_moved(self) -> None:
-        """Suspect nobody who was changed since the pass began: who was moved is missing from the mailbox it left."""
+        """Clear what was changed since the pass began: a moved ticket is missing from the mailbox it left."""
         async for read in self._reader.walk(self._since):
             await self._write(read)
             self._census.suspects -= read.ticket_ids
@@ -115,7 +115,10 @@ class Deletions:
         total = latest.page.total
         if total == 0 and await self._census.count(Cell()) > 0:
             # An API that lists nothing at all is more likely broken than a desk that lost everything.
-            raise DeskUnavailableError("FreeScout lists no conversation at all, and we hold some")
+            raise DeskUnavailableError(
+                "FreeScout lists no conversation at all, and we hold some",
+                "look at the desk: are its conversations there?",
+            )
         read = self.last = await self._reader.one(newest.since)
         self._in_one_go = self._desk.requests - requests == _COUNTS and read.asked_at - began < IN_ONE_GO
         if read.page.total > read.page.rows:

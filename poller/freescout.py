@@ -5,7 +5,6 @@ All of it is knowledge about FreeScout (measured on API & Webhooks module 1.0.82
 """
 
 import asyncio
-import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -13,6 +12,7 @@ from typing import Literal, Protocol, TypeVar
 
 import msgspec
 
+from freescout_audit.backoff import backoff
 from freescout_audit.conversation import Sighting, UnusableBodyError, decode_conversation
 from freescout_audit.errors import FreescoutAuditError
 from freescout_audit.events import DESK_RETRY, DESK_STRANGE_ROW
@@ -24,7 +24,8 @@ SortField = Literal["updatedAt", "createdAt", "number"]
 RETRIES = 3
 LONGEST_WAIT = 60.0
 """Seconds we wait at the most before asking again, whatever Retry-After says."""
-_FIRST_WAIT = 1.0
+_FIRST_WAIT = 2.0
+_IN_BETWEEN = "is a proxy in between?"
 
 
 class DeskError(FreescoutAuditError):
@@ -34,8 +35,8 @@ class DeskError(FreescoutAuditError):
 class DeskUnavailableError(DeskError):
     """It may pass: no answer in time, 429, 5xx, HTML, a connection that broke."""
 
-    def __init__(self, message: str, *, retry_after: float | None = None) -> None:
-        super().__init__(message)
+    def __init__(self, problem: str, next_step: str = "", *, retry_after: float | None = None) -> None:
+        super().__init__(problem, next_step)
         self.retry_after = retry_after
 
 
@@ -43,7 +44,7 @@ class DeskRefusedError(DeskError):
     """It will not pass by itself: a key that is not accepted, a URL that is no FreeScout."""
 
 
-class Answer(msgspec.Struct, frozen=True, kw_only=True):
+class DeskResponse(msgspec.Struct, frozen=True, kw_only=True):
     """An HTTP answer; header names in lower case."""
 
     status: int
@@ -58,7 +59,7 @@ class Transport(Protocol):
         OSError: No answer; TimeoutError is one.
     """
 
-    def __call__(self, path: str, query: Mapping[str, str], /) -> Awaitable[Answer]:
+    def __call__(self, path: str, query: Mapping[str, str], /) -> Awaitable[DeskResponse]:
         """Send it."""
         ...
 
@@ -184,7 +185,7 @@ class FreeScout:
             DeskError: No answer that counts.
         """
 
-        def read(answer: Answer) -> Sighting | None:
+        def read(answer: DeskResponse) -> Sighting | None:
             if answer.status == 404:  # noqa: PLR2004 - HTTP's own number
                 return None
             return _conversation(answer, ticket_id)
@@ -200,7 +201,7 @@ class FreeScout:
         self,
         path: str,
         query: Mapping[str, str],
-        read: Callable[[Answer], T],
+        read: Callable[[DeskResponse], T],
         *,
         retries: int = RETRIES,
         may_be_gone: bool = False,
@@ -216,12 +217,16 @@ class FreeScout:
                 attempt += 1
                 wait = error.retry_after
                 if wait is None:
-                    # Full jitter: pollers that failed together do not come back together.
-                    wait = random.uniform(0, _FIRST_WAIT * 2**attempt)  # noqa: S311 - no secret
-                emit(DESK_RETRY, reason=str(error), wait_s=round(min(wait, LONGEST_WAIT), 1))
+                    wait = backoff(attempt, first=_FIRST_WAIT, longest=LONGEST_WAIT)
+                emit(
+                    DESK_RETRY,
+                    reason=error.problem,
+                    next_step=error.next_step or None,
+                    wait_s=round(min(wait, LONGEST_WAIT), 1),
+                )
                 await self._sleep(min(wait, LONGEST_WAIT))
 
-    async def _ask_once(self, path: str, query: Mapping[str, str], *, may_be_gone: bool) -> Answer:
+    async def _ask_once(self, path: str, query: Mapping[str, str], *, may_be_gone: bool) -> DeskResponse:
         async with self._turns:
             self.requests += 1
             try:
@@ -232,11 +237,11 @@ class FreeScout:
         return answer
 
 
-def _page(answer: Answer) -> Page:
+def _page(answer: DeskResponse) -> Page:
     try:
         listed = _list.decode(answer.body)
     except msgspec.MsgspecError as error:
-        raise DeskUnavailableError("FreeScout's list is not what it should be; is a proxy in between?") from error
+        raise DeskUnavailableError("FreeScout's list is not what it should be", _IN_BETWEEN) from error
     return Page(
         sightings=[sighting for raw in listed.embedded.conversations if (sighting := _row(raw)) is not None],
         rows=len(listed.embedded.conversations),
@@ -245,24 +250,24 @@ def _page(answer: Answer) -> Page:
     )
 
 
-def _conversation(answer: Answer, ticket_id: int) -> Sighting:
+def _conversation(answer: DeskResponse, ticket_id: int) -> Sighting:
     try:
         sighting = decode_conversation(answer.body)
     except UnusableBodyError as error:
-        raise DeskUnavailableError("FreeScout's answer is no conversation; is a proxy in between?") from error
+        raise DeskUnavailableError("FreeScout's answer is no conversation", _IN_BETWEEN) from error
     if sighting.ticket_id != ticket_id:
-        raise DeskUnavailableError(f"FreeScout answered with ticket {sighting.ticket_id}; is a cache in between?")
+        raise DeskUnavailableError(f"FreeScout answered with ticket {sighting.ticket_id}", "is a cache in between?")
     return sighting
 
 
-def _mailbox_ids(answer: Answer) -> set[int]:
+def _mailbox_ids(answer: DeskResponse) -> set[int]:
     try:
         return {mailbox.id for mailbox in _mailbox_list.decode(answer.body).embedded.mailboxes}
     except msgspec.MsgspecError as error:
-        raise DeskUnavailableError("FreeScout's mailboxes are not what they should be") from error
+        raise DeskUnavailableError("FreeScout's mailboxes are not what they should be", _IN_BETWEEN) from error
 
 
-def _judge(answer: Answer, *, may_be_gone: bool) -> None:
+def _judge(answer: DeskResponse, *, may_be_gone: bool) -> None:
     """Let an answer pass that counts; raise what it means otherwise."""
     status = answer.status
     is_json = answer.headers.get("content-type", "").partition(";")[0].strip() == "application/json"
@@ -275,47 +280,51 @@ def _judge(answer: Answer, *, may_be_gone: bool) -> None:
 
 def no_answer(error: OSError) -> DeskError:
     """Return what it means that no answer came."""
-    return DeskUnavailableError(f"FreeScout does not answer: {str(error) or type(error).__name__}")
+    return DeskUnavailableError(
+        f"FreeScout does not answer ({str(error) or type(error).__name__})",
+        "is FREESCOUT_URL right, and is the desk up?",
+    )
 
 
-def what_it_means(answer: Answer) -> DeskError:
+def what_it_means(answer: DeskResponse) -> DeskError:
     """Return what an answer means that is none of those that were hoped for."""
     status = answer.status
     if status in {401, 403}:
         return DeskRefusedError(
-            f"FreeScout answers {status}: compare FREESCOUT_API_KEY with Manage » Settings » API & Webhooks;"
-            " a new APP_KEY changes it"
+            f"FreeScout answers {status}",
+            "compare FREESCOUT_API_KEY with Manage » Settings » API & Webhooks; a new APP_KEY changes it",
         )
     if 300 <= status < 400:  # noqa: PLR2004
-        return DeskRefusedError(f"FreeScout answers {status}, a redirect: set FREESCOUT_URL to where it leads")
+        return DeskRefusedError(f"FreeScout answers {status}, a redirect", "set FREESCOUT_URL to where it leads")
     if status == 429 or status >= 500:  # noqa: PLR2004
-        return DeskUnavailableError(f"FreeScout answers {status}", retry_after=_retry_after(answer))
+        next_step = "let our address through at what limits requests" if status == 429 else "is the desk up?"  # noqa: PLR2004
+        return DeskUnavailableError(f"FreeScout answers {status}", next_step, retry_after=_retry_after(answer))
     if status == 200:  # noqa: PLR2004
-        return DeskUnavailableError("FreeScout answers with a page instead of JSON; is it in maintenance?")
+        return DeskUnavailableError("FreeScout answers with a page instead of JSON", "is it in maintenance?")
     return DeskRefusedError(
-        f"FreeScout answers {status}: is FREESCOUT_URL right, and is the API & Webhooks module active?"
+        f"FreeScout answers {status}", "is FREESCOUT_URL right, and is the API & Webhooks module active?"
     )
 
 
-def _says(answer: Answer, message: str) -> bool:
+def _says(answer: DeskResponse, message: str) -> bool:
     try:
         return _message.decode(answer.body).message == message
     except msgspec.MsgspecError:
         return False
 
 
-def _retry_after(answer: Answer) -> float | None:
+def _retry_after(answer: DeskResponse) -> float | None:
     """Return ``Retry-After`` in seconds; None without one, or when it is a date (no proxy we know sends one)."""
     given = answer.headers.get("retry-after", "")
     return float(given) if given.isascii() and given.isdecimal() else None
 
 
-def _desk_clock(answer: Answer) -> datetime:
+def _desk_clock(answer: DeskResponse) -> datetime:
     try:
         return parsedate_to_datetime(answer.headers["date"]).astimezone(UTC)
     except (KeyError, ValueError) as error:
         raise DeskRefusedError(
-            "FreeScout's answers have no Date header; a proxy takes it away: let it through"
+            "FreeScout's answers have no Date header; a proxy takes it away", "let it through"
         ) from error
 
 

@@ -5,6 +5,7 @@ import logging
 import math
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
@@ -12,13 +13,12 @@ from apscheduler.triggers.interval import IntervalTrigger
 
 from db import lease
 from db.database import Database
-from db.store import prune_journal
+from db.journal import PRUNE_EVERY, prune_journal
 from freescout_audit.errors import DatabaseUnavailableError
 from freescout_audit.events import (
     DESK_STATE,
     FULL_WALK_COMPLETED,
     FULL_WALK_FAILED,
-    JOURNAL_PRUNED,
     PASS_FAILED,
     POLLER_FAULT,
 )
@@ -34,7 +34,6 @@ QUESTIONS_EVERY = 1.0
 """Seconds between two looks for open questions; a notification hastens the next."""
 GAPS_EVERY = 60.0
 WATCH_EVERY = 10.0
-PRUNE_EVERY = 3600.0
 FULL_WALK_EVERY = 900.0
 """Seconds between two looks whether everything has to be read once more; one that failed is tried again then."""
 
@@ -106,7 +105,8 @@ class Jobs:
             task = asyncio.current_task()
             assert task is not None  # noqa: S101 - a coroutine runs in a task
             self._track(task)
-            await self._guard(name, job)
+            with suppress(asyncio.CancelledError):  # by `stop`; the scheduler would report it as a failure
+                await self._guard(name, job)
 
         self._scheduler.add_job(run, IntervalTrigger(seconds=seconds), id=name, next_run_time=datetime.now(UTC))
 
@@ -115,15 +115,11 @@ class Jobs:
         task.add_done_callback(self._running.discard)
 
     async def _guard(self, name: str, job: Job) -> None:
-        """Run a job; whatever it ends in, the next run comes."""
+        """Run a job; whatever error it ends in, the next run comes."""
         try:
             await job()
-        except asyncio.CancelledError:
-            if name == "questions":
-                raise
-            return  # by `stop`; the scheduler would report it as a failure
         except DatabaseUnavailableError as error:
-            emit(POLLER_FAULT, job=name, reason=str(error))
+            emit(POLLER_FAULT, job=name, reason=error.problem, next_step=error.next_step or None)
         except Exception as error:  # noqa: BLE001 - a poller that stops for one odd answer heals nothing
             emit(POLLER_FAULT, job=name, error=type(error).__name__, where=where(error))
 
@@ -146,17 +142,21 @@ class Jobs:
         try:
             await self._passes.run()
         except DeskError as error:
-            emit(PASS_FAILED, reason=str(error))
-            await self._report("refused" if isinstance(error, DeskRefusedError) else "unavailable", str(error))
+            emit(PASS_FAILED, reason=error.problem, next_step=error.next_step or None)
+            await self._report("refused" if isinstance(error, DeskRefusedError) else "unavailable", error)
         except DatabaseUnavailableError as error:
-            emit(PASS_FAILED, reason=str(error))
+            emit(PASS_FAILED, reason=error.problem, next_step=error.next_step or None)
         else:
             await self._report("ok")
 
-    async def _report(self, state: lease.DeskState, detail: str = "") -> None:
-        before = await lease.report_desk(self._database, state, detail)
-        if before != state and not (before == "unknown" and state == "ok"):
-            emit(DESK_STATE, state=state, before=before, detail=detail or None)
+    async def _report(self, state: lease.DeskState, error: DeskError | None = None) -> None:
+        before = await lease.report_desk(self._database, state, "" if error is None else str(error))
+        if before == state or (before == "unknown" and state == "ok"):
+            return
+        if error is None:
+            emit(DESK_STATE, state=state, before=before)
+        else:
+            emit(DESK_STATE, state=state, before=before, detail=error.problem, next_step=error.next_step or None)
 
     async def _read_everything(self) -> None:
         """Read everything once more if the night's hour has come since the last time, leaders before us included."""
@@ -167,16 +167,12 @@ class Jobs:
             rows = await self._passes.read_everything(pause=asyncio.sleep)
             await lease.note_full_walk(self._database, began)
         except (DeskError, DatabaseUnavailableError) as error:
-            emit(FULL_WALK_FAILED, reason=str(error))
+            emit(FULL_WALK_FAILED, reason=error.problem, next_step=error.next_step or None)
         else:
             emit(FULL_WALK_COMPLETED, rows=rows)
 
     async def _prune(self) -> None:
-        pruned = 0
-        while (deleted := await prune_journal(self._database, keep=self._settings.journal.keep)) > 0:
-            pruned += deleted
-        if pruned:
-            emit(JOURNAL_PRUNED, deliveries=pruned)
+        await prune_journal(self._database, keep=self._settings.journal.keep)
 
     async def _ask_for_ever(self) -> None:
         try:

@@ -9,9 +9,9 @@ import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
-import asyncpg
-
-from db.database import PATIENCE, Database
+from db.database import PATIENCE, Connection, Database
+from db.store import DISPUTED
+from freescout_audit import __version__
 from freescout_audit.events import POLLER_LEADS, POLLER_STEPS_DOWN, POLLER_WAITS
 from freescout_audit.logs import emit
 
@@ -23,8 +23,8 @@ TRY_EVERY = 1.0
 class Leadership:
     """The right to poll while it lasts."""
 
-    def __init__(self, connection: asyncpg.Connection) -> None:
-        self._connection = connection
+    def __init__(self, connection: Connection) -> None:
+        self._session = connection.driver
         self.lost = asyncio.Event()
         """Set when the session that holds the lock has ended: another poller may lead already."""
         self.disputed = asyncio.Event()
@@ -32,9 +32,9 @@ class Leadership:
 
     def give_up(self) -> None:
         """Let another process lead, at once: the lock ends with its session, whatever state that is in."""
-        if not self._connection.is_closed():
+        if not self._session.is_closed():
             emit(POLLER_STEPS_DOWN)
-            self._connection.terminate()
+            self._session.terminate()
 
 
 @asynccontextmanager
@@ -48,15 +48,15 @@ async def lead(
     """
     async with database.session() as connection:
         leadership = Leadership(connection)
-        connection.add_termination_listener(lambda _: leadership.lost.set())
+        connection.driver.add_termination_listener(lambda _: leadership.lost.set())
         waiting = False
-        while not await connection.fetchval("SELECT pg_try_advisory_lock($1)", LOCK, timeout=PATIENCE):
+        while not await connection.driver.fetchval("SELECT pg_try_advisory_lock($1)", LOCK, timeout=PATIENCE):
             if not waiting:
-                emit(POLLER_WAITS)
+                emit(POLLER_WAITS, version=__version__)
                 waiting = True
             await wait(TRY_EVERY)
-        await connection.add_listener("freescout_dispute", lambda *_: leadership.disputed.set())
-        emit(POLLER_LEADS, name=process_name())
+        await connection.driver.add_listener(DISPUTED, lambda *_: leadership.disputed.set())
+        emit(POLLER_LEADS, version=__version__, name=process_name())
         try:
             yield leadership
         finally:

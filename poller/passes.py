@@ -9,7 +9,9 @@ from datetime import datetime, timedelta
 from db import lease
 from db.census import Census
 from db.database import Database
-from db.store import LoadProgress, record_absences, record_truths
+from db.lease import LoadProgress
+from db.store import record_absences, record_truths
+from freescout_audit.desk_clock import CLOCK_TOLERANCE, DeskClock
 from freescout_audit.events import (
     DESK_CLOCK_WENT_BACK,
     GAP_FOUND,
@@ -111,13 +113,13 @@ class Passes:
             await pause((await self._now() - read.asked_at).total_seconds())
         return rows
 
-    async def _read_changes(self, beginning: lease.Beginning) -> lease.DeskClock:
+    async def _read_changes(self, beginning: lease.Beginning) -> DeskClock:
         """Read what changed since the last complete pass, and return the desk's clock at the first answer."""
         complete_through = beginning.lease.complete_through
         if complete_through is None:
             return await self._first_load(beginning)
         since = complete_through - self._overlap
-        clock: lease.DeskClock | None = None
+        clock: DeskClock | None = None
         reads: list[Read] = []
         async for read in self._reader.walk(since):
             reads.append(read)
@@ -156,7 +158,7 @@ class Passes:
         ids = {ticket_id for read in reads for ticket_id in read.ticket_ids}
         return len(reads) > 1 and await self._desk.count(updated_since=since) != len(ids)
 
-    async def _first_load(self, beginning: lease.Beginning) -> lease.DeskClock:
+    async def _first_load(self, beginning: lease.Beginning) -> DeskClock:
         """Read everything, going on where an earlier attempt came to, and then what changed since it began."""
         load, clock, done = beginning.load, None, 0
         async for read in self._reader.walk(None if load is None else load.cursor, by="createdAt"):
@@ -172,7 +174,7 @@ class Passes:
         await self._walk((clock.at if load is None else load.began) - self._overlap)
         return clock
 
-    async def _look_at_the_clock(self, read: Read) -> lease.DeskClock:
+    async def _look_at_the_clock(self, read: Read) -> DeskClock:
         """Note the desk's clock before anything of the first answer is used."""
         clock = await lease.see_through(self._database, read.page.desk_clock, asked_at=read.asked_at)
         self._seen = clock.seen_through
@@ -227,8 +229,8 @@ async def write_truths(
         )
 
 
-def _check_that_the_clock_went_on(clock: lease.DeskClock, last: Read | None) -> None:
-    """Let a pass end well only if the desk's clock was not set back while it went on.
+def _check_that_the_clock_went_on(clock: DeskClock, last: Read | None) -> None:
+    """Check that the desk's clock was not set back while the pass went on.
 
     What is created or changed after that bears a date that the pass was past already: it is missing from the walk, and
     in the counts it makes up for what was deleted.
@@ -236,10 +238,10 @@ def _check_that_the_clock_went_on(clock: lease.DeskClock, last: Read | None) -> 
     Raises:
         DeskUnavailableError: It was set back.
     """
-    if last is not None and last.asked_at + clock.offset - last.page.desk_clock > lease.CLOCK_TOLERANCE:
+    if last is not None and last.asked_at + clock.offset - last.page.desk_clock > CLOCK_TOLERANCE:
         raise DeskUnavailableError("the desk's clock was set back while it was read: the next pass begins earlier")
 
 
-def _known(clock: lease.DeskClock | None) -> lease.DeskClock:
+def _known(clock: DeskClock | None) -> DeskClock:
     assert clock is not None, "a walk has at least one answer"  # noqa: S101 - the walk's promise
     return clock

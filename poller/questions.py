@@ -5,13 +5,14 @@ deliveries. The open questions are the disputed rows themselves, so none is lost
 """
 
 import asyncio
-import random
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 
 from db import lease
 from db.database import PATIENCE, Database
 from db.group import LOCK_PATIENCE, GroupCommit
+from db.tickets import open_disputes
+from freescout_audit.backoff import backoff
 from freescout_audit.errors import DatabaseUnavailableError
 from freescout_audit.events import POLLER_FAULT, QUESTION_ANSWERED, QUESTION_FAILED
 from freescout_audit.logs import emit, where
@@ -21,8 +22,11 @@ from poller.passes import write_truths
 
 FIRST_BACKOFF = 2.0
 LONGEST_BACKOFF = 120.0
+"""Seconds until a question that failed is asked again, at the most; and those that a Retry-After is obeyed for."""
 MANY_FAILURES = 8
 """So many failures in a row are the desk's, not the questions': then all of them wait."""
+LONGEST_PAUSE = 32.0
+"""Seconds that all of them wait at the most, when no Retry-After says how long."""
 
 
 class Questions:
@@ -80,12 +84,12 @@ class Questions:
         """Begin to ask what is open and due, as far as there is room, without waiting for the answers.
 
         Raises:
-            DatabaseUnavailableError: Nobody knows what is open.
+            DatabaseUnavailableError: It is not known what is open.
         """
         if self._clock() < self._pause_until:
             return
         limit = self._at_once + len(self._failures) + len(self._asking)
-        disputes = await lease.open_disputes(self._database, at_most=limit)
+        disputes = await open_disputes(self._database, at_most=limit)
         if sum(dispute.claimed for dispute in disputes) >= self._at_once:
             self._crowded()
         open_now = {dispute.ticket_id for dispute in disputes}
@@ -140,7 +144,7 @@ class Questions:
             self._failed(ticket_id, error)
             return False
         except DatabaseUnavailableError as error:
-            emit(POLLER_FAULT, job="questions", reason=str(error))
+            emit(POLLER_FAULT, job="questions", reason=error.problem, next_step=error.next_step or None)
             self._back_off(ticket_id)
             return False
         except Exception as error:  # noqa: BLE001 - one odd answer must not end the other questions
@@ -164,7 +168,7 @@ class Questions:
         return [None] * len(truths)
 
     async def _check_that_404_counts(self) -> None:
-        """Let a 404 count if the desk's list answers after it, and is not empty; who waits for that shares the answer.
+        """Check that the desk's list answers after a 404, and is not empty; waiting questions share the answer.
 
         Raises:
             DeskUnavailableError: It does not count.
@@ -178,22 +182,31 @@ class Questions:
                 except DeskError:
                     self._lists = False
             if not self._lists:
-                raise DeskUnavailableError("FreeScout answers 404, but its list does not answer or is empty")
+                raise DeskUnavailableError(
+                    "FreeScout answers 404, but its list does not answer or is empty",
+                    "look at the desk's API & Webhooks module, and at what stands before it",
+                )
 
     def _failed(self, ticket_id: int, error: DeskError) -> None:
         times = self._back_off(ticket_id)
-        emit(QUESTION_FAILED, ticket_id=ticket_id, times=times, reason=str(error))
+        emit(
+            QUESTION_FAILED,
+            ticket_id=ticket_id,
+            times=times,
+            reason=error.problem,
+            next_step=error.next_step or None,
+        )
         self._failed_in_a_row += 1
         pause = 0.0
         if isinstance(error, DeskUnavailableError) and error.retry_after is not None:
             pause = error.retry_after
         elif isinstance(error, DeskRefusedError) or self._failed_in_a_row >= MANY_FAILURES:
-            pause = FIRST_BACKOFF * 2 ** min(self._failed_in_a_row // MANY_FAILURES, 4)
+            pause = backoff(1 + self._failed_in_a_row // MANY_FAILURES, first=FIRST_BACKOFF, longest=LONGEST_PAUSE)
         self._pause_until = max(self._pause_until, self._clock() + min(pause, LONGEST_BACKOFF))
 
     def _back_off(self, ticket_id: int) -> int:
         """Put a question off, longer each time, and return how often it has failed."""
         times = self._failures.get(ticket_id, (0, 0.0))[0] + 1
-        wait = min(FIRST_BACKOFF * 2 ** (times - 1), LONGEST_BACKOFF) * random.uniform(0.5, 1)  # noqa: S311 - no secret
-        self._failures[ticket_id] = (times, self._clock() + wait)
+        due = self._clock() + backoff(times, first=FIRST_BACKOFF, longest=LONGEST_BACKOFF)
+        self._failures[ticket_id] = (times, due)
         return times

@@ -1,7 +1,6 @@
 """The poller's life: wait for the right to poll, do the jobs while it lasts, give it up when told to stop."""
 
 import asyncio
-import os
 import time
 from datetime import timedelta
 
@@ -10,7 +9,6 @@ from db.database import Database
 from freescout_audit.errors import DatabaseUnavailableError, SettingsError
 from freescout_audit.events import LOAD_PROGRESS, POLLER_FAULT
 from freescout_audit.logs import emit
-from freescout_audit.rule import Terms
 from poller.freescout import FreeScout
 from poller.jobs import Jobs
 from poller.leader import TRY_EVERY, lead, process_name
@@ -18,10 +16,9 @@ from poller.passes import Passes, Progress
 from poller.questions import Questions
 from poller.transport import http_transport
 from settings.environment import Environment
-from settings.live import LiveSecrets
 from settings.table import Settings
+from settings.vault.live import LiveSecrets
 
-NICENESS = 10
 PROGRESS_EVERY = 5.0
 """Seconds between two lines about the first load."""
 
@@ -38,11 +35,6 @@ class LogProgress:
         if done == total or now - self._said_at >= PROGRESS_EVERY:
             self._said_at = now
             emit(LOAD_PROGRESS, done=done, total=total)
-
-
-def give_way() -> None:
-    """Let whoever else runs on this machine go first: somebody waits for a delivery's answer."""
-    os.nice(max(0, NICENESS - os.getpriority(os.PRIO_PROCESS, 0)))
 
 
 async def poll(
@@ -90,7 +82,7 @@ async def _lead_with_keys(
     if url is not None:
         await secrets.known()
     if url is None or secrets.api_key() is None:
-        raise SettingsError("the poller needs FREESCOUT_URL and FREESCOUT_API_KEY: set both, or scale it to 0")
+        raise SettingsError("the poller needs FREESCOUT_URL and FREESCOUT_API_KEY", "set both, or scale it to 0")
     async with http_transport(url, secrets.api_key, patience=settings.poller.timeout) as transport:
         desk = FreeScout(transport, concurrency=settings.poller.concurrency)
         await _lead_again_and_again(database, desk, tied_to or url, settings, progress)
@@ -104,15 +96,13 @@ async def _lead_again_and_again(
             await lease.claim_desk(database, tied_to)
             await _lead_once(database, desk, settings, progress)
         except DatabaseUnavailableError as error:
-            emit(POLLER_FAULT, job="lead", reason=str(error))
+            emit(POLLER_FAULT, job="lead", reason=error.problem, next_step=error.next_step or None)
         await asyncio.sleep(TRY_EVERY)
 
 
 async def _lead_once(database: Database, desk: FreeScout, settings: Settings, progress: Progress) -> None:
     """Lead until the right to do so is lost, or until cancelled."""
-    terms = Terms.of_seconds(
-        lease=settings.cache.lease, ttl=settings.cache.ttl, dispute_grace=settings.cache.dispute_grace
-    )
+    terms = settings.cache.terms
     passes = Passes(
         desk,
         database,
@@ -138,6 +128,6 @@ async def _lead_once(database: Database, desk: FreeScout, settings: Settings, pr
         try:
             await leadership.lost.wait()
         finally:
-            # The lock first: whoever waits for it can begin while we tidy up.
+            # The lock first: a poller that waits for it can begin while this one tidies up.
             leadership.give_up()
             await jobs.stop()

@@ -5,7 +5,7 @@ from contextlib import asynccontextmanager
 
 import aiohttp
 
-from poller.freescout import Answer
+from poller.freescout import DeskResponse
 from settings.environment import Secret
 
 
@@ -17,17 +17,17 @@ class HttpTransport:
         self._url = url
         self._api_key = api_key
 
-    async def __call__(self, path: str, query: Mapping[str, str], /) -> Answer:
+    async def __call__(self, path: str, query: Mapping[str, str], /) -> DeskResponse:
         """Send a GET request."""
         return await self._request("GET", path, query=query)
 
-    async def send(self, method: str, path: str, body: bytes | None = None, /) -> Answer:
+    async def send(self, method: str, path: str, body: bytes | None = None, /) -> DeskResponse:
         """Send a request that changes something; ``body`` is JSON."""
         return await self._request(method, path, body=body)
 
     async def _request(
         self, method: str, path: str, *, query: Mapping[str, str] | None = None, body: bytes | None = None
-    ) -> Answer:
+    ) -> DeskResponse:
         headers = {} if body is None else {"Content-Type": "application/json"}
         if (key := self._api_key()) is not None:
             headers["X-FreeScout-API-Key"] = key.reveal()
@@ -42,7 +42,7 @@ class HttpTransport:
                 allow_redirects=False,
             ) as response:
                 received = {name.lower(): value for name, value in response.headers.items()}
-                return Answer(status=response.status, headers=received, body=await response.read())
+                return DeskResponse(status=response.status, headers=received, body=await response.read())
         except aiohttp.ClientError as error:
             raise ConnectionError(type(error).__name__) from error
 

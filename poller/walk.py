@@ -77,7 +77,9 @@ class Reader:
                 return
             dates = [date for sighting in read.page.sightings if (date := _date(sighting, by)) is not None]
             if not dates:
-                raise DeskUnavailableError("FreeScout gave a whole page without one date that we understand")
+                raise DeskUnavailableError(
+                    "FreeScout gave a whole page without one date that we understand", "check FreeScout's version"
+                )
             if cursor is not None and max(dates) <= cursor:
                 async for read in self._rest_by_number(cursor, by=by, mailboxes=mailboxes):
                     yield read
@@ -127,7 +129,7 @@ class Reader:
     async def _stands_at(
         self, ticket_id: int, place: int, since: datetime, *, by: By, mailboxes: tuple[int, ...] | None
     ) -> bool:
-        """Whether a ticket is the so-maniest, by number, of what is dated ``since`` or later."""
+        """Tell whether a ticket is the row at position ``place``, by number, of what is dated ``since`` or later."""
         read = await self._read(since, by=by, mailboxes=mailboxes, number=place, size=1)
         return [sighting.ticket_id for sighting in read.page.sightings] == [ticket_id]
 

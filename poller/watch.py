@@ -1,9 +1,11 @@
-"""What nobody asks for and everybody needs to know: gaps that settle, a lease that ends, two paths that fall silent."""
+"""Watches what no request asks about: gaps that settle, a lease that ends, two paths that fall silent."""
 
 from datetime import datetime, timedelta
 
-from db import statements
+from db import journal
 from db.database import Database
+from db.lease import DeskState
+from db.standing import note_silence, read_standing
 from freescout_audit.events import (
     DESK_HEARD,
     DESK_SILENT,
@@ -23,15 +25,11 @@ KEEP_GAPS = timedelta(days=90)
 
 async def settle_gaps(database: Database) -> None:
     """Say of each waiting gap what it was, once that is known: a race, a late delivery, or a lost one."""
-    async with database.transaction() as connection:
-        heard = await connection.fetch(statements.SETTLE_HEARD, RACE)
-        lost = await connection.fetch(statements.SETTLE_LOST, RETRIES_OVER)
-        await connection.execute(statements.PRUNE_GAPS, KEEP_GAPS)
-    for gap in heard:
-        if gap["verdict"] == "late":
-            emit(GAP_LATE, ticket_id=gap["ticket_id"], late_by_s=round(gap["late_by"].total_seconds(), 1))
+    late, lost = await journal.settle_gaps(database, race=RACE, retries_over=RETRIES_OVER, keep=KEEP_GAPS)
+    for gap in late:
+        emit(GAP_LATE, ticket_id=gap.ticket_id, late_by_s=None if gap.late_by is None else round(gap.late_by, 1))
     for gap in lost:
-        emit(GAP_LOST, ticket_id=gap["ticket_id"], true_status=gap["true_status"], changed_at=gap["changed_at"])
+        emit(GAP_LOST, ticket_id=gap.ticket_id, true_status=gap.true_status, changed_at=gap.changed_at)
 
 
 class Watch:
@@ -47,23 +45,24 @@ class Watch:
 
     async def look(self) -> None:
         """Look once."""
-        async with self._database.connection() as connection:
-            seen = await connection.fetchrow(statements.READ_WATCH)
-            now: datetime = seen["now"]
-            self._look_at_the_lease(seen["lease_until"], now)
-            silent_since = _silent_since(
-                desk_state=seen["desk_state"],
-                desk_since=seen["desk_since"],
-                delivered_at=seen["delivered_at"],
-                now=now,
-                patience=self._patience,
-            )
-            if silent_since != seen["silent_since"]:
-                await connection.execute(statements.NOTE_SILENCE, silent_since)
-        if silent_since is not None and seen["silent_since"] is None:
-            emit(DESK_SILENT, since=silent_since, desk_state=seen["desk_state"])
-        if silent_since is None and seen["silent_since"] is not None:
-            emit(DESK_HEARD, silent_since=seen["silent_since"])
+        standing = await read_standing(self._database)
+        if standing is None:
+            return  # readiness and doctor say that the schema is incomplete
+        self._look_at_the_lease(standing.lease.lease_until, standing.now)
+        last = await journal.read_last_delivery(self._database)
+        silent_since = _silent_since(
+            desk_state=standing.desk_state,
+            desk_since=standing.desk_since,
+            delivered_at=None if last is None else last.received_at,
+            now=standing.now,
+            patience=self._patience,
+        )
+        if silent_since != standing.silent_since:
+            await note_silence(self._database, silent_since)
+        if silent_since is not None and standing.silent_since is None:
+            emit(DESK_SILENT, since=silent_since, desk_state=standing.desk_state)
+        if silent_since is None and standing.silent_since is not None:
+            emit(DESK_HEARD, silent_since=standing.silent_since)
 
     def _look_at_the_lease(self, lease_until: datetime | None, now: datetime) -> None:
         expired = lease_until is not None and lease_until <= now
@@ -75,7 +74,12 @@ class Watch:
 
 
 def _silent_since(
-    *, desk_state: str, desk_since: datetime | None, delivered_at: datetime | None, now: datetime, patience: timedelta
+    *,
+    desk_state: DeskState,
+    desk_since: datetime | None,
+    delivered_at: datetime | None,
+    now: datetime,
+    patience: timedelta,
 ) -> datetime | None:
     """Return since when both paths have been silent: the API fails, and no delivery has come since it does.
 

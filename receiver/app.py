@@ -7,28 +7,24 @@ from contextlib import asynccontextmanager, suppress
 from aiohttp import web
 
 from db.database import Database
-from db.store import prune_journal
+from db.journal import PRUNE_EVERY, prune_journal
+from freescout_audit import __version__
 from freescout_audit.errors import DatabaseUnavailableError, FreescoutAuditError
-from freescout_audit.events import JOURNAL_PRUNED, RECEIVER_FAULT, RECEIVER_STARTED, RECEIVER_STOPPING
+from freescout_audit.events import RECEIVER_FAULT, RECEIVER_STARTED, RECEIVER_STOPPING
 from freescout_audit.logs import emit
-from freescout_audit.rule import Terms
 from receiver.audit import ENDPOINT, AuditHandler
 from receiver.body import Places
 from receiver.endpoints import Endpoint, register
 from receiver.health import Health, add_pages
 from receiver.metrics import Metrics
 from settings.environment import Environment
-from settings.live import LiveSecrets
 from settings.table import JournalSettings, Settings
+from settings.vault.live import LiveSecrets
 
 SHUTDOWN_TIMEOUT = 6.0
 """Seconds that requests in flight are given after SIGTERM; Heroku's patience is 30, our promise 10."""
-READ_BUFFER = 262_144
-"""Bytes read ahead of whoever takes the body; a connection holds twice as many at the most."""
 FIRST_KEY_PATIENCE = 5.0
 """Seconds that the first reading of the vault may hold up the start; SIGTERM waits as long at the most."""
-PRUNE_EVERY = 3600.0
-"""Seconds between two looks for deliveries that the journal need not keep any longer."""
 
 
 class ListenError(FreescoutAuditError):
@@ -43,9 +39,7 @@ def create_app(
     ``secrets`` are the keys in use, if somebody else needs them too; the application keeps them fresh.
     """
     secrets = secrets or LiveSecrets(environment, settings.vault)
-    terms = Terms.of_seconds(
-        lease=settings.cache.lease, ttl=settings.cache.ttl, dispute_grace=settings.cache.dispute_grace
-    )
+    terms = settings.cache.terms
     metrics = Metrics()
     health = Health(database, environment, terms=terms, metrics=metrics, secrets=secrets)
     audit = AuditHandler(database, terms=terms, commit_timeout=settings.receiver.commit_timeout, metrics=metrics)
@@ -94,8 +88,6 @@ async def serve(app: web.Application, *, host: str, port: int) -> AsyncIterator[
         access_log=None,
         # Bodies are verified byte for byte as they were sent, so nothing may decompress them on the way.
         auto_decompress=False,
-        # A usual body is taken without being told to pause and to go on.
-        read_bufsize=READ_BUFFER,
         # What a refused sender still sends is read this long, so that it gets to see the answer.
         lingering_time=2.0,
         shutdown_timeout=SHUTDOWN_TIMEOUT,
@@ -105,9 +97,11 @@ async def serve(app: web.Application, *, host: str, port: int) -> AsyncIterator[
         try:
             await web.TCPSite(runner, host, port, reuse_address=True).start()
         except OSError as error:
-            raise ListenError(f"cannot listen on {host}:{port} ({error.strerror}): set PORT to a free port") from error
+            raise ListenError(
+                f"cannot listen on {host}:{port} ({error.strerror})", "set PORT to a free port"
+            ) from error
         listening: int = runner.addresses[0][1]
-        emit(RECEIVER_STARTED, host=host, port=listening)
+        emit(RECEIVER_STARTED, version=__version__, host=host, port=listening)
         yield listening
         emit(RECEIVER_STOPPING)
     finally:
@@ -117,11 +111,7 @@ async def serve(app: web.Application, *, host: str, port: int) -> AsyncIterator[
 async def _keep_journal_short(database: Database, settings: JournalSettings) -> None:
     while True:
         try:
-            pruned = 0
-            while (deleted := await prune_journal(database, keep=settings.keep)) > 0:
-                pruned += deleted
-            if pruned:
-                emit(JOURNAL_PRUNED, deliveries=pruned)
+            await prune_journal(database, keep=settings.keep)
         except DatabaseUnavailableError:
             pass  # readiness tells of the database
         except Exception as error:  # noqa: BLE001 - the next look comes, whatever this one met

@@ -52,16 +52,16 @@ class AuditHandler:
             emit(
                 events.DELIVERY_UNUSABLE,
                 outcome="unusable",
-                reason=str(error),
+                reason=error.problem,
                 freescout_event=delivery.event,
                 bytes=len(delivery.body),
             )
-            return web.json_response({"error": str(error)}, status=400)
+            return web.json_response({"error": error.problem}, status=400)
         if claim is None:
             await self._save(delivery, None, "ignored")
             emit(events.DELIVERY_IGNORED, outcome="ignored", freescout_event=delivery.event, bytes=len(delivery.body))
-            return _answer("ignored")
-        return _answer(await self._save(delivery, claim))
+            return web.json_response({"outcome": "ignored"})
+        return web.json_response({"outcome": await self._save(delivery, claim)})
 
     async def _save(self, delivery: VerifiedDelivery, claim: Claim | None, otherwise: str = "") -> str:
         """Return the outcome after the commit; without a claim it is ``otherwise``."""
@@ -126,17 +126,6 @@ class AuditHandler:
             bytes=delivery.body_bytes,
         )
         self._metrics.delivery(ENDPOINT, delivery.event, outcome, lag=lag if outcome == "applied" else None)
-
-
-_ANSWERS = {
-    outcome: f'{{"outcome": "{outcome}"}}'.encode()
-    for outcome in ("applied", "duplicate", "stale", "disputed", "ignored")
-}
-_JSON = {"Content-Type": "application/json; charset=utf-8"}
-
-
-def _answer(outcome: str) -> web.Response:
-    return web.Response(body=_ANSWERS[outcome], headers=_JSON)
 
 
 def _ticket_of(delivery: Delivery) -> int | None:

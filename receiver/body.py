@@ -14,9 +14,6 @@ SMALL = 262_144
 """Bodies of so many bytes never wait behind large ones."""
 
 
-_USUAL = 4 * SMALL
-
-
 class BodyTooLargeError(FreescoutAuditError):
     """The body is larger than `receiver.max_body`."""
 
@@ -75,7 +72,7 @@ class _Lane:
         self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
 
     def take(self, size: int) -> bool:
-        """Take so many bytes at once if they are free and nobody waits."""
+        """Take so many bytes at once if they are free and no other body waits."""
         size = min(size, self._size)
         if self._waiting or size > self._free:
             return False
@@ -90,7 +87,7 @@ class _Lane:
             await turn
         except asyncio.CancelledError:
             if turn.cancelled():
-                self._admit()  # whoever stands behind us may fit
+                self._admit()  # the next one in the queue may fit
             else:
                 self.leave(size)
             raise
@@ -125,13 +122,11 @@ def announced(request: web.Request, *, limit: int) -> int:
     return length
 
 
-async def read_body(
-    request: web.Request, *, signers: Sequence[Signer], limit: int, deadline: float
-) -> bytes | bytearray:
+async def read_body(request: web.Request, *, signers: Sequence[Signer], limit: int, deadline: float) -> bytearray:
     """Return the raw body, every chunk of it having been given to each signer; it is held in memory once.
 
     Args:
-        request: A request whose body nobody has read, on a server that does not decompress.
+        request: A request whose body has not been read, on a server that does not decompress.
         signers: One for each accepted key.
         limit: The largest body taken, in bytes.
         deadline: How long it may take to arrive, in seconds.
@@ -141,35 +136,21 @@ async def read_body(
         BodyTooSlowError: Not complete in time.
         BodyAbortedError: Not complete, and never will be.
     """
-    came = 0
+    body = bytearray()
     try:
-        if request.content.is_eof():
-            # A small one came with its head, and needs neither a timer nor a copy.
-            whole = request.content.read_nowait()
-            _sign(whole, signers, limit, before=0)
-            return whole
-        # Room for all of a usual one at once: growing would copy it again and again. A large one grows as it comes,
-        # without a copy (the allocator moves pages): clearing so much memory in one go would hold up everybody.
-        length = request.content_length or 0
-        body = bytearray(length if length <= _USUAL else 0)
         async with asyncio.timeout(deadline):
             await _say_continue(request)
             async for chunk in request.content.iter_any():
-                _sign(chunk, signers, limit, before=came)
-                body[came : came + len(chunk)] = chunk
-                came += len(chunk)
+                if len(body) + len(chunk) > limit:
+                    raise BodyTooLargeError(f"the body has more bytes than receiver.max_body ({limit})")
+                for signer in signers:
+                    signer.update(chunk)
+                body += chunk
     except TimeoutError as error:
-        raise BodyTooSlowError(f"{came} bytes came in {deadline:.3g} s, and then not the rest") from error
+        raise BodyTooSlowError(f"{len(body)} bytes came in {deadline:.3g} s, and then not the rest") from error
     except (OSError, HttpProcessingError, web.RequestPayloadError, web.PayloadAccessError) as error:
-        raise BodyAbortedError(f"{came} bytes came, and then the connection ended") from error
+        raise BodyAbortedError(f"{len(body)} bytes came, and then the connection ended") from error
     return body
-
-
-def _sign(chunk: bytes, signers: Sequence[Signer], limit: int, *, before: int) -> None:
-    if before + len(chunk) > limit:
-        raise BodyTooLargeError(f"the body has more bytes than receiver.max_body ({limit})")
-    for signer in signers:
-        signer.update(chunk)
 
 
 async def leave_expectation(_request: web.Request) -> None:
@@ -180,4 +161,3 @@ async def _say_continue(request: web.Request) -> None:
     """Ask for the body if the sender waits to be asked, as FreeScout's does over about 1 MB."""
     if request.headers.get("Expect", "").lower() == "100-continue":
         await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        request.writer.output_size = 0  # it counts the bytes of the answer

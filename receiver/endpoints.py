@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import msgspec
 from aiohttp import web
+from structlog.contextvars import bound_contextvars
 
 from freescout_audit.delivery import event_name
 from freescout_audit.errors import DatabaseUnavailableError
@@ -20,7 +21,7 @@ from freescout_audit.events import (
     DELIVERY_UNVERIFIED,
     RECEIVER_FAULT,
 )
-from freescout_audit.logs import emit, log_context, where
+from freescout_audit.logs import emit, where
 from freescout_audit.signature import Signer, fingerprint, matching_signer
 from receiver.body import (
     BodyAbortedError,
@@ -44,10 +45,10 @@ _LONGEST_REQUEST_ID = 64
 
 
 class VerifiedDelivery(msgspec.Struct, frozen=True, kw_only=True):
-    """A complete body that an accepted key has signed, and the event name, which nobody has."""
+    """A complete body that an accepted key has signed, and the event name, which is not signed."""
 
     event: str
-    body: bytes | bytearray
+    body: bytearray
     body_ms: float
     """From its head to its last byte, the wait for a place included."""
     signed_with: str
@@ -102,15 +103,14 @@ class _Gate:
 
     async def answer(self, request: web.Request) -> web.Response:
         request_id = _request_id(request)
-        told = log_context.set({"endpoint": self._endpoint.name, "request_id": request_id})
-        try:
-            with self._metrics.request(self._endpoint.name) as measured:
-                response = await self._response(request, request_id)
-                measured.status = response.status
-                return response
-        finally:
-            # The connection may bring a request to another page, whose lines are not this one's.
-            log_context.reset(told)
+        # Bound for this request only, whichever task aiohttp lets answer the next one.
+        with (
+            bound_contextvars(endpoint=self._endpoint.name, request_id=request_id),
+            self._metrics.request(self._endpoint.name),
+        ):
+            response = await self._response(request, request_id)
+        self._metrics.answered(self._endpoint.name, response.status)
+        return response
 
     async def _response(self, request: web.Request, request_id: str) -> web.Response:
         try:
@@ -118,7 +118,7 @@ class _Gate:
         except _RefusedError as refused:
             return refused.response
         except DatabaseUnavailableError as error:
-            emit(DELIVERY_NOT_SAVED, reason=str(error))
+            emit(DELIVERY_NOT_SAVED, reason=error.problem, next_step=error.next_step or None)
         except Exception as error:  # noqa: BLE001 - FreeScout must try again, whatever it was
             emit(RECEIVER_FAULT, error=type(error).__name__, where=where(error))
         return _problem(503, "the delivery could not be saved", headers=self._come_again)
@@ -131,9 +131,9 @@ class _Gate:
             size = announced(request, limit=self._settings.max_body)
             await self._places.take(size, self._settings.body_timeout)
         except BodyTooLargeError as error:
-            raise self._refused(413, str(error)) from None
+            raise self._refused(413, error.problem) from None
         except NoPlaceError as error:
-            raise self._refused(503, str(error), headers=self._come_again) from None
+            raise self._refused(503, error.problem, headers=self._come_again) from None
         try:
             return await self._endpoint.handle(await self._admit(request, request_id, secrets, began))
         finally:
@@ -161,11 +161,11 @@ class _Gate:
         try:
             body = await read_body(request, signers=signers, limit=self._settings.max_body, deadline=deadline)
         except BodyTooLargeError as error:
-            raise self._refused(413, str(error)) from None
+            raise self._refused(413, error.problem) from None
         except BodyTooSlowError as error:
-            raise self._refused(408, str(error)) from None
+            raise self._refused(408, error.problem) from None
         except BodyAbortedError as error:
-            emit(DELIVERY_ABORTED, reason=str(error))
+            emit(DELIVERY_ABORTED, reason=error.problem)
             raise _RefusedError(_problem(400, "the body was not complete")) from None
 
         event = event_name(request.headers.get("X-FreeScout-Event"))

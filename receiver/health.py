@@ -6,39 +6,43 @@ What only the poller knows stands in the database, and is shown from there.
 import asyncio
 import hmac
 import ipaddress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Literal
 
 import asyncpg
 import msgspec
 from aiohttp import web
 
-from db import statements
 from db.database import Database
-from db.migrate import newest_revision
-from db.store import lease_of
+from db.journal import count_gaps
+from db.migrate import age_of
+from db.standing import Standing, read_standing
+from db.tickets import count_disputes
+from freescout_audit import __version__
 from freescout_audit.errors import DatabaseUnavailableError
 from freescout_audit.events import DATABASE_POOLER, RECEIVER_FAULT, RECEIVER_STATE
 from freescout_audit.logs import emit
-from freescout_audit.rule import Terms, poller_is_alive
+from freescout_audit.rule import Terms
 from receiver.metrics import Metrics
 from settings.environment import Environment, Secret
-from settings.live import LiveSecrets
 from settings.table import VaultSettings
+from settings.vault.live import LiveSecrets
 
 State = Literal["ok", "off", "failed"]
 
 CHECK_EVERY = 5.0
-"""Seconds between two looks at the database when nobody asks."""
+"""Seconds between two looks at the database when no request asks."""
 _FRESH = 1.0
 _DEADLINE = 2.0
+_DAY = timedelta(days=1)
 
 
 class Component(msgspec.Struct, frozen=True, kw_only=True):
-    """One thing that is well, switched off on purpose, or wrong, and since when (UTC)."""
+    """One thing that is well, switched off on purpose, or wrong, since when (UTC), and what to do about it."""
 
     state: State
     detail: str
+    next_step: str
     since: datetime
 
 
@@ -70,7 +74,7 @@ class Health:
         return all(component.state != "failed" for component in self.components.values())
 
     async def check(self) -> None:
-        """Look at everything once; at the database only if nobody did within the last second."""
+        """Look at everything once; at the database only if that was not done within the last second."""
         now = asyncio.get_running_loop().time
         async with self._checking:
             self._look_at_the_key()
@@ -90,98 +94,133 @@ class Health:
 
     def _look_at_the_key(self) -> None:
         if not self._environment.receive:
-            self._note("receive", "off", "FLAG_FREESCOUT_WEBHOOK_RECEIVE is not 1: deliveries are answered 503")
+            self._note(
+                "receive",
+                "off",
+                "FLAG_FREESCOUT_WEBHOOK_RECEIVE is not 1: deliveries are answered 503",
+                "set it to 1 when doctor is green",
+            )
         elif self._secrets.webhook():
             self._note("receive", "ok", f"deliveries are taken, keys accepted: {len(self._secrets.webhook())}")
         elif self._secrets.vault is None:
-            self._note("receive", "failed", "FREESCOUT_AUDIT_WEBHOOK_SECRET is not set: deliveries are answered 503")
+            self._note(
+                "receive",
+                "failed",
+                "FREESCOUT_AUDIT_WEBHOOK_SECRET is not set: deliveries are answered 503",
+                "copy it from FreeScout's Manage » Settings » API & Webhooks",
+            )
         else:
-            self._note("receive", "failed", "the vault has given no webhook key yet: deliveries are answered 503")
+            self._note(
+                "receive",
+                "failed",
+                "the vault has given no webhook key yet: deliveries are answered 503",
+                "see the component vault",
+            )
 
     def _look_at_the_vault(self) -> None:
         vault = self._secrets.vault
         if vault is not None:
-            self._note("vault", vault.state, vault.detail, vault.since)
+            detail = f"{vault.detail}; {vault.meanwhile}" if vault.meanwhile else vault.detail
+            self._note("vault", vault.state, detail, vault.next_step, since=vault.since)
 
     async def _look_at_the_database(self) -> None:
         try:
-            async with self._database.connection(_DEADLINE) as connection:
-                standing = await connection.fetchrow(statements.READ_STANDING)
-                gaps = await connection.fetch(statements.COUNT_GAPS)
-                behind_pooler = standing is not None and connection.get_server_pid() != standing["backend"]
+            async with asyncio.timeout(_DEADLINE):
+                standing = await read_standing(self._database)
+                disputes = await count_disputes(self._database)
+                gaps = await count_gaps(self._database, _DAY)
+        except TimeoutError:
+            self._database_failed("PostgreSQL did not answer in time", "does PostgreSQL run, and is it overloaded?")
+            return
         except DatabaseUnavailableError as error:
-            self._database_failed(str(error))
+            self._database_failed(error.problem, error.next_step)
             return
         except asyncpg.PostgresError as error:
-            self._database_failed(f"PostgreSQL refuses what we ask it: {type(error).__name__}")
-            return
-        if standing is None or standing["revision"] is None:
             self._database_failed(
-                "the schema is incomplete: restore the database, or run python -m db.migrate on another"
+                f"PostgreSQL refuses what we ask it: {type(error).__name__}", "look into PostgreSQL's log"
+            )
+            return
+        if standing is None or standing.revision is None:
+            self._database_failed(
+                "the schema is incomplete", "restore the database, or run python -m db.migrate on another"
             )
             return
         self._metrics.database_up.set(1)
-        if standing["revision"] < newest_revision():
-            self._note("database", "failed", "the schema is older than this code: run python -m db.migrate")
+        if age_of(standing.revision) in {"older", "forgotten"}:
+            self._note("database", "failed", "the schema is older than this code", "run python -m db.migrate")
         else:
-            self._note("database", "ok", f"schema {standing['revision']}")
-        if behind_pooler and not self._pooler_reported:
+            self._note("database", "ok", f"schema {standing.revision}")
+        if standing.behind_pooler and not self._pooler_reported:
             self._pooler_reported = True
             emit(DATABASE_POOLER)
-        self._metrics.gaps_of_a_day({gap["verdict"]: gap["gaps"] for gap in gaps})
+        self._metrics.gaps_of_a_day(gaps)
+        self._metrics.disputes.set(disputes)
         self._look_at_the_lease(standing)
 
-    def _database_failed(self, detail: str) -> None:
+    def _database_failed(self, detail: str, next_step: str) -> None:
         """Note it, and forget what only the database knows."""
-        self._note("database", "failed", detail)
+        self._note("database", "failed", detail, next_step)
         for name in ("poller", "desk"):
             self.components.pop(name, None)
         self._metrics.database_failed()
 
-    def _look_at_the_lease(self, standing: asyncpg.Record) -> None:
-        lease, now = lease_of(standing), standing["now"]
-        alive = poller_is_alive(lease, now, self._terms)
+    def _look_at_the_lease(self, standing: Standing) -> None:
+        lease, now = standing.lease, standing.now
+        alive = standing.poller_is_alive(self._terms)
         self._metrics.poller_alive.set(alive)
-        self._metrics.disputes.set(standing["disputes"])
         if lease.lease_until is not None:
             self._metrics.lease_seconds.set((lease.lease_until - now).total_seconds())
         if not alive:
             detail = f"no poller: deliveries alone are believed, for {self._terms.ttl.total_seconds():g} s each"
-            self._note("poller", "off", detail)
+            self._note("poller", "off", detail, "scale the process poller to 1 to have FreeScout asked as well")
         elif lease.lease_until is None:
             self._note("poller", "ok", "alive; the first pass is not complete yet")
         elif lease.lease_until <= now:
-            self._note("poller", "failed", "alive, but no pass has been complete for as long as cache.lease")
+            self._note(
+                "poller",
+                "failed",
+                "alive, but no pass has been complete for as long as cache.lease",
+                "look for pass.failed in the log",
+            )
         else:
             self._note("poller", "ok", "alive; passes are complete")
         self._look_at_the_desk(standing, alive=alive)
 
-    def _look_at_the_desk(self, standing: asyncpg.Record, *, alive: bool) -> None:
-        """Show what the poller reports of FreeScout's API; without a poller nobody knows."""
-        state, since = standing["desk_state"], standing["desk_since"]
+    def _look_at_the_desk(self, standing: Standing, *, alive: bool) -> None:
+        """Show what the poller reports of FreeScout's API; without a poller it is not known."""
+        state, since = standing.desk_state, standing.desk_since
         self._metrics.desk_up.set(alive and state == "ok")
-        silent_since = standing["silent_since"] if alive else None
+        silent_since = standing.silent_since if alive else None
         self._metrics.both_silent.set(silent_since is not None)
         if not alive or state == "unknown":
             self._note("desk", "off", "nobody has asked FreeScout lately")
         elif silent_since is not None:
-            self._note("desk", "failed", f"both paths are silent: {standing['desk_detail']}", silent_since)
+            self._note(
+                "desk",
+                "failed",
+                f"both paths are silent: {standing.desk_detail}",
+                "is the API & Webhooks module active, has APP_KEY changed?",
+                since=silent_since,
+            )
         elif state == "ok":
-            self._note("desk", "ok", "FreeScout's API answers", since)
+            self._note("desk", "ok", "FreeScout's API answers", since=since)
         else:
-            self._note("desk", "failed", standing["desk_detail"], since)
+            # The poller reports one text, its next step included.
+            self._note("desk", "failed", standing.desk_detail, since=since)
 
-    def _note(self, name: str, state: State, detail: str, since: datetime | None = None) -> None:
+    def _note(
+        self, name: str, state: State, detail: str, next_step: str = "", *, since: datetime | None = None
+    ) -> None:
         """Note a component; ``since`` when somebody knows better than from our looking at it."""
         before = self.components.get(name)
-        if before is not None and before.state == state and before.detail == detail:
+        if before is not None and (before.state, before.detail, before.next_step) == (state, detail, next_step):
             return
         changed = before is None or before.state != state
         if since is None:
             since = datetime.now(UTC) if before is None or changed else before.since
-        self.components[name] = Component(state=state, detail=detail, since=since)
+        self.components[name] = Component(state=state, detail=detail, next_step=next_step, since=since)
         if changed:
-            emit(RECEIVER_STATE, component=name, state=state, detail=detail)
+            emit(RECEIVER_STATE, component=name, state=state, detail=detail, next_step=next_step or None)
 
 
 def add_pages(app: web.Application, health: Health, metrics: Metrics, secrets: LiveSecrets) -> None:
@@ -195,7 +234,7 @@ def add_pages(app: web.Application, health: Health, metrics: Metrics, secrets: L
         status = 200 if health.ready else 503
         if not _may_see(request, secrets.ops_token()):
             return web.Response(status=status, text="ready\n" if health.ready else "not ready\n")
-        body = msgspec.json.encode({"ready": health.ready, "components": health.components})
+        body = msgspec.json.encode({"ready": health.ready, "version": __version__, "components": health.components})
         return web.Response(status=status, body=body, content_type="application/json")
 
     async def show_metrics(request: web.Request) -> web.Response:

@@ -1,37 +1,25 @@
 """What the receiver counts, in Prometheus' form. docs/metrics.md lists every metric."""
 
-import functools
 import math
-import time
-from collections.abc import Callable, Mapping
-from typing import Self
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, generate_latest
+from prometheus_client.core import CounterMetricFamily
+from prometheus_client.registry import Collector
 
+from freescout_audit import __version__
 from freescout_audit.delivery import event_label
+from freescout_audit.logs import dropped_lines
 
 
-class MeasuredRequest:
-    """A request being measured, from ``with`` to the end of its block; its answer's status is set before that."""
+class _DroppedLines(Collector):
+    """Shows what the log counts by itself."""
 
-    __slots__ = ("_began", "_in_flight", "_seconds", "_statuses", "status")
-
-    def __init__(self, in_flight: Gauge, seconds: Histogram, statuses: Callable[[int], Counter]) -> None:
-        self.status = 0
-        self._began = 0.0
-        self._in_flight = in_flight
-        self._seconds = seconds
-        self._statuses = statuses
-
-    def __enter__(self) -> Self:
-        self._in_flight.inc()
-        self._began = time.perf_counter()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._in_flight.dec()
-        self._seconds.observe(time.perf_counter() - self._began)
-        self._statuses(self.status).inc()
+    def collect(self) -> Iterator[CounterMetricFamily]:
+        yield CounterMetricFamily(
+            "freescout_audit_log_lines_dropped", "Log lines that could not be written at once.", value=dropped_lines()
+        )
 
 
 class Metrics:
@@ -39,6 +27,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        Info("freescout_audit_build", "The version that runs.", registry=self.registry).info({"version": __version__})
         self._requests = Counter(
             "freescout_audit_requests",
             "Requests answered, by status.",
@@ -61,8 +50,6 @@ class Metrics:
             ["endpoint", "event", "outcome"],
             registry=self.registry,
         )
-        self._deliveries_of = functools.cache(self._deliveries.labels)
-        self._of_endpoint: dict[str, tuple[Gauge, Histogram, Callable[[int], Counter]]] = {}
         self._lag = Histogram(
             "freescout_audit_delivery_lag_seconds",
             "From the change at the desk (updatedAt) to the cache, for deliveries that were news.",
@@ -98,9 +85,10 @@ class Metrics:
             ["verdict"],
             registry=self.registry,
         )
+        self.registry.register(_DroppedLines())
 
     def database_failed(self) -> None:
-        """Show that PostgreSQL is away, and that nobody knows what only it knows."""
+        """Show that PostgreSQL is away, and that what only it knows is not known."""
         self.database_up.set(0)
         for gauge in (self.disputes, self.poller_alive, self.lease_seconds, self.desk_up, self.both_silent):
             gauge.set(math.nan)
@@ -110,17 +98,19 @@ class Metrics:
         for verdict in ("waiting", "raced", "late", "lost"):
             self._gaps.labels(verdict).set(by_verdict.get(verdict, 0))
 
-    def request(self, endpoint: str) -> MeasuredRequest:
+    @contextmanager
+    def request(self, endpoint: str) -> Iterator[None]:
         """Measure a request while it is answered."""
-        if endpoint not in self._of_endpoint:
-            # Looking a label up costs as much as counting, and a request counts five times.
-            statuses = functools.cache(lambda status: self._requests.labels(endpoint, str(status)))
-            self._of_endpoint[endpoint] = (self._in_flight.labels(endpoint), self._seconds.labels(endpoint), statuses)
-        return MeasuredRequest(*self._of_endpoint[endpoint])
+        with self._in_flight.labels(endpoint).track_inprogress(), self._seconds.labels(endpoint).time():
+            yield
+
+    def answered(self, endpoint: str, status: int) -> None:
+        """Count a request by the status of its answer."""
+        self._requests.labels(endpoint, str(status)).inc()
 
     def delivery(self, endpoint: str, event: str, outcome: str, *, lag: float | None = None) -> None:
         """Count a verified delivery; ``lag`` in seconds when it was news."""
-        self._deliveries_of(endpoint, event_label(event), outcome).inc()
+        self._deliveries.labels(endpoint, event_label(event), outcome).inc()
         if lag is not None:
             self._lag.observe(max(lag, 0))
 

@@ -70,7 +70,7 @@ class Environment:
     freescout_api_key: Secret | None
     ops_token: Secret | None
     vault: VaultAccess | None
-    """None: the keys above are the ones in use; otherwise `settings.live` says which are."""
+    """None: the keys above are the ones in use; otherwise `settings.vault.live` says which are."""
 
 
 def load_environment(variables: Mapping[str, str]) -> Environment:
@@ -107,7 +107,9 @@ def _vault(text: Callable[[str], str | None]) -> VaultAccess | None:
     if path is None and not any(needed.values()):
         return None
     if missing := [f"INFISICAL_{name}" for name, value in needed.items() if value is None]:
-        raise SettingsError(f"the vault needs {', '.join(missing)} as well: set it, or unset every INFISICAL_ variable")
+        raise SettingsError(
+            f"the vault needs {', '.join(missing)} as well", "set it, or unset every INFISICAL_ variable"
+        )
     given = {name: value for name, value in needed.items() if value is not None}
     path = path or VAULT_PATH
     if not path.startswith("/"):
@@ -140,6 +142,6 @@ def _flag(name: str, value: str | None) -> bool:
 def _url(name: str, value: str | None, example: str = "https://desk.example.org") -> str | None:
     if value is None or value.startswith(("http://", "https://")):
         if value is not None and "@" in urlsplit(value).netloc:
-            raise SettingsError(f"{name} holds a user or a password, which would be stored and shown: leave them out")
+            raise SettingsError(f"{name} holds a user or a password, which would be stored and shown", "leave them out")
         return value and value.rstrip("/")
     raise SettingsError(f"{name} must begin with https:// (or http://), like {example}")

@@ -17,13 +17,13 @@ def load_settings(environment: Mapping[str, str], config_file: Path = CONFIG_FIL
     """Return the settings in force.
 
     Raises:
-        SettingsError: A key nobody knows, or a value outside its range; the message names the key and the range.
+        SettingsError: An unknown key, or a value outside its range; the message names the key and the range.
     """
     known = {setting.key: setting for setting in table()}
     values: dict[str, dict[str, object]] = {}
     for key, value in _from_file(config_file).items():
         if key not in known:
-            raise SettingsError(f"{config_file.name}: there is no setting {key}; docs/settings.md lists them all")
+            raise SettingsError(f"{config_file.name}: there is no setting {key}", "docs/settings.md lists them all")
         setting = known[key]
         values.setdefault(setting.section, {})[setting.name] = _checked(setting, value, f"{config_file.name}: {key}")
     for setting in known.values():
@@ -61,13 +61,13 @@ def _from_file(config_file: Path) -> dict[str, object]:
     except FileNotFoundError:
         return {}
     except OSError as error:
-        raise SettingsError(f"{config_file.name} cannot be read ({error.strerror})") from error
+        raise SettingsError(f"{config_file.name} cannot be read ({error.strerror})", "make it readable") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SettingsError(f"{config_file.name} is not valid TOML: {error}") from error
     values: dict[str, object] = {}
     for section, content in document.items():
         if not isinstance(content, dict):
-            raise SettingsError(f"{config_file.name}: {section} stands outside a [section]")
+            raise SettingsError(f"{config_file.name}: {section} stands outside a [section]", "put it below its own")
         values |= {f"{section}.{name}": value for name, value in content.items()}
     return values
 

@@ -10,7 +10,7 @@ import uvloop
 
 from freescout_audit.errors import FreescoutAuditError, SettingsError
 from freescout_audit.events import PROCESS_FAILED, SETTINGS_UNWISE
-from freescout_audit.logs import emit, flush, set_up_logs
+from freescout_audit.logs import emit, set_up_logs
 from settings.environment import Environment, load_environment
 from settings.load import load_settings, unwise
 from settings.table import Settings
@@ -24,8 +24,8 @@ def run_process(name: str, main: Main) -> None:
     try:
         environment, settings = load_environment(os.environ), load_settings(os.environ)
     except SettingsError as error:
-        set_up_logs(process=name, style="auto", level="info")
-        emit(PROCESS_FAILED, message=str(error))
+        set_up_logs(process=name)
+        _report(error)
         sys.exit(1)
     set_up_logs(process=name, style=settings.log.format, level=settings.log.level)
     for line in unwise(settings):
@@ -34,10 +34,16 @@ def run_process(name: str, main: Main) -> None:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_until_told_to_stop(main, environment, settings))
     except (FreescoutAuditError, OSError) as error:
-        emit(PROCESS_FAILED, message=str(error))
+        _report(error)
         sys.exit(1)
-    finally:
-        flush()
+
+
+def _report(error: FreescoutAuditError | OSError) -> None:
+    """Log why this process cannot run."""
+    if isinstance(error, OSError):
+        emit(PROCESS_FAILED, message=str(error))
+    else:
+        emit(PROCESS_FAILED, message=error.problem, next_step=error.next_step or None)
 
 
 async def _until_told_to_stop(main: Main, environment: Environment, settings: Settings) -> None:

@@ -5,10 +5,12 @@ variable ``SECTION_KEY``. Durations are seconds, sizes are bytes.
 """
 
 from collections.abc import Iterator
+from datetime import timedelta
 from typing import Annotated, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 from msgspec import Meta, Struct, field
 
+from freescout_audit.rule import Terms
 from settings.environment import API_KEY, OPS_TOKEN, WEBHOOK_SECRET, WEBHOOK_SECRET_PREVIOUS
 
 
@@ -22,6 +24,15 @@ class CacheSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     dispute_grace: Annotated[
         float, Meta(ge=0, le=300, description="how long a disputed answer still stands while FreeScout is asked")
     ] = 5
+
+    @property
+    def terms(self) -> Terms:
+        """The same as the rule takes it."""
+        return Terms(
+            lease=timedelta(seconds=self.lease),
+            ttl=timedelta(seconds=self.ttl),
+            dispute_grace=timedelta(seconds=self.dispute_grace),
+        )
 
 
 class PollerSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

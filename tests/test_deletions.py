@@ -9,7 +9,7 @@ from conftest import Log
 from db.database import Database
 from poller.freescout import DeskUnavailableError, Page
 from simulator import ApiFault
-from world import World, make_world
+from support.world import World, make_world
 
 
 @pytest.fixture
@@ -189,7 +189,7 @@ class TestAnApiThatLies:
 
         async def conversation(ticket_id: int) -> object:
             if ticket_id == 8:
-                raise DeskUnavailableError("FreeScout answers 500")
+                raise DeskUnavailableError("FreeScout answers 500", "is the desk up?")
             return await whole(ticket_id)
 
         world.freescout.conversation = conversation  # type: ignore[method-assign,assignment]
@@ -203,6 +203,9 @@ class TestAnApiThatLies:
         assert await world.disputes() == 1
         assert await world.state(8) == "none"
         assert {line["ticket_id"] for line in log.lines("question.failed")} == {8}
+        assert {(line["reason"], line["next_step"]) for line in log.lines("question.failed")} == {
+            ("FreeScout answers 500", "is the desk up?")
+        }
 
 
 async def test_a_deletion_and_a_creation_in_one_crowded_second_are_both_found(world: World) -> None:

@@ -5,13 +5,13 @@ import pytest
 from aiohttp import web
 
 from conftest import Log
-from examples import body, signed
 from freescout_audit.errors import DatabaseUnavailableError
 from receiver.app import serve
 from receiver.body import Places
 from receiver.endpoints import Endpoint, VerifiedDelivery, register
 from receiver.metrics import Metrics
 from settings import Secret, load_settings
+from support.examples import body, signed
 
 RBAC_KEY = "a key of its own"
 
@@ -48,7 +48,7 @@ async def test_one_registration_gives_a_path_with_its_own_key_and_the_shared_che
     assert await post(application(taken=taken), body(), key=RBAC_KEY) == (200, None)
     assert (await post(application(taken=taken), body(), key="another key"))[0] == 401
 
-    assert [(delivery.event, delivery.body, delivery.signed_with) for delivery in taken] == [
+    assert [(delivery.event, bytes(delivery.body), delivery.signed_with) for delivery in taken] == [
         ("convo.status", body(), "current")
     ]
 

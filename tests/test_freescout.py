@@ -8,34 +8,34 @@ from datetime import UTC, datetime
 import pytest
 
 from conftest import Log
-from examples import at, body
-from poller.freescout import RETRIES, Answer, DeskRefusedError, DeskUnavailableError, FreeScout
+from poller.freescout import RETRIES, DeskRefusedError, DeskResponse, DeskUnavailableError, FreeScout
 from poller.transport import http_transport
 from settings import Secret
 from simulator import Api, ApiFault, Desk, ManualClock, serve
+from support.examples import at, body
 
 DATE = "Mon, 02 Mar 2026 09:00:00 GMT"
 
 
-def answer(status: int = 200, document: object = None, **headers: str) -> Answer:
+def answer(status: int = 200, document: object = None, **headers: str) -> DeskResponse:
     present = {"content-type": "application/json", "date": DATE} | {
         name.replace("_", "-"): value for name, value in headers.items()
     }
-    return Answer(status=status, headers=present, body=b"" if document is None else json.dumps(document).encode())
+    return DeskResponse(status=status, headers=present, body=b"" if document is None else json.dumps(document).encode())
 
 
-def listing(*rows: object, total: int = 1) -> Answer:
+def listing(*rows: object, total: int = 1) -> DeskResponse:
     return answer(document={"_embedded": {"conversations": rows}, "page": {"totalElements": total}})
 
 
 class Script:
     """Answers as it was told to, and remembers what it was asked."""
 
-    def __init__(self, *answers: Answer | OSError) -> None:
-        self.left: list[Answer | OSError] = list(answers)
+    def __init__(self, *answers: DeskResponse | OSError) -> None:
+        self.left: list[DeskResponse | OSError] = list(answers)
         self.asked: list[tuple[str, dict[str, str]]] = []
 
-    async def __call__(self, path: str, query: Mapping[str, str], /) -> Answer:
+    async def __call__(self, path: str, query: Mapping[str, str], /) -> DeskResponse:
         self.asked.append((path, dict(query)))
         given = self.left.pop(0)
         if isinstance(given, OSError):
@@ -106,7 +106,7 @@ async def test_only_freescouts_own_404_means_gone() -> None:
             await FreeScout(Script(other)).conversation(7)
 
 
-MAY_PASS: Sequence[Answer | OSError] = (
+MAY_PASS: Sequence[DeskResponse | OSError] = (
     answer(500),
     answer(503, content_type="text/html"),
     answer(429),
@@ -118,15 +118,18 @@ MAY_PASS: Sequence[Answer | OSError] = (
 
 
 @pytest.mark.parametrize("failure", MAY_PASS, ids=lambda failure: getattr(failure, "status", failure))
-async def test_what_may_pass_is_asked_again_and_what_does_not_pass_is_said(failure: Answer | OSError) -> None:
+async def test_what_may_pass_is_asked_again_and_what_does_not_pass_is_said(failure: DeskResponse | OSError) -> None:
     patience = Patience()
 
     assert (await FreeScout(Script(failure, listing(row())), sleep=patience).page(size=1)).rows == 1
-    with pytest.raises(DeskUnavailableError):
+    with pytest.raises(DeskUnavailableError) as raised:
         await FreeScout(Script(*[failure] * (RETRIES + 1)), sleep=patience).page(size=1)
 
+    assert raised.value.next_step
     assert len(patience.waits) == 1 + RETRIES
-    assert all(0 <= seconds <= 16 for seconds in patience.waits)
+    for seconds, longest in zip(patience.waits, (2, 2, 4, 8), strict=True):
+        assert longest / 2 <= seconds <= longest
+    assert patience.waits[0] != patience.waits[1], "who failed together does not come back together"
 
 
 async def test_retry_after_is_kept_within_reason() -> None:
@@ -139,26 +142,38 @@ async def test_retry_after_is_kept_within_reason() -> None:
 
 
 @pytest.mark.parametrize(
-    ("refusal", "message"),
+    ("refusal", "problem", "next_step"),
     [
-        (answer(401, {"message": "Not Authorized"}), "compare FREESCOUT_API_KEY"),
-        (answer(403), "compare FREESCOUT_API_KEY"),
-        (answer(302, location="https://elsewhere.example.org"), "set FREESCOUT_URL to where it leads"),
-        (answer(404, content_type="text/html"), "is FREESCOUT_URL right"),
-        (answer(405), "is FREESCOUT_URL right"),
+        (answer(401, {"message": "Not Authorized"}), "FreeScout answers 401", "compare FREESCOUT_API_KEY"),
+        (answer(403), "FreeScout answers 403", "compare FREESCOUT_API_KEY"),
+        (answer(302, location="https://x.example.org"), "FreeScout answers 302, a redirect", "set FREESCOUT_URL to"),
+        (answer(404, content_type="text/html"), "FreeScout answers 404", "is FREESCOUT_URL right"),
+        (answer(405), "FreeScout answers 405", "is FREESCOUT_URL right"),
         (
             answer(document={"_embedded": {"conversations": []}, "page": {"totalElements": 0}}, date=""),
-            "no Date header",
+            "FreeScout's answers have no Date header; a proxy takes it away",
+            "let it through",
         ),
     ],
 )
-async def test_what_will_not_pass_is_asked_once_and_says_what_to_do(refusal: Answer, message: str) -> None:
+async def test_what_will_not_pass_is_asked_once_and_says_what_to_do(
+    refusal: DeskResponse, problem: str, next_step: str
+) -> None:
     script = Script(refusal)
 
-    with pytest.raises(DeskRefusedError, match=message):
+    with pytest.raises(DeskRefusedError) as raised:
         await FreeScout(script).page(size=1)
 
     assert len(script.asked) == 1
+    assert raised.value.problem == problem
+    assert raised.value.next_step.startswith(next_step)
+
+
+async def test_a_request_that_is_sent_again_is_logged_with_the_reason_and_the_next_step(log: Log) -> None:
+    await FreeScout(Script(answer(503), listing()), sleep=Patience()).page(size=1)
+
+    (line,) = log.lines("desk.retry")
+    assert (line["reason"], line["next_step"]) == ("FreeScout answers 503", "is the desk up?")
 
 
 async def test_an_answer_about_another_ticket_does_not_count() -> None:
@@ -191,7 +206,7 @@ async def test_over_http_an_answer_that_does_not_come_whole_may_pass(fault: ApiF
 async def test_over_http_no_more_requests_are_under_way_than_allowed() -> None:
     under_way, most = 0, 0
 
-    async def transport(_path: str, _query: Mapping[str, str], /) -> Answer:
+    async def transport(_path: str, _query: Mapping[str, str], /) -> DeskResponse:
         nonlocal under_way, most
         under_way += 1
         most = max(most, under_way)

@@ -13,15 +13,17 @@ from conftest import ENVIRONMENT, Log, Receive, Receiver
 from db.database import Database
 from db.migrate import newest_revision
 from db.url import normalise
-from examples import body
 from freescout_audit.rule import Terms
 from receiver.app import create_app, serve
 from receiver.health import Health
 from receiver.metrics import Metrics
 from settings import Secret, load_settings
+from support.examples import body
 
 ROOT = Path(__file__).resolve().parent.parent
 GUARDED = replace(ENVIRONMENT, ops_token=Secret("the token"))
+
+SCALE_THE_POLLER = "scale the process poller to 1 to have FreeScout asked as well"
 
 
 async def get(receiver: Receiver, path: str, **headers: str) -> tuple[int, str]:
@@ -34,7 +36,7 @@ async def get(receiver: Receiver, path: str, **headers: str) -> tuple[int, str]:
 async def components(receiver: Receiver, **headers: str) -> dict[str, Any]:
     async with receiver.client.get(receiver.url + "/readyz", headers=headers) as response:
         details: dict[str, Any] = (await response.json())["components"]
-        return {name: (component["state"], component["detail"]) for name, component in details.items()}
+        return {name: (one["state"], one["detail"], one["next_step"]) for name, one in details.items()}
 
 
 async def test_the_public_gets_a_word(receive: Receive) -> None:
@@ -53,10 +55,10 @@ async def test_who_holds_the_token_gets_the_whole_story(receive: Receive) -> Non
         assert "freescout_audit_database_up 1.0" in text
 
         assert await components(receiver, Authorization="Bearer the token") == {
-            "receive": ("ok", "deliveries are taken, keys accepted: 1"),
-            "database": ("ok", f"schema {newest_revision()}"),
-            "poller": ("off", "no poller: deliveries alone are believed, for 86400 s each"),
-            "desk": ("off", "nobody has asked FreeScout lately"),
+            "receive": ("ok", "deliveries are taken, keys accepted: 1", ""),
+            "database": ("ok", f"schema {newest_revision()}", ""),
+            "poller": ("off", "no poller: deliveries alone are believed, for 86400 s each", SCALE_THE_POLLER),
+            "desk": ("off", "nobody has asked FreeScout lately", ""),
         }
 
 
@@ -69,7 +71,11 @@ async def test_without_a_token_only_this_machine_sees_it_and_not_through_a_proxy
 async def test_a_flag_that_is_off_is_a_state_and_no_failure(receive: Receive) -> None:
     async with receive(replace(ENVIRONMENT, receive=False, webhook_secrets=())) as receiver:
         assert (await get(receiver, "/readyz"))[0] == 200
-        assert (await components(receiver))["receive"][0] == "off"
+        assert (await components(receiver))["receive"] == (
+            "off",
+            "FLAG_FREESCOUT_WEBHOOK_RECEIVE is not 1: deliveries are answered 503",
+            "set it to 1 when doctor is green",
+        )
 
 
 async def test_a_missing_key_is_a_failure(receive: Receive, log: Log) -> None:
@@ -80,8 +86,10 @@ async def test_a_missing_key_is_a_failure(receive: Receive, log: Log) -> None:
     assert detail["receive"] == (
         "failed",
         "FREESCOUT_AUDIT_WEBHOOK_SECRET is not set: deliveries are answered 503",
+        "copy it from FreeScout's Manage » Settings » API & Webhooks",
     )
-    assert ("receive", "failed") in [(line["component"], line["state"]) for line in log.lines("receiver.state")]
+    told = [tuple(line.get(name) for name in ("state", "detail", "next_step")) for line in log.lines("receiver.state")]
+    assert detail["receive"] in told
 
 
 async def test_a_database_that_is_away_is_a_failure_and_a_delivery_comes_again(unused_tcp_port: int, log: Log) -> None:
@@ -104,12 +112,13 @@ async def test_a_database_that_is_away_is_a_failure_and_a_delivery_comes_again(u
 
 
 async def test_a_schema_older_than_the_code_is_a_failure(receive: Receive, sql: asyncpg.Connection) -> None:
-    await sql.execute("UPDATE freescout_schema SET version_num = '0000'")
+    await sql.execute("UPDATE freescout_schema SET version_num = '0008'")
 
     async with receive() as receiver:
         assert (await components(receiver))["database"] == (
             "failed",
-            "the schema is older than this code: run python -m db.migrate",
+            "the schema is older than this code",
+            "run python -m db.migrate",
         )
 
 
@@ -166,34 +175,54 @@ async def test_the_watch_survives_what_it_does_not_expect(database: Database, lo
 
 
 @pytest.mark.parametrize(
-    ("heartbeat", "lease_until", "state", "detail"),
+    ("heartbeat", "lease_until", "component"),
     [
-        ("now()", "NULL", "ok", "alive; the first pass is not complete yet"),
-        ("now()", "now() + interval '1 minute'", "ok", "alive; passes are complete"),
-        ("now()", "now()", "failed", "alive, but no pass has been complete for as long as cache.lease"),
-        ("now() - interval '1 hour'", "now()", "off", "no poller: deliveries alone are believed, for 86400 s each"),
+        ("now()", "NULL", ("ok", "alive; the first pass is not complete yet", "")),
+        ("now()", "now() + interval '1 minute'", ("ok", "alive; passes are complete", "")),
+        (
+            "now()",
+            "now()",
+            (
+                "failed",
+                "alive, but no pass has been complete for as long as cache.lease",
+                "look for pass.failed in the log",
+            ),
+        ),
+        (
+            "now() - interval '1 hour'",
+            "now()",
+            ("off", "no poller: deliveries alone are believed, for 86400 s each", SCALE_THE_POLLER),
+        ),
     ],
 )
 async def test_the_poller_is_shown_as_the_database_has_it(
-    receive: Receive, sql: asyncpg.Connection, heartbeat: str, lease_until: str, state: str, detail: str
+    receive: Receive, sql: asyncpg.Connection, heartbeat: str, lease_until: str, component: tuple[str, str, str]
 ) -> None:
     await sql.execute(f"UPDATE freescout_lease SET heartbeat_at = {heartbeat}, lease_until = {lease_until}")
 
     async with receive() as receiver:
-        assert (await components(receiver))["poller"] == (state, detail)
-        assert (await get(receiver, "/readyz"))[0] == (503 if state == "failed" else 200)
+        assert (await components(receiver))["poller"] == component
+        assert (await get(receiver, "/readyz"))[0] == (503 if component[0] == "failed" else 200)
 
 
 @pytest.mark.parametrize(
     ("desk", "silent", "component"),
     [
-        ("ok", "NULL", ("ok", "FreeScout's API answers")),
-        ("refused", "NULL", ("failed", "the key is not accepted")),
-        ("refused", "now()", ("failed", "both paths are silent: the key is not accepted")),
+        ("ok", "NULL", ("ok", "FreeScout's API answers", "")),
+        ("refused", "NULL", ("failed", "the key is not accepted", "")),
+        (
+            "refused",
+            "now()",
+            (
+                "failed",
+                "both paths are silent: the key is not accepted",
+                "is the API & Webhooks module active, has APP_KEY changed?",
+            ),
+        ),
     ],
 )
 async def test_the_desk_is_shown_as_the_poller_reports_it(
-    receive: Receive, sql: asyncpg.Connection, desk: str, silent: str, component: tuple[str, str]
+    receive: Receive, sql: asyncpg.Connection, desk: str, silent: str, component: tuple[str, str, str]
 ) -> None:
     await sql.execute("UPDATE freescout_lease SET heartbeat_at = now()")
     await sql.execute(

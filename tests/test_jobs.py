@@ -12,16 +12,16 @@ import pytest
 
 from conftest import Log
 from db import lease
-from db.database import Database
+from db.database import Connection, Database
 from db.store import record_absences
 from freescout_audit.rule import Terms
 from poller import jobs as jobs_module
-from poller.freescout import Answer
+from poller.freescout import DeskResponse
 from poller.jobs import Jobs
 from poller.questions import Questions
 from settings import load_settings
 from simulator import ApiFault
-from world import World, make_world
+from support.world import World, make_world
 
 EVENING = datetime(2026, 3, 2, 22, 0, 0, tzinfo=UTC)
 
@@ -87,8 +87,15 @@ class TestTheNightlyReading:
 
         async with at_work(world):
             await until(lambda: bool(log.lines("full_walk.failed")))
+            await until(lambda: bool(log.lines("desk.state")))
             world.desk.faults.api = None
             await until(lambda: bool(log.lines("full_walk.completed")))
+
+        told = [log.lines(name)[0] for name in ("full_walk.failed", "pass.failed")]
+        assert [line["reason"] for line in told] == ["FreeScout answers 401"] * 2
+        assert ["compare FREESCOUT_API_KEY" in line["next_step"] for line in told] == [True, True]
+        refused = log.lines("desk.state")[0]
+        assert (refused["detail"], refused["next_step"]) == ("FreeScout answers 401", told[0]["next_step"])
 
 
 class TestPassesThatTakeTooLong:
@@ -116,6 +123,21 @@ class TestPassesThatTakeTooLong:
         assert len(ended) == 1
         assert began[1] - ended[0] < 0.5, "it does not wait for its turn"
 
+    async def test_one_that_is_ended_half_way_by_the_stop_is_no_fault(self, world: World, log: Log) -> None:
+        began = asyncio.Event()
+
+        async def run() -> None:
+            began.set()
+            await asyncio.Event().wait()
+
+        world.passes.run = run  # type: ignore[method-assign]
+
+        async with at_work(world):
+            await began.wait()
+
+        assert not log.lines("library.message")
+        assert not log.lines("poller.fault")
+
     async def test_crowded_disputes_bring_one_extra_pass_an_interval(self, world: World, log: Log) -> None:
         async with at_work(world) as jobs:
             await until(lambda: len(log.lines("pass.completed")) == 2)
@@ -138,7 +160,7 @@ class TestQuestions:
         assert await world.disputes() == 8
         wire = world.freescout._transport  # noqa: SLF001
 
-        async def transport(path: str, query: Mapping[str, str], /) -> Answer:
+        async def transport(path: str, query: Mapping[str, str], /) -> DeskResponse:
             if path == "conversations/4":
                 await asyncio.Event().wait()
             return await wire(path, query)
@@ -162,7 +184,7 @@ class TestQuestions:
         wire, whole = world.freescout._transport, world.database.transaction  # noqa: SLF001
         answers, transactions, all_answered = 0, 0, asyncio.Event()
 
-        async def transport(path: str, query: Mapping[str, str], /) -> Answer:
+        async def transport(path: str, query: Mapping[str, str], /) -> DeskResponse:
             nonlocal answers
             answer = await wire(path, query)
             answers += 1
@@ -171,9 +193,7 @@ class TestQuestions:
             return answer
 
         @asynccontextmanager
-        async def transaction(
-            deadline: float | None = None, *, durable: bool = True
-        ) -> AsyncIterator[asyncpg.Connection]:
+        async def transaction(deadline: float | None = None, *, durable: bool = True) -> AsyncIterator[Connection]:
             nonlocal transactions
             transactions += 1
             await all_answered.wait()
@@ -197,7 +217,7 @@ class TestQuestions:
         """Thousands may be missing at once: the desk gets as long a rest as it was busy with each of them."""
         wire, now, rests = world.freescout._transport, 0.0, []  # noqa: SLF001
 
-        async def slow(path: str, query: Mapping[str, str], /) -> Answer:
+        async def slow(path: str, query: Mapping[str, str], /) -> DeskResponse:
             nonlocal now
             now += 3
             return await wire(path, query)
@@ -224,7 +244,7 @@ class TestQuestions:
         """Not while the desk is asked, nor while it is left to itself; and there is room for those who come later."""
         wire, asked = world.freescout._transport, []  # noqa: SLF001
 
-        async def hanging(path: str, query: Mapping[str, str], /) -> Answer:
+        async def hanging(path: str, query: Mapping[str, str], /) -> DeskResponse:
             asked.append(path)
             if path in {f"conversations/{ticket}" for ticket in range(5, 13)}:
                 await asyncio.Event().wait()

@@ -9,9 +9,9 @@ import pytest
 
 from conftest import Log
 from db.database import Database
-from poller.freescout import Answer, DeskError, DeskUnavailableError
+from poller.freescout import DeskError, DeskResponse, DeskUnavailableError
 from simulator import ApiFault, Desk
-from world import START, World, make_world
+from support.world import START, World, make_world
 
 
 @pytest.fixture
@@ -158,7 +158,7 @@ class Cut:
         self.whole = world.freescout._transport  # noqa: SLF001
         self._left = answers
 
-    async def __call__(self, path: str, query: Mapping[str, str], /) -> Answer:
+    async def __call__(self, path: str, query: Mapping[str, str], /) -> DeskResponse:
         if self._left == 0:
             raise ConnectionError("cut")
         self._left -= 1
@@ -189,7 +189,7 @@ async def test_a_first_load_goes_on_where_it_was_broken_off(database: Database, 
 async def test_five_thousand_in_one_second_are_listed_completely(
     database: Database, sql: asyncpg.Connection, page_size: int
 ) -> None:
-    async with make_world(database, sql, tickets=5100, page_size=page_size) as world:
+    async with make_world(database, sql, tickets=5100, page_size=page_size, sockets=False) as world:
         await world.poll()
         await world.advance(60)
         world.desk.faults.drop_chance = 1.0
@@ -202,14 +202,21 @@ async def test_five_thousand_in_one_second_are_listed_completely(
         assert await world.wrong() == {}
 
 
-async def test_a_change_in_the_repeated_hour_is_found(database: Database, sql: asyncpg.Connection) -> None:
-    """In Berlin 02:00 to 03:00 happens twice on 2026-10-25; the second time is reported as the first."""
-    berlin = ZoneInfo("Europe/Berlin")
-    start = datetime(2026, 10, 25, 0, 30, tzinfo=UTC)
-    async with make_world(database, sql, tickets=12, start=start, timezone=berlin) as world:
+@pytest.mark.parametrize(
+    ("zone", "start"),
+    [
+        ("Europe/Berlin", datetime(2026, 10, 24, 23, 50, tzinfo=UTC)),
+        ("America/New_York", datetime(2026, 11, 1, 5, 50, tzinfo=UTC)),
+    ],
+)
+async def test_a_change_in_the_repeated_hour_is_found(
+    database: Database, sql: asyncpg.Connection, zone: str, start: datetime
+) -> None:
+    """In Berlin the first pass of the hour bears dates of the future, in New York the second those of the past."""
+    async with make_world(database, sql, tickets=12, start=start, timezone=ZoneInfo(zone)) as world:
         await world.poll()
         world.desk.faults.drop_chance = 1.0
-        for minute in range(0, 100, 2):
+        for minute in range(0, 140, 2):
             world.desk.set_status(minute % 12 + 1, "closed" if minute % 4 else "active")
             await world.advance(120)
             await world.poll()
@@ -362,7 +369,7 @@ async def test_deletions_during_the_first_load_hide_nobody(database: Database, s
         wire, answers = world.freescout._transport, 0  # noqa: SLF001
         world.desk.faults.drop_chance = 1.0
 
-        async def transport(path: str, query: Mapping[str, str], /) -> Answer:
+        async def transport(path: str, query: Mapping[str, str], /) -> DeskResponse:
             nonlocal answers
             answer = await wire(path, query)
             answers += 1
@@ -432,7 +439,7 @@ def interrupt(world: World, action: Callable[[], Awaitable[None]]) -> None:
     """Let something happen after the desk has answered the next list, before the poller writes it."""
     whole = world.freescout._transport  # noqa: SLF001
 
-    async def transport(path: str, query: Mapping[str, str], /) -> Answer:
+    async def transport(path: str, query: Mapping[str, str], /) -> DeskResponse:
         answer = await whole(path, query)
         world.freescout._transport = whole  # noqa: SLF001
         await action()

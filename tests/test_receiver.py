@@ -14,10 +14,10 @@ import asyncpg
 import pytest
 
 from conftest import ENVIRONMENT, Log, Receive, Receiver
-from examples import KEY, body, signed
 from freescout_audit.signature import fingerprint
 from receiver.metrics import Metrics
 from settings import Secret, load_settings
+from support.examples import KEY, body, large_body, signed
 
 PATH = "/api/internal/freescout-webhook/audit"
 NOW = {"updatedAt": "2024-11-23T12:00:00Z"}
@@ -138,7 +138,18 @@ class TestOutcomes:
 
     @pytest.mark.parametrize(
         "raw",
-        [b"", body()[:-9], b"null", b"[]", b"{}", body(ticket_id=7.5), body(ticket_id=2**63), body(ticket_id="seven")],
+        [
+            b"",
+            body()[:-9],
+            b"null",
+            b"[]",
+            b"{}",
+            body(ticket_id=7.5),
+            body(ticket_id=2**63),
+            body(ticket_id="seven"),
+            large_body(damage=b"\0"),
+        ],
+        ids=lambda raw: f"{raw[:12]!r}, {len(raw)} bytes",
     )
     async def test_what_is_no_conversation_is_answered_400_and_journalled(
         self, receiver: Receiver, log: Log, sql: asyncpg.Connection, raw: bytes
@@ -393,3 +404,37 @@ class TestLog:
             "key_fingerprint": fingerprint(KEY),
             "request_id": "heroku-1",
         }
+
+
+class TestMetrics:
+    async def exposed(self, receiver: Receiver, name: str) -> list[str]:
+        async with receiver.client.get(receiver.url + "/metrics") as response:
+            return [line for line in (await response.text()).splitlines() if line.startswith(name)]
+
+    async def test_answers_are_counted_by_their_status_and_timed(self, receiver: Receiver) -> None:
+        await receiver.deliver(body())
+        await receiver.deliver(body(), headers={})
+
+        assert await self.exposed(receiver, "freescout_audit_requests_total") == [
+            'freescout_audit_requests_total{endpoint="audit",status="200"} 1.0',
+            'freescout_audit_requests_total{endpoint="audit",status="401"} 1.0',
+        ]
+        assert await self.exposed(receiver, "freescout_audit_request_seconds_count") == [
+            'freescout_audit_request_seconds_count{endpoint="audit"} 2.0'
+        ]
+
+    async def test_a_request_is_in_flight_until_it_is_answered(self, receiver: Receiver) -> None:
+        raw = body()
+        reader, writer = await asyncio.open_connection("127.0.0.1", receiver.port)
+        headers = signed(raw) | {"Content-Length": str(len(raw)), "Expect": "100-continue", "Connection": "close"}
+        writer.write(head(headers))
+        await reader.readuntil(b"\r\n\r\n")
+        name = "freescout_audit_requests_in_flight"
+
+        assert await self.exposed(receiver, name) == [name + '{endpoint="audit"} 1.0']
+        writer.write(raw)
+        await reader.read()
+        assert await self.exposed(receiver, name) == [name + '{endpoint="audit"} 0.0']
+
+        writer.close()
+        await writer.wait_closed()

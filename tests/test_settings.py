@@ -2,11 +2,13 @@
 
 import re
 import tomllib
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
 from freescout_audit.errors import SettingsError
+from freescout_audit.rule import Terms
 from settings import load_environment, load_settings, table, unwise
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -48,6 +50,15 @@ def test_the_environment_overrides_the_file(tmp_path: Path) -> None:
     assert (settings.cache.lease, settings.cache.ttl, settings.cache.dispute_grace) == (800, 5000, 5)
 
 
+def test_the_rule_is_given_the_settings_of_the_cache() -> None:
+    settings = load_settings({"CACHE_LEASE": "800", "CACHE_TTL": "5000", "CACHE_DISPUTE_GRACE": "3"})
+
+    assert settings.cache.terms == Terms(
+        lease=timedelta(seconds=800), ttl=timedelta(seconds=5000), dispute_grace=timedelta(seconds=3)
+    )
+    assert load_settings({}).cache.terms == Terms()
+
+
 def test_without_a_file_the_defaults_hold(tmp_path: Path) -> None:
     assert load_settings({}, tmp_path / "config.toml") == load_settings({})
 
@@ -81,6 +92,18 @@ def test_a_wrong_variable_names_itself_and_its_range(variable: str, value: str, 
 def test_a_wrong_file_names_the_key(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(SettingsError, match=re.escape(message)):
         load_settings({}, write(tmp_path, text))
+
+
+def test_a_wrong_setting_says_what_to_do_apart_from_what_is_wrong(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError) as unknown:
+        load_settings({}, write(tmp_path, "[cache]\nleese = 900"))
+    with pytest.raises(SettingsError) as shown:
+        load_environment({"FREESCOUT_URL": "https://user:hidden@desk.example.org"})
+
+    assert unknown.value.problem == "config.toml: there is no setting cache.leese"
+    assert unknown.value.next_step == "docs/settings.md lists them all"
+    assert shown.value.problem == "FREESCOUT_URL holds a user or a password, which would be stored and shown"
+    assert shown.value.next_step == "leave them out"
 
 
 def test_a_lease_under_three_intervals_is_unwise() -> None:

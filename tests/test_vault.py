@@ -19,11 +19,12 @@ from ops import delivery
 from receiver.app import create_app, serve
 from settings import Environment, LiveSecrets, Secret, load_environment, load_settings
 from settings.environment import VaultAccess
-from settings.infisical import VaultError
-from settings.keys import Keys, ignored_variables, keys_from_vault
-from settings.vault import Vault, http_send
-from simulator.vault import Infisical, VaultFault, serve_vault
-from vaults import PATH, Seconds, Waits, variables
+from settings.vault.client import Vault
+from settings.vault.infisical import VaultError
+from settings.vault.keys import Keys, ignored_variables, keys_from_vault
+from settings.vault.transport import http_send
+from simulator.infisical import Infisical, VaultFault, serve_vault
+from support.vaults import PATH, Seconds, Waits, variables
 
 SETTINGS = load_settings({}).vault
 NAMES = tuple(SETTINGS.names.values())
@@ -157,8 +158,8 @@ def fault(fault: VaultFault) -> Callable[[Infisical], None]:
 @pytest.mark.parametrize(
     ("make", "next_step"),
     [
-        (wrong_client_secret, "Make a new client secret for the machine identity"),
-        (no_member, "Add it to the project with a role that may read there"),
+        (wrong_client_secret, "make a new client secret for the machine identity"),
+        (no_member, "add it to the project with a role that may read there"),
         (hidden, "may see that OPS_TOKEN exists, but not read it: allow its role to read values"),
         (path_away, f"shows no secrets at {PATH} (prod): check INFISICAL_PATH"),
         (path_away_404, f"does not find {PATH} (prod): check INFISICAL_PATH"),
@@ -190,7 +191,7 @@ async def test_whatever_is_wrong_the_error_names_the_next_step_and_no_secret(
 async def test_an_identity_that_is_locked_out_is_told_to_wait(vault: Infisical, url: str) -> None:
     async with reading(vault, url, INFISICAL_CLIENT_SECRET="wrong") as reader:
         for _ in range(3):
-            with pytest.raises(VaultError, match="Make a new client secret"):
+            with pytest.raises(VaultError, match="make a new client secret"):
                 await reader.read()
 
         with pytest.raises(VaultError, match="locked the machine identity for some minutes"):
@@ -329,7 +330,11 @@ class TestLive:
             pauses = [await waits.read_again() for _ in range(8)]
             assert secrets.vault is not None
             assert secrets.vault.state == "failed"
-            assert secrets.vault.detail.startswith("the last known keys stay in use: Infisical answers 500")
+            assert secrets.vault.detail.startswith("Infisical answers 500")
+            assert (secrets.vault.meanwhile, secrets.vault.next_step) == (
+                "the last known keys stay in use",
+                "is it up?",
+            )
             failed_since = secrets.vault.since
             assert [key.reveal() for key in secrets.webhook()] == [NEW]
 
@@ -338,10 +343,26 @@ class TestLive:
             assert (secrets.vault.state, secrets.vault.since > failed_since) == ("ok", True)
 
         assert all(min(2**n, 60) / 2 <= pause <= min(2**n, 60) for n, pause in enumerate(pauses))
+        assert pauses[6] != pauses[7], "who failed together does not come back together"
         assert [line["event"] for line in log.lines() if line["event"] != "vault.read"] == [
             "vault.failed",
             "vault.restored",
         ]
+
+    async def test_one_that_was_back_is_asked_again_as_soon_as_after_its_first_failure(
+        self, vault: Infisical, url: str, seconds: Seconds
+    ) -> None:
+        waits = Waits()
+        async with live(load_environment(variables(vault, url)), waits, seconds):
+            vault.fault = VaultFault.SERVER_ERROR
+            for _ in range(5):
+                await waits.read_again()
+            vault.fault = None
+            await waits.read_again()
+
+            vault.fault = VaultFault.SERVER_ERROR
+
+            assert await waits.read_again() <= 1
 
     async def test_an_answer_that_asks_for_a_pause_gets_it(self, vault: Infisical, url: str, seconds: Seconds) -> None:
         waits = Waits()
@@ -360,7 +381,8 @@ class TestLive:
                 seconds.at += await waits.read_again()
 
             assert secrets.vault is not None
-            assert "Make a new client secret" in secrets.vault.detail
+            assert "make a new client secret" in secrets.vault.next_step
+            assert secrets.vault.meanwhile == "no key is known yet"
 
     async def test_until_it_is_read_the_environment_gives_no_key(
         self, vault: Infisical, url: str, seconds: Seconds, log: Log
@@ -413,11 +435,10 @@ class TestLive:
             vault.put("prod", PATH, OPS_TOKEN=OPS)
             await waits.read_again()
             assert revealed(secrets.keys.values()) == FULL
-            assert secrets.vault.detail == (
-                "the vault does not hold FREESCOUT_AUDIT_WEBHOOK_SECRET, FREESCOUT_API_KEY: put it back; the last"
-                " known stays in use until a restart"
-            )
-        assert len(log.lines("vault.failed")) == 2
+            assert secrets.vault.detail == ("the vault does not hold FREESCOUT_AUDIT_WEBHOOK_SECRET, FREESCOUT_API_KEY")
+        told = [(line["next_step"], line["meanwhile"]) for line in log.lines("vault.failed")]
+        assert len(told) == 2
+        assert told[1] == ("put it back", "the last known stays in use until a restart")
 
     async def test_without_a_vault_the_environment_holds_and_nothing_is_read(self) -> None:
         secrets = LiveSecrets(load_environment({"FREESCOUT_AUDIT_WEBHOOK_SECRET": NEW}), SETTINGS)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from poller.freescout import Answer, DeskUnavailableError, FreeScout
+from poller.freescout import DeskResponse, DeskUnavailableError, FreeScout
 from poller.walk import Read, Reader
 from simulator import Api, ApiRequest, Desk, ManualClock
 
@@ -19,11 +19,11 @@ def reader(desk: Desk, *, size: int, between: Iterator[Between] | None = None) -
     api = Api(desk)
     headers = {"X-FreeScout-API-Key": desk.api_key, "Accept": "application/json"}
 
-    async def transport(path: str, query: Mapping[str, str], /) -> Answer:
+    async def transport(path: str, query: Mapping[str, str], /) -> DeskResponse:
         answer = api.answer(ApiRequest("GET", f"/api/{path}", query, headers))
         if between is not None and (happens := next(between, None)) is not None:
             happens(desk)
-        return Answer(
+        return DeskResponse(
             status=answer.status, headers={name.lower(): value for name, value in answer.headers}, body=answer.body
         )
 

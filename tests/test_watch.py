@@ -8,7 +8,7 @@ import pytest
 
 from conftest import Log
 from db.database import Database
-from world import Watch, World, make_world, settle_gaps
+from support.world import Watch, World, make_world, settle_gaps
 
 
 @pytest.fixture

@@ -22,14 +22,14 @@ _NO_SUCH_ROUTE = "Route "
 
 
 class VaultError(FreescoutAuditError):
-    """The vault gave no secrets; the message names the next step."""
+    """The vault gave no secrets."""
 
 
 class VaultUnavailableError(VaultError):
     """It may pass: no answer in time, 429, 5xx, a connection that broke."""
 
-    def __init__(self, message: str, *, retry_after: float | None = None) -> None:
-        super().__init__(message)
+    def __init__(self, problem: str, next_step: str = "", *, retry_after: float | None = None) -> None:
+        super().__init__(problem, next_step)
         self.retry_after = retry_after
 
 
@@ -58,7 +58,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
         return f"Request({self.method} {self.path})"
 
 
-class Answer(msgspec.Struct, frozen=True, kw_only=True):
+class VaultResponse(msgspec.Struct, frozen=True, kw_only=True):
     """An HTTP answer; header names in lower case. Its repr shows the status alone."""
 
     status: int
@@ -66,7 +66,7 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     body: bytes
 
     def __repr__(self) -> str:
-        return f"Answer({self.status})"
+        return f"VaultResponse({self.status})"
 
 
 class Token(msgspec.Struct, frozen=True, kw_only=True):
@@ -106,7 +106,7 @@ def login_request(access: VaultAccess) -> Request:
     return Request(method="POST", path="/api/v1/auth/universal-auth/login", body=msgspec.json.encode(credentials))
 
 
-def read_login(answer: Answer) -> Token:
+def read_login(answer: VaultResponse) -> Token:
     """Return the token of an answer to `login_request`.
 
     Raises:
@@ -114,7 +114,7 @@ def read_login(answer: Answer) -> Token:
     """
     _judge(answer)
     if answer.status != 200:  # noqa: PLR2004 - HTTP's own numbers, here and below
-        raise VaultRefusedError(_why_no_login(answer))
+        raise _no_login(answer)
     try:
         login = _login.decode(answer.body)
     except msgspec.MsgspecError:
@@ -140,7 +140,7 @@ def secrets_request(access: VaultAccess, token: Token, version: Version) -> Requ
     return Request(method="GET", path=path, query=query, token=token.value)
 
 
-def read_secrets(answer: Answer, access: VaultAccess, names: Collection[str]) -> Mapping[str, Secret]:
+def read_secrets(answer: VaultResponse, access: VaultAccess, names: Collection[str]) -> Mapping[str, Secret]:
     """Return those of the named secrets that an answer to `secrets_request` holds; never none of them.
 
     Raises:
@@ -151,16 +151,19 @@ def read_secrets(answer: Answer, access: VaultAccess, names: Collection[str]) ->
     _judge(answer)
     if answer.status in {400, 401, 403}:
         raise TokenRefusedError(
-            f"Infisical answers {answer.status}: the machine identity may not read {_where(access)}. Add it to the"
-            " project with a role that may read there (INFISICAL_PROJECT_ID, INFISICAL_ENVIRONMENT, INFISICAL_PATH)"
+            f"Infisical answers {answer.status}: the machine identity may not read {_where(access)}",
+            "add it to the project with a role that may read there"
+            " (INFISICAL_PROJECT_ID, INFISICAL_ENVIRONMENT, INFISICAL_PATH)",
         )
     if answer.status == 404:  # noqa: PLR2004
         message = _message(answer)
         if message.startswith(_NO_SUCH_ROUTE):
-            raise OldServerError("this Infisical is too old: it cannot list secrets by /api/v3/secrets/raw")
-        raise VaultRefusedError(f"Infisical does not find {_where(access)}: check {_suspects(message)}")
+            raise OldServerError(
+                "this Infisical is too old: it cannot list secrets by /api/v3/secrets/raw", "update it"
+            )
+        raise VaultRefusedError(f"Infisical does not find {_where(access)}", f"check {_suspects(message)}")
     if answer.status != 200:  # noqa: PLR2004
-        raise VaultRefusedError(f"Infisical answers {answer.status}: check the INFISICAL_ variables")
+        raise VaultRefusedError(f"Infisical answers {answer.status}", "check the INFISICAL_ variables")
     try:
         listed = _secrets.decode(answer.body).secrets
     except msgspec.MsgspecError:
@@ -168,57 +171,61 @@ def read_secrets(answer: Answer, access: VaultAccess, names: Collection[str]) ->
     if not listed:
         # It says so too of a path that does not exist, and to an identity that may not see what is there.
         raise VaultRefusedError(
-            f"the vault shows no secrets at {_where(access)}: check INFISICAL_PATH and INFISICAL_ENVIRONMENT, and that"
-            " the machine identity may describe and read secrets there"
+            f"the vault shows no secrets at {_where(access)}",
+            "check INFISICAL_PATH and INFISICAL_ENVIRONMENT, and that the machine identity may describe and read what"
+            " is there",
         )
     wanted = [secret for secret in listed if secret.secret_key in names]
     if hidden := [secret.secret_key for secret in wanted if secret.secret_value_hidden]:
         raise VaultRefusedError(
-            f"the machine identity may see that {', '.join(hidden)} exists, but not read it: allow its role to read"
-            " values"
+            f"the machine identity may see that {', '.join(hidden)} exists, but not read it",
+            "allow its role to read values",
         )
     held = {secret.secret_key: value for secret in wanted if (value := secret.secret_value.strip())}
     if not held:
         raise VaultRefusedError(
-            f"none of the secrets at {_where(access)} is one of ours ({', '.join(names)}): check INFISICAL_PATH and"
-            " the names in the settings, vault.webhook_secret_name and the others"
+            f"none of the secrets at {_where(access)} is one of ours ({', '.join(names)})",
+            "check INFISICAL_PATH and the names in the settings, vault.webhook_secret_name and the others",
         )
     return {name: Secret(value) for name, value in held.items()}
 
 
-def _judge(answer: Answer) -> None:
+def _judge(answer: VaultResponse) -> None:
     """Raise what an answer means that is no answer of Infisical's, or comes at a bad time."""
     if answer.status == 429 or answer.status >= 500:  # noqa: PLR2004
         after = answer.headers.get("retry-after", "")
         raise VaultUnavailableError(
             f"Infisical answers {answer.status}; it is asked again",
+            "wait" if answer.status == 429 else "is it up?",  # noqa: PLR2004
             retry_after=float(after) if after.isascii() and after.isdecimal() else None,
         )
     if 300 <= answer.status < 400:  # noqa: PLR2004
-        raise VaultRefusedError(f"Infisical answers {answer.status}, a redirect: set INFISICAL_URL to where it leads")
+        raise VaultRefusedError(f"Infisical answers {answer.status}, a redirect", "set INFISICAL_URL to where it leads")
     if answer.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
         raise _not_infisical()
 
 
-def _why_no_login(answer: Answer) -> str:
+def _no_login(answer: VaultResponse) -> VaultRefusedError:
+    """Return what an answer to a login means that is no token."""
+    problem = f"Infisical answers {answer.status} to the login"
     if _LOCKED in _message(answer):
-        return (
-            "Infisical has locked the machine identity for some minutes, after logins that failed: put"
-            " INFISICAL_CLIENT_SECRET right, and wait"
+        return VaultRefusedError(
+            "Infisical has locked the machine identity for some minutes, after logins that failed",
+            "put INFISICAL_CLIENT_SECRET right, and wait",
         )
     if answer.status == 403:  # noqa: PLR2004
-        return "Infisical answers 403 to the login: is our address among the client secret's trusted IPs?"
+        return VaultRefusedError(problem, "is our address among the client secret's trusted IPs?")
     if answer.status == 404:  # noqa: PLR2004
-        return "Infisical answers 404 to the login: is INFISICAL_URL right, and the server not too old?"
-    return (
-        f"Infisical answers {answer.status} to the login: INFISICAL_CLIENT_ID and INFISICAL_CLIENT_SECRET are not"
-        " accepted. Make a new client secret for the machine identity (Universal Auth)"
+        return VaultRefusedError(problem, "is INFISICAL_URL right, and the server not too old?")
+    return VaultRefusedError(
+        f"{problem}: INFISICAL_CLIENT_ID and INFISICAL_CLIENT_SECRET are not accepted",
+        "make a new client secret for the machine identity (Universal Auth)",
     )
 
 
 def _not_infisical() -> VaultRefusedError:
     return VaultRefusedError(
-        "what answers at INFISICAL_URL is no Infisical: set it to the address of the server, without a path"
+        "what answers at INFISICAL_URL is no Infisical", "set it to the address of the server, without a path"
     )
 
 
@@ -234,7 +241,7 @@ def _suspects(message: str) -> str:
     return "INFISICAL_PATH, INFISICAL_ENVIRONMENT and INFISICAL_PROJECT_ID"
 
 
-def _message(answer: Answer) -> str:
+def _message(answer: VaultResponse) -> str:
     """Return what an error says, to compare it and never to show it; empty when it says nothing we can read."""
     try:
         message = _problem.decode(answer.body).message

@@ -1,18 +1,15 @@
 """Reads the keys out of an Infisical vault: logs in when it has to, and asks."""
 
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
-from contextlib import asynccontextmanager
-
-import aiohttp
+from collections.abc import Awaitable, Callable, Collection, Mapping
 
 from settings.environment import Secret, VaultAccess
-from settings.infisical import (
-    Answer,
+from settings.vault.infisical import (
     OldServerError,
     Request,
     Token,
     TokenRefusedError,
+    VaultResponse,
     VaultUnavailableError,
     Version,
     login_request,
@@ -24,7 +21,7 @@ from settings.infisical import (
 LAST_PART = 0.1
 """The share of a token's lifetime in which it is not used any more."""
 
-Send = Callable[[Request], Awaitable[Answer]]
+Send = Callable[[Request], Awaitable[VaultResponse]]
 """Sends a request and returns its answer. Raises OSError when none comes; TimeoutError is one."""
 
 
@@ -53,7 +50,7 @@ class Vault:
         """Return those of the named secrets that the vault holds; never none of them.
 
         Raises:
-            VaultError: It gave none that count; the message names the next step.
+            VaultError: It gave none that count.
         """
         token, fresh = await self._a_token()
         try:
@@ -90,40 +87,11 @@ class Vault:
         answer = await self._ask(secrets_request(self._access, token, version))
         return read_secrets(answer, self._access, self._names)
 
-    async def _ask(self, request: Request) -> Answer:
+    async def _ask(self, request: Request) -> VaultResponse:
         try:
             return await self._send(request)
         except OSError as error:
             # The type alone: a message can quote the request.
             raise VaultUnavailableError(
-                f"Infisical does not answer ({type(error).__name__}): is INFISICAL_URL right, and is it up?"
+                f"Infisical does not answer ({type(error).__name__})", "is INFISICAL_URL right, and is it up?"
             ) from None
-
-
-@asynccontextmanager
-async def http_send(url: str, *, patience: float) -> AsyncIterator[Send]:
-    """Open connections to the vault at ``url``; ``patience`` seconds for each whole answer."""
-    async with aiohttp.ClientSession(
-        headers={"Accept": "application/json"}, timeout=aiohttp.ClientTimeout(total=patience)
-    ) as session:
-
-        async def send(request: Request) -> Answer:
-            headers = {"Content-Type": "application/json"} if request.body else {}
-            if request.token is not None:
-                headers["Authorization"] = f"Bearer {request.token.reveal()}"
-            try:
-                async with session.request(
-                    request.method,
-                    url + request.path,
-                    params=request.query,
-                    data=request.body or None,
-                    headers=headers,
-                    # A redirect would carry the credentials to wherever it leads.
-                    allow_redirects=False,
-                ) as response:
-                    received = {name.lower(): value for name, value in response.headers.items()}
-                    return Answer(status=response.status, headers=received, body=await response.read())
-            except aiohttp.ClientError as error:
-                raise ConnectionError(type(error).__name__) from None
-
-        yield send

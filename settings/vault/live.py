@@ -1,25 +1,24 @@
 """The keys in use now. Receiver and poller hold one `LiveSecrets` each and look the keys up for every request."""
 
 import asyncio
-import random
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal
 
+from freescout_audit.backoff import backoff
 from freescout_audit.events import VAULT_FAILED, VAULT_READ, VAULT_RESTORED, VAULT_VARIABLE_IGNORED, LogEvent
 from freescout_audit.logs import emit, where
-from settings.environment import API_KEY, KEYS, OPS_TOKEN, Environment, Secret
-from settings.infisical import VaultError, VaultUnavailableError
-from settings.keys import changed_keys, ignored_variables, keys_from_vault, keys_of
+from settings.environment import API_KEY, KEYS, OPS_TOKEN, Environment, Secret, VaultAccess
 from settings.table import VaultSettings
-from settings.vault import Vault, http_send
+from settings.vault.client import Vault
+from settings.vault.infisical import VaultError, VaultUnavailableError
+from settings.vault.keys import changed_keys, ignored_variables, keys_from_vault, keys_of
 
 FIRST_WAIT = 1.0
-"""Seconds before the vault is asked again after a failure that may pass; doubled each time, up to the interval."""
-NO_KEY_YET, LAST_KNOWN_KEYS = "no key is known yet", "the last known keys stay in use"
-"""How the detail of a vault that could not be read begins."""
+"""Seconds before the vault is asked again after a failure that may pass, at the most; doubled up to the interval."""
 LOCKOUT = 60.0
 """Seconds before it is asked again after a refusal, at the least: Infisical locks an identity out for minutes whose
 third wrong login comes within 30 s of the one before."""
@@ -32,6 +31,9 @@ class VaultStanding:
     state: Literal["ok", "failed"]
     detail: str
     since: datetime
+    meanwhile: str = ""
+    """What holds until it is well again, such as which keys are in use."""
+    next_step: str = ""
 
 
 def tell_nobody(_event: LogEvent, **_fields: object) -> None:
@@ -42,7 +44,7 @@ async def read_secrets_once(environment: Environment, settings: VaultSettings) -
     """Return the keys in use now, for a command that ends; nothing is logged.
 
     Raises:
-        VaultError: There is a vault and it gave nothing; the message names the next step.
+        VaultError: There is a vault and it gave nothing.
     """
     secrets = LiveSecrets(environment, settings, tell=tell_nobody)
     await secrets.read_once()
@@ -127,8 +129,7 @@ class LiveSecrets:
         """Read the vault now and every ``vault.interval``, for ever; without a vault, end at once."""
         if self._access is None:
             return
-        async with http_send(self._access.url, patience=self._settings.timeout) as send:
-            vault = Vault(self._access, names=tuple(self._settings.names.values()), send=send, clock=self._clock)
+        async with self._open(self._access) as vault:
             while True:
                 await self._sleep(await self._refresh(vault))
 
@@ -136,12 +137,20 @@ class LiveSecrets:
         """Read the vault once, for a command that ends; without a vault, do nothing.
 
         Raises:
-            VaultError: It gave nothing; the message names the next step.
+            VaultError: It gave nothing.
         """
         if self._access is None:
             return
-        async with http_send(self._access.url, patience=self._settings.timeout) as send:
-            self._take(await Vault(self._access, names=tuple(self._settings.names.values()), send=send).read())
+        async with self._open(self._access) as vault:
+            self._take(await vault.read())
+
+    @asynccontextmanager
+    async def _open(self, access: VaultAccess) -> AsyncIterator[Vault]:
+        # Imported here: aiohttp takes a third of a second, and most of the console's calls read no vault.
+        from settings.vault.transport import http_send  # noqa: PLC0415
+
+        async with http_send(access.url, patience=self._settings.timeout) as send:
+            yield Vault(access, names=tuple(self._settings.names.values()), send=send, clock=self._clock)
 
     async def _refresh(self, vault: Vault) -> float:
         """Read the vault once and return the seconds until it is to be read again."""
@@ -150,7 +159,8 @@ class LiveSecrets:
         except VaultError as error:
             return self._failed(error)
         except Exception as error:  # noqa: BLE001 - the next reading comes, whatever this one met
-            return self._failed(VaultUnavailableError(f"the answer broke us: {type(error).__name__} at {where(error)}"))
+            broken = f"the answer broke us ({type(error).__name__} at {where(error)})"
+            return self._failed(VaultUnavailableError(broken, "please report it"))
         finally:
             self._tried.set()
         self._failures = 0
@@ -169,41 +179,39 @@ class LiveSecrets:
                 self._tell(VAULT_VARIABLE_IGNORED, variable=variable)
         self._reported = self.ignored
         if self.keys.lacking:
-            self._note("failed", self._what_is_lacking())
+            names = ", ".join(self._settings.names[variable] for variable in self.keys.lacking)
+            lost = all(variable in self.keys.values() for variable in self.keys.lacking)
+            self._note(
+                "failed",
+                f"the vault does not hold {names}",
+                meanwhile="the last known stays in use until a restart" if lost else "deliveries are answered 503",
+                next_step="put it back",
+            )
         else:
             self._note("ok", self._what_comes_from_where())
 
     def _failed(self, error: VaultError) -> float:
         """Note a failure and return the seconds until the vault is to be asked again."""
         self._failures += 1
-        known = LAST_KNOWN_KEYS if self._known.is_set() else NO_KEY_YET
-        self._note("failed", f"{known}: {error}")
+        known = "the last known keys stay in use" if self._known.is_set() else "no key is known yet"
+        self._note("failed", error.problem, meanwhile=known, next_step=error.next_step)
         if not isinstance(error, VaultUnavailableError):
             return max(self._settings.interval, LOCKOUT)
         if error.retry_after is not None:
             return min(max(error.retry_after, FIRST_WAIT), max(self._settings.interval, LOCKOUT))
-        wait = min(self._settings.interval, FIRST_WAIT * 2.0 ** min(self._failures - 1, 12))
-        # Processes that failed together do not come back together.
-        return wait * random.uniform(0.5, 1)  # noqa: S311 - no secret
+        return backoff(self._failures, first=FIRST_WAIT, longest=self._settings.interval)
 
-    def _note(self, state: Literal["ok", "failed"], detail: str) -> None:
+    def _note(self, state: Literal["ok", "failed"], detail: str, *, meanwhile: str = "", next_step: str = "") -> None:
         before = self.vault
         assert before is not None, "there is a vault"  # noqa: S101 - the callers' promise
-        self.vault = VaultStanding(
-            state=state, detail=detail, since=before.since if before.state == state else self._now()
-        )
-        if state == "failed" and detail != before.detail:
-            self._tell(VAULT_FAILED, reason=detail)
+        since = before.since if before.state == state else self._now()
+        self.vault = VaultStanding(state=state, detail=detail, since=since, meanwhile=meanwhile, next_step=next_step)
+        if state == "failed" and self.vault != before:
+            self._tell(VAULT_FAILED, reason=detail, meanwhile=meanwhile, next_step=next_step or None)
             self._failure_told = True
         elif state == "ok" and self._failure_told:
             self._tell(VAULT_RESTORED)
             self._failure_told = False
-
-    def _what_is_lacking(self) -> str:
-        names = [f"{self._settings.names[variable]}" for variable in self.keys.lacking]
-        lost = all(variable in self.keys.values() for variable in self.keys.lacking)
-        then = "the last known stays in use until a restart" if lost else "deliveries are answered 503"
-        return f"the vault does not hold {', '.join(names)}: put it back; {then}"
 
     def _what_comes_from_where(self) -> str:
         detail = f"read; it holds {', '.join(name for name in KEYS if name in self.keys.from_vault)}"

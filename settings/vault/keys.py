@@ -2,7 +2,7 @@
 
 The vault is the source of truth. What it holds, or has held in this process, wins over the environment, and the
 webhook key comes from nowhere else; FREESCOUT_API_KEY and OPS_TOKEN come from the environment while the vault never
-held them. A key that disappears from the vault stays in use, since nobody rotates a key by deleting it; only the
+held them. A key that disappears from the vault stays in use, since a key is not rotated by deleting it; only the
 previous webhook key goes when it is gone, for that is how a rotation ends.
 """
 
@@ -51,7 +51,7 @@ def keys_of(environment: Environment) -> Keys:
             api_key=environment.freescout_api_key,
             ops_token=environment.ops_token,
         )
-    # Until we know the token, nobody has it: with none at all the pages would be open on loopback.
+    # Until the token is known, no token opens them: with none at all the pages would be open on loopback.
     return Keys(webhook=(), api_key=None, ops_token=Secret(token_urlsafe()))
 
 

@@ -1,0 +1,1 @@
+"""The keys in use, from an Infisical vault where one is configured."""
