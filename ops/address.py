@@ -28,7 +28,7 @@ def parse_address(text: str) -> str:
 
 
 def _stays_here(host: str) -> bool:
-    """Whether a host is this machine or in a private network, where nobody else listens."""
+    """Tell whether a host is this machine or in a private network, where no stranger listens."""
     try:
         address = ipaddress.ip_address(host)
     except ValueError:

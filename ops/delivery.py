@@ -12,21 +12,15 @@ import typer
 
 from db.database import Database
 from db.opening import open_database
+from db.tickets import read_quietest
 from freescout_audit.signature import sign
+from ops.address import PATH
 from ops.rehearsal import demo_key
-from receiver.audit import ENDPOINT
-from receiver.endpoints import PREFIX
 from settings import Environment, Secret, load_environment, load_settings
-from settings.live import read_secrets_once
+from settings.vault.live import read_secrets_once
 
-PATH = PREFIX + ENDPOINT
 AHEAD = 45.0
 """Seconds that a command is dated ahead, to stay news for as long; up to 60 are believed."""
-
-_AT_REST = """
-SELECT ticket_id, status FROM freescout_ticket_cache
-WHERE ttl_expires > freescout_now() ORDER BY updated_at, ticket_id LIMIT 1
-"""
 
 
 def curl_command(url: str, key: str, *, ticket_id: int, status: str, at: datetime) -> str:
@@ -55,13 +49,11 @@ def curl_command(url: str, key: str, *, ticket_id: int, status: str, at: datetim
 
 async def pick(database: Database) -> tuple[int, str]:
     """Return the ticket that has been at rest the longest, and a status that it does not have."""
-    async with database.connection() as connection:
-        found = await connection.fetchrow(_AT_REST)
-    return (
-        (4711, "closed")
-        if found is None
-        else (found["ticket_id"], "closed" if found["status"] != "closed" else "active")
-    )
+    found = await read_quietest(database)
+    if found is None:
+        return 4711, "closed"
+    ticket_id, status = found
+    return ticket_id, "closed" if status != "closed" else "active"
 
 
 async def _pick_from(database_url: str | None) -> tuple[int, str]:

@@ -2,11 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 
-from ops.verdict import Check, green, red, yellow
+from ops.check import Check, green, red, yellow
 from settings import Environment, LiveSecrets, Secret
 from settings.environment import API_KEY, OPS_TOKEN, WEBHOOK_SECRET, VaultAccess
-from settings.keys import Keys
-from settings.live import LAST_KNOWN_KEYS, NO_KEY_YET
+from settings.vault.keys import Keys
 
 _HEX_KEY = 32
 _SETTINGS_PAGE = "Manage » Settings » API & Webhooks"
@@ -19,9 +18,7 @@ def vault(access: VaultAccess, secrets: LiveSecrets) -> list[Check]:
     assert standing is not None, "there is a vault"  # noqa: S101 - the caller's promise
     where = f"{access.path} ({access.environment}) at {access.url}"
     if standing.state == "failed":
-        what = standing.detail.removeprefix(f"{NO_KEY_YET}: ").removeprefix(f"{LAST_KNOWN_KEYS}: ")
-        problem, _, next_step = what.partition(": ")
-        checks = [red("vault", problem, next_step or f"is {access.url} up?")]
+        checks = [red("vault", standing.detail, standing.next_step)]
     else:
         held = ", ".join(sorted(secrets.keys.from_vault))
         checks = [green("vault", f"{where} holds {held}")]

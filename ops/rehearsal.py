@@ -1,4 +1,4 @@
-"""A made-up desk for who has no FreeScout: its tickets change, and we tell when the cache knew."""
+"""A made-up desk for readers without a FreeScout: its tickets change, and we tell when the cache knew."""
 
 import asyncio
 import time
@@ -6,11 +6,11 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-import asyncpg
 from rich.console import Console
 
 from db.database import Database
 from db.reads import read_from
+from db.tickets import KnownTicket, read_known
 from simulator import Change, Conversation, Desk, HttpTransport, Status, SystemClock, Worker, run_life
 
 DEMO_APP_KEY = "base64:ZnJlZXNjb3V0LWF1ZGl0LXJlaGVhcnNhbC1rZXktMDE="
@@ -24,12 +24,6 @@ LOSE_CHANCE = 0.15
 _LOOK_EVERY = 0.05
 _DEADLINE = 2.0
 
-_REMEMBERED = """
-SELECT ticket_id, mailbox_id, status, state, created_at, updated_at FROM freescout_ticket
-WHERE NOT gone AND status IS NOT NULL AND state IS NOT NULL AND updated_at IS NOT NULL AND created_at IS NOT NULL
-ORDER BY ticket_id
-"""
-
 
 def demo_key() -> str:
     """Return the made-up desk's webhook key."""
@@ -39,27 +33,25 @@ def demo_key() -> str:
 async def make_desk(database: Database) -> Desk:
     """Return a desk with a few tickets, or with those that the cache remembers from an earlier run."""
     desk = Desk(clock=SystemClock(), seed=time.time_ns(), app_key=DEMO_APP_KEY)
-    async with database.connection() as connection:
-        remembered = await connection.fetch(_REMEMBERED)
-    if remembered:
+    if remembered := await read_known(database):
         _restore(desk, remembered)
     else:
         desk.populate(FIRST_TICKETS, days=30)
     return desk
 
 
-def _restore(desk: Desk, remembered: Sequence[asyncpg.Record]) -> None:
+def _restore(desk: Desk, remembered: Sequence[KnownTicket]) -> None:
     """Give the desk the tickets it had when it was last seen."""
-    rows = {row["ticket_id"]: row for row in remembered if row["mailbox_id"] in desk.mailboxes}
+    rows = {row.ticket_id: row for row in remembered if row.mailbox_id in desk.mailboxes}
     for conversation in [desk.get(ticket_id) for ticket_id in desk.populate(max(rows, default=0))]:
         desk.remove(conversation)
         row = rows.get(conversation.id)
         if row is not None:
-            conversation.status_code = Status[row["status"].upper()]
-            conversation.state = row["state"]
-            conversation.mailbox_id = row["mailbox_id"]
-            conversation.created = int(row["created_at"].timestamp())
-            conversation.updated = int(row["updated_at"].timestamp())
+            conversation.status_code = Status[row.status.upper()]
+            conversation.state = row.state
+            conversation.mailbox_id = row.mailbox_id or conversation.mailbox_id
+            conversation.created = int(row.created_at.timestamp())
+            conversation.updated = int(row.updated_at.timestamp())
             desk.add(conversation)
 
 
@@ -72,7 +64,7 @@ def at_rest(desk: Desk) -> tuple[int, str]:
 
 @asynccontextmanager
 async def live(desk: Desk, story: "Story", *, receiver_url: str) -> AsyncIterator[None]:
-    """Let the desk live: it changes by itself and sends its deliveries to the receiver."""
+    """Run the desk: it changes by itself and sends its deliveries to the receiver."""
     desk.register_webhook(receiver_url)
     worker = Worker(desk)
     async with HttpTransport() as transport:

@@ -11,7 +11,7 @@ from typing import Literal
 
 import msgspec
 
-from db.rotation import KeyUse
+from db.journal import KeyUse
 
 RETRIES_LAST = timedelta(minutes=80)
 """FreeScout's retries take about 72 minutes."""

@@ -16,7 +16,8 @@ from rich.markup import escape
 
 from db.opening import open_database
 from freescout_audit.logs import set_up_logs
-from ops.delivery import AHEAD, PATH, curl_command, pick
+from ops.address import PATH
+from ops.delivery import AHEAD, curl_command, pick
 from ops.rehearsal import Story, at_rest, live, make_desk
 from poller.run import poll
 from receiver.app import create_app, serve

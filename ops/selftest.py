@@ -11,33 +11,42 @@ from dataclasses import dataclass
 import aiohttp
 import msgspec
 
-from db import console
 from db.database import Database
+from db.journal import SELF_TEST, has_arrived
+from freescout_audit.errors import FreescoutAuditError
 from freescout_audit.signature import sign
 from settings import Secret
 
 _PATIENCE = 15.0
 
-_WHY = {
+_NEXT_STEPS = {
     401: "the key of this environment is not the one the receiver accepts: restart the web process, or compare them",
     404: "there is no audit endpoint at this address: is it the right app?",
     503: "the receiver takes no deliveries: is the flag on, is there a key, is its database up (see /readyz)?",
 }
 
 
+class SelfTestError(FreescoutAuditError):
+    """It did not arrive, or was not verified."""
+
+
 @dataclass(frozen=True, slots=True)
 class SelfTest:
-    """What became of it; ``fault`` is empty when it arrived and was verified."""
+    """What became of one that arrived and was verified."""
 
-    fault: str
     seconds: float
     same_database: bool | None = None
     """Whether it stands in our own database's journal; None when that was not looked at."""
 
 
 async def send(url: str, key: Secret, database: Database | None) -> SelfTest:
-    """Send it to the audit endpoint at ``url``."""
-    event = f"{console.SELF_TEST}.{secrets.token_hex(4)}"
+    """Send it to the audit endpoint at ``url``.
+
+    Raises:
+        SelfTestError: It did not arrive, or was not verified.
+        DatabaseUnavailableError: It cannot be told whether it stands in our database.
+    """
+    event = f"{SELF_TEST}.{secrets.token_hex(4)}"
     body = msgspec.json.encode({"selftest": event})
     headers = {
         "Content-Type": "application/json",
@@ -50,22 +59,27 @@ async def send(url: str, key: Secret, database: Database | None) -> SelfTest:
             aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=_PATIENCE)) as session,
             session.post(url, data=body, headers=headers, allow_redirects=False) as response,
         ):
-            fault = _fault(response.status, await response.content.read(4096))
+            _judge(response.status, await response.content.read(4096))
     except (aiohttp.ClientError, OSError) as error:
-        fault = f"nothing answers there ({type(error).__name__}): is the address right, is the web process up?"
+        raise SelfTestError(
+            f"nothing answers there ({type(error).__name__})", "is the address right, is the web process up?"
+        ) from error
     seconds = time.perf_counter() - began
-    if fault or database is None:
-        return SelfTest(fault, seconds)
-    return SelfTest("", seconds, await console.has_arrived(database, event))
+    return SelfTest(seconds, None if database is None else await has_arrived(database, event))
 
 
-def _fault(status: int, body: bytes) -> str:
+def _judge(status: int, body: bytes) -> None:
+    """Check that the answer is one of our receiver's; raise what another means."""
     if 300 <= status < 400:  # noqa: PLR2004 - HTTP's own numbers
-        return f"it answers {status}, a redirect, which FreeScout does not follow: use the address it leads to"
+        raise SelfTestError(
+            f"it answers {status}, a redirect, which FreeScout does not follow", "use the address it leads to"
+        )
     if status != 200:  # noqa: PLR2004
-        return f"it answers {status}: {_WHY.get(status, 'is this freescout-audit, or something in between?')}"
+        next_step = _NEXT_STEPS.get(status, "is this freescout-audit, or something in between?")
+        raise SelfTestError(f"it answers {status}", next_step)
     try:
         outcome = msgspec.json.decode(body, type=dict[str, str]).get("outcome")
     except (msgspec.MsgspecError, UnicodeDecodeError):
         outcome = None
-    return "" if outcome == "ignored" else "it answers 200, but not as freescout-audit does: what is at this address?"
+    if outcome != "ignored":
+        raise SelfTestError("it answers 200, but not as freescout-audit does", "what is at this address?")

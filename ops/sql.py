@@ -38,7 +38,7 @@ async def _show(query: str) -> None:
         open_database(None if url is None else url.reveal(), process="sql") as database,
         database.connection() as connection,
     ):
-        rows = await connection.fetch(query)
+        rows = await connection.driver.fetch(query)  # what an operator types is text
     table = Table(*(rows[0].keys() if rows else ("no rows",)))
     for row in rows:
         table.add_row(*("" if value is None else str(value) for value in row.values()))

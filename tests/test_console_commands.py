@@ -10,13 +10,13 @@ import pytest
 from rich.console import Console
 
 from conftest import ENVIRONMENT
-from console_world import Operator, at_the_console, run
 from db.database import Database
-from ops.answer import Workplace
-from ops.commands import webhook
+from ops.endtoend import DeliveryTest, run_test
+from ops.workplace import Workplace
 from settings import load_settings
 from simulator import ApiFault
-from world import make_world
+from support.console_world import Operator, at_the_console, run
+from support.world import make_world
 
 
 @pytest.fixture
@@ -105,7 +105,8 @@ class TestTicket:
         said = await operator.types("ticket", "#3", "--json")
 
         assert said.code == 1
-        assert said.json["error"] == "#3 was given to several tickets: name one by its id, 3, 4"
+        assert said.json["error"] == "#3 was given to several tickets"
+        assert said.json["next_step"] == "name one by its id, 3, 4"
 
     @pytest.mark.parametrize("which", ["", "#", "x", "3.5", "0", str(2**63), "9" * 5000])
     def test_what_is_neither_is_a_wrong_call(self, which: str) -> None:
@@ -263,7 +264,7 @@ class TestReconcile:
 
         assert said.code == 1
         assert "holds the tickets of https://elsewhere.example.org" in said.json["error"]
-        assert "freescout-audit desk change http://127.0.0.1" in said.json["error"]
+        assert "freescout-audit desk change http://127.0.0.1" in said.json["error"] + said.json["next_step"]
 
 
 class TestBackfill:
@@ -364,7 +365,7 @@ class TestDesk:
         meant = await operator.types("desk", "change", url, "--forget", "--yes", "--json")
 
         assert (refused.code, "it is another desk" in refused.json["error"]) == (1, True)
-        assert (while_polled.code, "stop it first" in while_polled.json["error"]) == (1, True)
+        assert (while_polled.code, "stop it first" in while_polled.json["next_step"]) == (1, True)
         assert (unasked.code, "All 12 tickets" in unasked.json["error"]) == (2, True)
         assert (meant.code, meant.json["forgot"]) == (0, True)
         assert await sql.fetchval("SELECT count(*) FROM freescout_ticket") == 0
@@ -390,10 +391,10 @@ class TestWebhook:
 
         assert hooks == [(first.json["webhook_id"], first.json["url"], tuple(first.json["events"]))]
         assert (again.code, again.json["already"]) == (0, True)
-        assert (elsewhere.code, "--replace" in elsewhere.json["error"]) == (1, True)
+        assert (elsewhere.code, "--replace" in elsewhere.json["next_step"]) == (1, True)
         assert removed.json == {"webhook_id": first.json["webhook_id"], "existed": True}
         assert desk.webhooks == {}
-        assert (nothing_left.code, "--id ID" in nothing_left.json["error"]) == (1, True)
+        assert (nothing_left.code, "--id ID" in nothing_left.json["next_step"]) == (1, True)
 
     async def test_another_webhook_than_the_noted_one_is_only_removed_when_that_is_meant(
         self, operator: Operator
@@ -430,7 +431,7 @@ class TestWebhook:
         said = await operator.types("webhook", "register", "https://new.example.org", "--replace", "--json")
 
         assert said.code == 1
-        assert f"webhook remove --id {first.json['webhook_id']}" in said.json["error"]
+        assert f"webhook remove --id {first.json['webhook_id']}" in said.json["next_step"]
 
     async def test_one_registered_by_hand_is_not_registered_again(self, operator: Operator) -> None:
         operator.world.desk.set_status(12, other(operator, 12))
@@ -455,6 +456,8 @@ class TestWebhook:
 
         assert (lost.code, "nobody knows whether it is registered" in lost.json["error"]) == (3, True)
         assert (blind.code, "did not end" in blind.json["error"]) == (1, True)
+        assert lost.json["next_step"] == blind.json["next_step"]
+        assert "If not: webhook remove --forget, and register again" in lost.json["next_step"]
         assert len(operator.world.desk.webhooks) == 1
         assert (forgotten.code, forgotten.json["existed"]) == (0, None)
 
@@ -473,10 +476,10 @@ class TestWebhook:
     ) -> None:
         before = operator.world.desk.get(3).status
 
-        found = await webhook.run_test(operator.workplace, 3, yes=True, sleep=operator.waits)
+        found = await run_test(operator.workplace, 3, yes=True, sleep=operator.waits)
 
         document = found.document
-        assert isinstance(document, webhook.DeliveryTest)
+        assert isinstance(document, DeliveryTest)
         assert found.code == 0
         assert document.changed_to == ("pending" if before != "pending" else "active")
         assert document.delivered_after_s is not None
@@ -492,10 +495,10 @@ class TestWebhook:
         before = operator.world.desk.get(3).status
         operator.world.desk.faults.drop_chance = 1
 
-        found = await webhook.run_test(operator.workplace, 3, yes=True, within=20, sleep=operator.waits)
+        found = await run_test(operator.workplace, 3, yes=True, within=20, sleep=operator.waits)
 
         assert found.code == 1
-        assert isinstance(found.document, webhook.DeliveryTest)
+        assert isinstance(found.document, DeliveryTest)
         assert (found.document.delivered_after_s, found.document.put_back) == (None, True)
         assert operator.world.desk.get(3).status == before
 
@@ -507,7 +510,7 @@ class TestWebhook:
         unknown = await operator.types("webhook", "test", "9999", "--yes", "--json")
         nobody = await operator.types("webhook", "test", "3", "--by-user", "99", "--yes", "--json")
 
-        assert (unasked.code, "add --yes" in unasked.err) == (2, True)
+        assert (unasked.code, unasked.err.endswith(": add --yes\n")) == (2, True)
         assert (deleted.code, unknown.code) == (1, 1)
         assert (nobody.code, "User not found" in nobody.json["error"]) == (3, True)
         assert {request.method for request in operator.api.requests} == {"GET", "PUT"}
@@ -515,7 +518,7 @@ class TestWebhook:
     async def test_a_test_that_is_interrupted_puts_the_ticket_back(self, operator: Operator) -> None:
         before = operator.world.desk.get(3).status
         operator.world.desk.faults.drop_chance = 1
-        testing = asyncio.create_task(webhook.run_test(operator.workplace, 3, yes=True))
+        testing = asyncio.create_task(run_test(operator.workplace, 3, yes=True))
         await until_changed(operator, 3)
 
         testing.cancel()
@@ -528,7 +531,7 @@ class TestWebhook:
         self, operator: Operator, capsys: pytest.CaptureFixture[str]
     ) -> None:
         before = operator.world.desk.get(3).status
-        testing = asyncio.create_task(webhook.run_test(operator.workplace, 3, yes=True))
+        testing = asyncio.create_task(run_test(operator.workplace, 3, yes=True))
         await until_changed(operator, 3)
         third = "closed" if before != "closed" else "active"
         operator.world.desk.set_status(3, third)
@@ -607,8 +610,11 @@ async def test_what_is_not_there_leads_to_one_line_that_says_what_to_do(
     assert (said.code, said.out) == (code, "")
     assert said.err.count("\n") == 1
     assert line in said.err
-    assert for_programs.json == {"error": for_programs.json["error"], "exit": code}
-    assert line in for_programs.json["error"]
+    assert list(for_programs.json) == ["error", "next_step", "exit"]
+    assert for_programs.json["exit"] == code
+    both = [for_programs.json[name] for name in ("error", "next_step") if for_programs.json[name]]
+    assert said.err == f"✗ {': '.join(both)}\n"
+    assert line in " ".join(both)
     assert "hidden" not in said.err + for_programs.out
 
 

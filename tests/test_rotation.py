@@ -13,13 +13,13 @@ import pytest
 
 from conftest import Log
 from db.database import Database
-from db.rotation import KeyUse
-from examples import NOON
+from db.journal import KeyUse
 from freescout_audit.errors import SettingsError
 from freescout_audit.signature import api_key, webhook_key
-from ops.answer import Exit, Workplace
 from ops.commands.rotate import look
+from ops.result import Exit
 from ops.rotation import Rotation, State, judge_rotation
+from ops.workplace import Workplace
 from poller.freescout import DeskRefusedError, FreeScout
 from poller.run import poll
 from poller.transport import http_transport
@@ -27,9 +27,10 @@ from receiver.app import create_app, serve
 from settings import LiveSecrets, load_environment, load_settings
 from simulator import Desk, Fate, HttpTransport, ManualClock, Report, SystemClock, Worker
 from simulator import serve as serve_desk
-from simulator.vault import Infisical, VaultFault, serve_vault
-from vaults import PATH, Seconds, Waits, variables
-from world import CLOCK, START, WEBHOOK, no_sleep
+from simulator.infisical import Infisical, VaultFault, serve_vault
+from support.examples import NOON
+from support.vaults import PATH, Seconds, Waits, variables
+from support.world import CLOCK, START, WEBHOOK, no_sleep
 
 OLD_APP_KEY, NEW_APP_KEY = "base64:b2xk", "base64:bmV3"
 SETTINGS = load_settings({})
@@ -190,7 +191,10 @@ async def test_a_vault_that_is_away_fails_no_delivery_and_readiness_says_so(
         assert status == 503
         assert components["receive"]["state"] == "ok"
         assert components["vault"]["state"] == "failed"
-        assert components["vault"]["detail"].startswith("the last known keys stay in use: Infisical does not answer")
+        assert components["vault"]["detail"] == (
+            "Infisical does not answer (ConnectionError); the last known keys stay in use"
+        )
+        assert components["vault"]["next_step"] == "is INFISICAL_URL right, and is it up?"
         assert world.secrets.vault is not None
         assert datetime.fromisoformat(components["vault"]["since"]) == world.secrets.vault.since
 

@@ -24,21 +24,21 @@ import typer
 from typer.testing import CliRunner
 
 from conftest import Log
-from console_world import run
 from db.database import Database
 from db.migrate import migrate
 from db.url import normalise
-from examples import body, signed
-from markdown import Block, blocks
 from ops import delivery, sql
 from poller.run import poll
-from processes import ROOT
 from receiver.app import create_app, serve
 from settings import load_environment, load_settings
 from simulator import Desk, HttpTransport, SystemClock, Worker
 from simulator import serve as serve_desk
-from simulator.vault import Infisical, serve_vault
-from vaults import PATH
+from simulator.infisical import Infisical, serve_vault
+from support.console_world import run
+from support.examples import body, signed
+from support.markdown import Block, blocks
+from support.processes import ROOT
+from support.vaults import PATH
 
 NAME = "freescout-audit-staging"
 TICKET, LOST = 5, 6
@@ -265,7 +265,12 @@ class App:
                 on = {"FLAG_FREESCOUT_WEBHOOK_RECEIVE": "1", "FREESCOUT_URL": self.desk_url}
                 self.config |= keys | on | {"DATABASE_URL": self.database_url}
                 await self.release()
+                passes = len(self._log.lines("pass.completed"))
                 await self.start_polling()
+                # Who reads on has seen a ticket change, and so the first pass.
+                async with asyncio.timeout(30):
+                    while len(self._log.lines("pass.completed")) == passes:  # noqa: ASYNC110 - a log wakes nobody
+                        await asyncio.sleep(0.02)
             case "delivery":
                 return await self._typer(delivery.main)
             case "sql":
@@ -398,7 +403,7 @@ async def app(
     """A desk of twelve tickets, and an app that is yet to be created."""
     monkeypatch.setattr("simulator.worker._NAP", timedelta(seconds=0.05))
     monkeypatch.setattr("ops.commands.doctor.LOOK_EVERY", 0.1)
-    monkeypatch.setattr("ops.commands.webhook.NEXT_SECOND", 0.0)
+    monkeypatch.setattr("ops.endtoend.NEXT_SECOND", 0.0)
     desk = Desk(clock=SystemClock(), seed=1)
     for ticket_id in desk.populate(12, days=30):
         desk.get(ticket_id).state = "published"

@@ -8,17 +8,17 @@ from typing import Annotated
 import msgspec
 import typer
 
-from db import console, lease
-from db.database import Database
-from freescout_audit.errors import DatabaseUnavailableError
-from ops.answer import Answer, AsJson, CommandError, Workplace, answer, moment, span, titled
-from ops.commands.heal import code_of, draw_findings, summary
-from ops.commands.status import is_alive
-from ops.mending import Mender
+from db import lease
+from db.tickets import disputed_ids
+from ops.drawing import moment, span, titled
+from ops.healing import Healer
+from ops.output import AsJson
+from ops.repair import code_of, draw_findings, summary
+from ops.result import CommandError, CommandResult
+from ops.runner import run_command
 from ops.times import Since, parse_since
+from ops.workplace import Workplace, standing_of
 from poller.passes import Passes
-
-app = typer.Typer()
 
 
 class Backfill(msgspec.Struct, frozen=True, kw_only=True):
@@ -34,7 +34,6 @@ class Backfill(msgspec.Struct, frozen=True, kw_only=True):
     counts: dict[str, int]
 
 
-@app.command(rich_help_panel="Repair")
 def backfill(
     *,
     begin: Annotated[
@@ -50,25 +49,25 @@ def backfill(
     as_json: AsJson = False,
 ) -> None:
     """Read every ticket now: the first load without a poller, or everything once more. Resumable."""
-    answer(lambda workplace: load(workplace, begin), as_json=as_json)
+    run_command(lambda workplace: load(workplace, begin), as_json=as_json)
 
 
-async def load(workplace: Workplace, begin: Since | None) -> Answer:
+async def load(workplace: Workplace, begin: Since | None) -> CommandResult:
     """Make the first load's pass; when there was one, read everything once more, and make a pass."""
     async with AsyncExitStack() as stack:
         database = await stack.enter_async_context(workplace.database())
         desk = await stack.enter_async_context(workplace.desk())
-        before = await _standing(database)
-        first = before.complete_through is None
-        if first and is_alive(before, workplace.terms):
+        before = await standing_of(database)
+        first = before.lease.complete_through is None
+        if first and before.poller_is_alive(workplace.terms):
             raise CommandError(
-                f"the poller {before.leader} is making the first load already: watch it with freescout-audit status"
+                f"the poller {before.leader} is making the first load already", "watch it with freescout-audit status"
             )
         await lease.claim_desk(database, desk.url)
-        mender = Mender(desk.reads, database, terms=workplace.terms, size=workplace.settings.poller.page_size)
+        healer = Healer(desk.reads, database, terms=workplace.terms, size=workplace.settings.poller.page_size)
         read = 0
         if not first:
-            await _read_again(workplace, mender, None if begin is None else begin.at(before.now))
+            await _read_again(workplace, healer, None if begin is None else begin.at(before.now))
         with workplace.progress("reading every ticket" if first else "making a pass") as tell:
 
             def progress(done: int, total: int) -> None:
@@ -85,27 +84,27 @@ async def load(workplace: Workplace, begin: Since | None) -> Answer:
                 progress=progress,
             )
             await passes.run()
-        await mender.ask(await console.disputed_ids(database))
-        after = await _standing(database)
+        await healer.ask(await disputed_ids(database))
+        after = await standing_of(database)
     document = Backfill(
         first=first,
-        read=read + mender.rows,
+        read=read + healer.rows,
         seconds=round((after.now - before.now).total_seconds(), 1),
-        complete_through=after.complete_through,
-        lease_until=after.lease_until,
-        counts=mender.counts,
+        complete_through=after.lease.complete_through,
+        lease_until=after.lease.lease_until,
+        counts=healer.counts,
     )
     picture = titled(
         f"{document.read:,} tickets read in {span(document.seconds)}",
-        f"The lease vouches for everything until {moment(after.lease_until)}; then a poller has to go on.",
-        "" if first else summary(mender),
-        draw_findings(mender.findings),
+        f"The lease vouches for everything until {moment(after.lease.lease_until)}; then a poller has to go on.",
+        "" if first else summary(healer),
+        draw_findings(healer.findings),
     )
-    return Answer(document, picture, code_of(mender))
+    return CommandResult(document, picture, code_of(healer))
 
 
-async def _read_again(workplace: Workplace, mender: Mender, begin: datetime | None) -> None:
-    """Read the list from a date of creation on; whoever interrupts it is told how to go on."""
+async def _read_again(workplace: Workplace, healer: Healer, begin: datetime | None) -> None:
+    """Read the list from a date of creation on; an interruption says how to go on."""
     reached = begin
 
     def note(cursor: datetime) -> None:
@@ -114,15 +113,8 @@ async def _read_again(workplace: Workplace, mender: Mender, begin: datetime | No
 
     try:
         with workplace.progress("reading every ticket") as tell:
-            await mender.read(begin, by="createdAt", tell=tell, pause=asyncio.sleep, reached=note)
+            await healer.read(begin, by="createdAt", tell=tell, pause=asyncio.sleep, reached=note)
     except BaseException:
         if reached is not None:
             workplace.remark(f"to go on: freescout-audit backfill --from {reached.strftime('%Y-%m-%dT%H:%M:%SZ')}")
         raise
-
-
-async def _standing(database: Database) -> console.Standing:
-    standing = await console.read_standing(database)
-    if standing is None:
-        raise DatabaseUnavailableError("the schema is incomplete: restore the database, or migrate another")
-    return standing

@@ -7,11 +7,14 @@ from typing import Annotated
 import msgspec
 import typer
 
-from db import console
+from db import lease
 from db.database import Database
-from freescout_audit.errors import DatabaseUnavailableError
-from ops.answer import Answer, AsJson, CommandError, Exit, Workplace, Yes, answer, facts, titled
-from ops.commands.status import is_alive
+from db.tickets import read_holdings, read_sample
+from ops.drawing import facts, titled
+from ops.output import AsJson, Yes
+from ops.result import CommandError, CommandResult, Exit
+from ops.runner import run_command
+from ops.workplace import Workplace, standing_of
 from poller.freescout import FreeScout
 
 _SAMPLE = 5
@@ -52,24 +55,22 @@ def change(
     """
     if not url.startswith(("http://", "https://")):
         raise typer.BadParameter(f"{url!r} must begin with https:// (or http://), like https://desk.example.org")
-    answer(
+    run_command(
         lambda workplace: move(workplace, url.rstrip("/").removesuffix("/api"), forget=forget, yes=yes), as_json=as_json
     )
 
 
-async def move(workplace: Workplace, url: str, *, forget: bool, yes: bool) -> Answer:
+async def move(workplace: Workplace, url: str, *, forget: bool, yes: bool) -> CommandResult:
     """Tie the database to a desk.
 
     Raises:
         CommandError: It does not look like the same desk, a poller is alive, or it is not meant.
     """
     async with workplace.database() as database:
-        standing = await console.read_standing(database)
-        if standing is None:
-            raise DatabaseUnavailableError("the schema is incomplete: restore the database, or migrate another")
-        if forget and is_alive(standing, workplace.terms):
-            raise CommandError("a poller is alive and would write the old desk's tickets: stop it first (poller=0)")
-        sample = {} if forget else await console.read_sample(database, _SAMPLE)
+        standing = await standing_of(database)
+        if forget and standing.poller_is_alive(workplace.terms):
+            raise CommandError("a poller is alive and would write the old desk's tickets", "stop it first (poller=0)")
+        sample = {} if forget else await read_sample(database, _SAMPLE)
         recognised = 0
         if sample:
             async with workplace.desk(url) as there:
@@ -77,10 +78,11 @@ async def move(workplace: Workplace, url: str, *, forget: bool, yes: bool) -> An
             if recognised == 0:
                 raise CommandError(
                     f"none of {len(sample)} tickets is at {url} as we know it: it is another desk, and its tickets"
-                    " would be mistaken for the old one's; use another database, or --forget"
+                    " would be mistaken for the old one's",
+                    "use another database, or --forget",
                 )
         await _confirm(workplace, database, standing.desk_url, url, forget=forget, yes=yes)
-        await console.set_desk(database, url, forget=forget)
+        await lease.change_desk(database, url, forget=forget)
     document = DeskChange(
         before=standing.desk_url, after=url, forgot=forget, compared=len(sample), recognised=recognised
     )
@@ -94,14 +96,14 @@ async def move(workplace: Workplace, url: str, *, forget: bool, yes: bool) -> An
             ("next", f"set FREESCOUT_URL={url} for every process; {next_step}".removesuffix("; none")),
         ),
     )
-    return Answer(document, picture, Exit.GOOD)
+    return CommandResult(document, picture, Exit.GOOD)
 
 
 async def _confirm(
     workplace: Workplace, database: Database, before: str | None, url: str, *, forget: bool, yes: bool
 ) -> None:
     if forget:
-        living = (await console.read_holdings(database)).living
+        living = (await read_holdings(database)).living
         what = f"All {living:,} tickets of {before} are forgotten, with their deliveries and gaps, for {url}."
     else:
         what = f"The tickets of {before} are from now on those of {url}."

@@ -12,16 +12,18 @@ from rich.table import Table
 from rich.text import Text
 
 from ops.address import parse_address
-from ops.answer import Answer, AsJson, Exit, Workplace, answer, titled
-from ops.checks import examine
-from ops.verdict import Check
+from ops.check import Check
+from ops.drawing import titled
+from ops.output import AsJson
+from ops.preflight import examine
+from ops.result import CommandResult, Exit
+from ops.runner import run_command
+from ops.workplace import Workplace
 
 LOOK_EVERY = 3.0
 """Seconds between two looks of ``--wait``."""
 
 _SIGNS = {"green": "✓", "yellow": "!", "red": "✗"}
-
-app = typer.Typer()
 
 
 class Diagnosis(msgspec.Struct, frozen=True, kw_only=True):
@@ -33,7 +35,6 @@ class Diagnosis(msgspec.Struct, frozen=True, kw_only=True):
     checks: Sequence[Check]
 
 
-@app.command(rich_help_panel="See how it is")
 def doctor(
     *,
     url: Annotated[
@@ -52,7 +53,7 @@ def doctor(
 ) -> None:
     """Check everything: each line is green, or says what to do next. Ends with 1 when one is red."""
 
-    async def look(workplace: Workplace) -> Answer:
+    async def look(workplace: Workplace) -> CommandResult:
         good = {"green", "yellow"} if accept_yellow else {"green"}
         async with workplace.fresh_secrets():
             if not wait:
@@ -60,7 +61,7 @@ def doctor(
             checks = await watch(lambda: examine(workplace, url), good=good, within=within, tell=workplace.remark)
         return diagnose(checks, waited_for=good)
 
-    answer(look, as_json=as_json)
+    run_command(look, as_json=as_json)
 
 
 async def watch(
@@ -86,13 +87,13 @@ async def watch(
         await sleep(LOOK_EVERY)
 
 
-def diagnose(checks: Sequence[Check], *, waited_for: set[str] | None = None) -> Answer:
+def diagnose(checks: Sequence[Check], *, waited_for: set[str] | None = None) -> CommandResult:
     """Count the colours and draw the list; what was waited for and did not come is wrong as well."""
     counts = {colour: sum(check.state == colour for check in checks) for colour in _SIGNS}
     document = Diagnosis(checks=checks, **counts)
     good = waited_for or {"green", "yellow"}
     code = Exit.GOOD if all(check.state in good for check in checks) else Exit.WRONG
-    return Answer(document, picture(document), code)
+    return CommandResult(document, picture(document), code)
 
 
 def picture(diagnosis: Diagnosis) -> RenderableType:

@@ -1,36 +1,25 @@
 """``deliveries`` and ``gaps``: what came, and what was missed, with filters."""
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import datetime
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import msgspec
 import typer
 from rich.table import Table
 from rich.text import Text
 
-from db import console, lease
+from db import lease
+from db.database import Database
+from db.journal import GapEntry, JournalledDelivery, read_deliveries, read_gaps
 from freescout_audit.conversation import MAX_ID
-from ops.answer import Answer, AsJson, Workplace, answer, columns, moment, span, titled
-from ops.commands.heal import content
-from ops.times import SinceOption
-
-LOOK_CLOSER = "Find out what happened"
-STYLES = {
-    "applied": "green",
-    "duplicate": "dim",
-    "stale": "dim",
-    "ignored": "dim",
-    "disputed": "yellow",
-    "unusable": "red",
-    "raced": "dim",
-    "waiting": "yellow",
-    "late": "yellow",
-    "lost": "red",
-}
-"""How an outcome or a verdict is drawn."""
-
-app = typer.Typer()
+from ops.drawing import OUTCOME_STYLES, columns, content, moment, span, titled
+from ops.output import AsJson
+from ops.result import CommandResult
+from ops.runner import run_command
+from ops.times import Since, SinceOption
+from ops.workplace import Workplace
 
 
 class Outcome(StrEnum):
@@ -44,7 +33,7 @@ class Outcome(StrEnum):
     UNUSABLE = "unusable"
 
 
-class Verdict(StrEnum):
+class VerdictChoice(StrEnum):
     """What became of the delivery of a change that a pass found first."""
 
     WAITING = "waiting"
@@ -56,14 +45,16 @@ class Verdict(StrEnum):
 class Deliveries(msgspec.Struct, frozen=True, kw_only=True):
     """What ``deliveries --json`` says, the newest first."""
 
-    deliveries: Sequence[console.JournalEntry]
+    deliveries: Sequence[JournalledDelivery]
 
 
 class Gaps(msgspec.Struct, frozen=True, kw_only=True):
     """What ``gaps --json`` says, the newest first."""
 
-    gaps: Sequence[console.GapEntry]
+    gaps: Sequence[GapEntry]
 
+
+Entry = TypeVar("Entry")
 
 TicketOption = Annotated[
     int | None, typer.Option(metavar="ID", help="Only about this ticket.", min=1, max=MAX_ID, show_default=False)
@@ -71,7 +62,6 @@ TicketOption = Annotated[
 LimitOption = Annotated[int, typer.Option(help="So many at the most.", min=1, max=10_000)]
 
 
-@app.command(rich_help_panel=LOOK_CLOSER)
 def deliveries(
     *,
     ticket: TicketOption = None,
@@ -84,80 +74,99 @@ def deliveries(
     as_json: AsJson = False,
 ) -> None:
     """The verified deliveries that came, the newest first, and what became of each."""
+    _list(
+        "deliveries",
+        lambda database, begin: read_deliveries(
+            database,
+            ticket_id=ticket,
+            events=event or (),
+            outcomes=[str(each) for each in outcome or ()],
+            since=begin,
+            at_most=limit,
+        ),
+        document=lambda found: Deliveries(deliveries=found),
+        draw=_draw_journal,
+        since=since,
+        limit=limit,
+        as_json=as_json,
+    )
 
-    async def look(workplace: Workplace) -> Answer:
-        async with workplace.database() as database:
-            found = await console.read_deliveries(
-                database,
-                ticket_id=ticket,
-                events=event or (),
-                outcomes=[str(each) for each in outcome or ()],
-                since=None if since is None else since.at(await lease.now(database)),
-                at_most=limit,
-            )
-        return Answer(Deliveries(deliveries=found), titled(counted(found, limit, "deliveries"), _draw_journal(found)))
 
-    answer(look, as_json=as_json)
-
-
-@app.command(rich_help_panel=LOOK_CLOSER)
 def gaps(
     *,
     ticket: TicketOption = None,
-    verdict: Annotated[list[Verdict] | None, typer.Option(help="Only those whose delivery was this.")] = None,
+    verdict: Annotated[list[VerdictChoice] | None, typer.Option(help="Only those whose delivery was this.")] = None,
     since: SinceOption = None,
     limit: LimitOption = 50,
     as_json: AsJson = False,
 ) -> None:
     """The changes that a pass found before any delivery told of them, the newest first."""
+    _list(
+        "gaps",
+        lambda database, begin: read_gaps(
+            database,
+            ticket_id=ticket,
+            verdicts=[str(each) for each in verdict or ()],
+            since=begin,
+            at_most=limit,
+        ),
+        document=lambda found: Gaps(gaps=found),
+        draw=_draw_gaps,
+        since=since,
+        limit=limit,
+        as_json=as_json,
+    )
 
-    async def look(workplace: Workplace) -> Answer:
+
+def _list(
+    what: str,
+    read: Callable[[Database, datetime | None], Awaitable[Sequence[Entry]]],
+    *,
+    document: Callable[[Sequence[Entry]], msgspec.Struct],
+    draw: Callable[[Sequence[Entry]], Table],
+    since: Since | None,
+    limit: int,
+    as_json: bool,
+) -> None:
+    """Run the command that lists entries, the newest first; ``read`` is given the time since which they are wanted."""
+
+    async def look(workplace: Workplace) -> CommandResult:
         async with workplace.database() as database:
-            found = await console.read_gaps(
-                database,
-                ticket_id=ticket,
-                verdicts=[str(each) for each in verdict or ()],
-                since=None if since is None else since.at(await lease.now(database)),
-                at_most=limit,
-            )
-        return Answer(Gaps(gaps=found), titled(counted(found, limit, "gaps"), _draw_gaps(found)))
+            found = await read(database, None if since is None else since.at(await lease.now(database)))
+        return CommandResult(document(found), titled(_counted(found, limit, what), draw(found) if found else ""))
 
-    answer(look, as_json=as_json)
+    run_command(look, as_json=as_json)
 
 
-def counted(found: Sequence[object], limit: int, what: str) -> str:
+def _counted(found: Sequence[object], limit: int, what: str) -> str:
     """Say how many there are, and whether there may be more."""
     if not found:
         return f"no {what}"
     return f"{len(found)} {what}, the newest first" + (", and maybe more: --limit" if len(found) == limit else "")
 
 
-def _draw_journal(found: Sequence[console.JournalEntry]) -> Table | str:
-    if not found:
-        return ""
+def _draw_journal(found: Sequence[JournalledDelivery]) -> Table:
     table = columns("received", "ticket", "event", "says", "dated", "outcome", right={"ticket"}, fold={"outcome"})
     for entry in found:
         table.add_row(
             moment(entry.received_at, year=False),
             "" if entry.ticket_id is None else str(entry.ticket_id),
-            entry.event.removeprefix("convo.") if entry.event.startswith("convo.") else entry.event,
+            entry.event.removeprefix("convo."),
             content(entry.status, entry.state) if entry.ticket_id is not None else "",
             "" if entry.updated_at is None else moment(entry.updated_at, day=False),
-            Text(_outcome(entry), STYLES.get(entry.outcome, "")),
+            Text(_outcome(entry), OUTCOME_STYLES.get(entry.outcome, "")),
         )
     return table
 
 
-def _outcome(entry: console.JournalEntry) -> str:
+def _outcome(entry: JournalledDelivery) -> str:
     """Return an outcome with its reason, where that says more."""
     if entry.reason in {"", "news", "known"}:
         return entry.outcome
     return f"{entry.outcome}: {entry.reason.replace('_', ' ')}"
 
 
-def _draw_gaps(found: Sequence[console.GapEntry]) -> Table | str:
-    if not found:
-        return ""
+def _draw_gaps(found: Sequence[GapEntry]) -> Table:
     table = columns("ticket", "cached", "true", "changed", "healed", "verdict", right={"ticket"}, fold={"verdict"})
     for gap in found:
         late = "" if gap.late_by is None else f" by {span(gap.late_by)}"
@@ -167,6 +176,6 @@ def _draw_gaps(found: Sequence[console.GapEntry]) -> Table | str:
             content(gap.true_status, gap.true_state or "gone"),
             "" if gap.changed_at is None else moment(gap.changed_at, year=False),
             moment(gap.healed_at, day=False),
-            Text(f"{gap.verdict}{late}", STYLES.get(gap.verdict, "")),
+            Text(f"{gap.verdict}{late}", OUTCOME_STYLES.get(gap.verdict, "")),
         )
     return table

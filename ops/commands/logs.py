@@ -16,9 +16,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ops.answer import AsJson, Exit, fail
-from ops.commands.journal import LOOK_CLOSER
 from ops.loglines import Filter, LogLine, read_line, value_of
+from ops.output import AsJson, fail
+from ops.result import CommandError, Exit
 from ops.times import SinceOption
 
 
@@ -32,8 +32,6 @@ class _Screen(Console):
 
 _STYLES = {"debug": "dim", "info": "", "warning": "yellow", "error": "red"}
 _NOT_SHOWN = ("request_id", "endpoint")
-
-app = typer.Typer()
 
 
 class Level(StrEnum):
@@ -53,7 +51,6 @@ class Counts(msgspec.Struct, frozen=True, kw_only=True):
     counts: Mapping[str, int]
 
 
-@app.command(rich_help_panel=LOOK_CLOSER)
 def logs(
     file: Annotated[Path | None, typer.Argument(help="Standard input if left out.", show_default=False)] = None,
     *,
@@ -85,10 +82,11 @@ def logs(
                 with file.open("rb") as stream:
                     _run(stream, wanted, by, as_json=as_json)
     except BrokenPipeError:
-        # Whoever read us has seen enough; Python would complain once more when it flushes.
+        # The reader has seen enough; Python would complain once more when it flushes.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
-        fail(f"{file} cannot be read: {error.strerror}", Exit.USAGE, as_json=as_json)
+        unreadable = CommandError(f"{file} cannot be read ({error.strerror})", "name another file")
+        fail(unreadable, Exit.USAGE, as_json=as_json)
 
 
 def _run(stream: BinaryIO, wanted: Filter, by: str | None, *, as_json: bool) -> None:

@@ -8,13 +8,16 @@ from typing import Annotated
 import msgspec
 import typer
 
-from db import console, lease
-from ops.answer import Answer, AsJson, Workplace, answer, facts, moment, titled
-from ops.commands.heal import code_of, draw_findings, open_mender, read_lists, summary
-from ops.mending import Finding
+from db import lease
+from db.tickets import count_older
+from ops.drawing import facts, moment, titled
+from ops.healing import Finding
+from ops.output import AsJson
+from ops.repair import code_of, draw_findings, open_healer, read_lists, summary
+from ops.result import CommandResult
+from ops.runner import run_command
 from ops.times import Since, SinceOption
-
-app = typer.Typer()
+from ops.workplace import Workplace
 
 
 class Reconciliation(msgspec.Struct, frozen=True, kw_only=True):
@@ -31,7 +34,6 @@ class Reconciliation(msgspec.Struct, frozen=True, kw_only=True):
     missed: Sequence[Finding]
 
 
-@app.command(rich_help_panel="Repair")
 def reconcile(
     *,
     since: SinceOption = None,
@@ -41,27 +43,27 @@ def reconcile(
     """After an outage: which tickets may have changed unseen, what FreeScout says of them, what was healed."""
     if full == (since is not None):
         raise typer.BadParameter("say --since TIME (when the gap began), or --full; one of them")
-    answer(lambda workplace: compare(workplace, since), as_json=as_json)
+    run_command(lambda workplace: compare(workplace, since), as_json=as_json)
 
 
-async def compare(workplace: Workplace, since: Since | None) -> Answer:
+async def compare(workplace: Workplace, since: Since | None) -> CommandResult:
     """Compare the cache with the desk, and heal it."""
     async with AsyncExitStack() as stack:
-        database, mender = await open_mender(workplace, stack)
+        database, healer = await open_healer(workplace, stack)
         now = await lease.now(database)
         begin = None if since is None else since.at(now)
-        older = await console.count_older(database, begin or now)
-        await read_lists(workplace, database, mender, None if begin is None else Since(str(since), begin))
-    document = Reconciliation(since=begin, older=older, read=mender.rows, counts=mender.counts, missed=mender.findings)
+        older = await count_older(database, begin or now)
+        await read_lists(workplace, database, healer, None if begin is None else Since(str(since), begin))
+    document = Reconciliation(since=begin, older=older, read=healer.rows, counts=healer.counts, missed=healer.findings)
     scope = "every ticket" if begin is None else f"the gap since {moment(begin)} UTC"
-    missed = sum(count for outcome, count in mender.counts.items() if outcome != "same")
+    missed = sum(count for outcome, count in healer.counts.items() if outcome != "same")
     picture = titled(
         f"Reconciled {scope}",
         facts(
             ("rows older than that", f"{older:,}: what changed in the gap is among them, or new"),
-            ("read", summary(mender)),
+            ("read", summary(healer)),
             ("missed", f"{missed:,}" if missed else "nothing: the cache was right"),
         ),
-        draw_findings(mender.findings),
+        draw_findings(healer.findings),
     )
-    return Answer(document, picture, code_of(mender))
+    return CommandResult(document, picture, code_of(healer))

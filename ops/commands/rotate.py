@@ -6,12 +6,16 @@ import typer
 from rich.console import Group
 from rich.markup import escape
 
-from db.rotation import read_key_uses
-from ops.answer import Answer, AsJson, Exit, Workplace, ago, answer, columns, moment
+from db.journal import read_key_uses
+from ops.drawing import ago, columns, moment
+from ops.output import AsJson
+from ops.result import CommandResult, Exit
 from ops.rotation import Rotation, judge_rotation
+from ops.runner import run_command
+from ops.workplace import Workplace
 from receiver.audit import ENDPOINT
 
-app = typer.Typer(no_args_is_help=True, help="Follow a rotation of FreeScout's webhook key to its end.")
+app = typer.Typer(no_args_is_help=True)
 
 
 @app.callback()
@@ -26,17 +30,17 @@ def status(*, as_json: AsJson = False) -> None:
     FreeScout's key follows from its APP_KEY, so the rotation is: both keys into the vault, then the new APP_KEY, and
     80 minutes later the old key may go.
     """
-    answer(look, as_json=as_json)
+    run_command(look, as_json=as_json)
 
 
-async def look(workplace: Workplace) -> Answer:
+async def look(workplace: Workplace) -> CommandResult:
     """Read and show how far a rotation has come."""
     keys = await workplace.keys()
     async with workplace.database() as database:
         now, uses = await read_key_uses(database, ENDPOINT)
     keep = timedelta(seconds=workplace.settings.journal.keep)
     found = judge_rotation(uses, keys.fingerprints(), now=now, keep=keep)
-    return Answer(found, picture(found), Exit.GOOD if found.at_rest else Exit.WRONG)
+    return CommandResult(found, picture(found), Exit.GOOD if found.at_rest else Exit.WRONG)
 
 
 def picture(found: Rotation) -> Group:

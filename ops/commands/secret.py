@@ -16,12 +16,18 @@ from rich.text import Text
 
 from freescout_audit.delivery import event_name
 from freescout_audit.signature import api_key, webhook_key
-from ops.answer import Answer, AsJson, CommandError, Exit, Workplace, answer, facts
 from ops.diagnosis import Candidate, Finding, diagnose
+from ops.drawing import facts
+from ops.output import AsJson
+from ops.result import CommandError, CommandResult, Exit
+from ops.runner import run_command
+from ops.workplace import Workplace
 from settings.environment import API_KEY
 
 RANDOM_BYTES = 48
 _HEX_DIGITS = frozenset("0123456789abcdef")
+_FORM = '{"headers": {…}, "body": "…"}'
+"""A recorded delivery."""
 _ASSUMED = "how the API key follows from APP_KEY was not measured: compare it with Manage » Settings » API & Webhooks"
 
 app = typer.Typer(no_args_is_help=True, help="Make keys, derive FreeScout's, and check which one signs.")
@@ -51,7 +57,7 @@ class CheckedDelivery(msgspec.Struct, frozen=True, kw_only=True):
     finding: Finding
 
 
-class Check(msgspec.Struct, frozen=True, kw_only=True):
+class CheckedDeliveries(msgspec.Struct, frozen=True, kw_only=True):
     """What ``secret check --json`` says."""
 
     verified: int
@@ -71,15 +77,15 @@ class Recorded(msgspec.Struct, frozen=True, kw_only=True):
 def new(*, as_json: AsJson = False) -> None:
     """Make a random key, for OPS_TOKEN or for RV-4's own path. FreeScout's webhook key cannot be chosen."""
 
-    async def make(workplace: Workplace) -> Answer:
+    async def make(workplace: Workplace) -> CommandResult:
         made = NewSecret(secret=secrets.token_urlsafe(RANDOM_BYTES))
         workplace.remark(
             "For OPS_TOKEN, or for RV-4's own path. FreeScout's webhook key cannot be chosen or pasted in: it follows"
             " from FreeScout's APP_KEY (secret derive)."
         )
-        return Answer(made, Text(made.secret, no_wrap=True, overflow="ignore"))
+        return CommandResult(made, Text(made.secret, no_wrap=True, overflow="ignore"))
 
-    answer(make, as_json=as_json)
+    run_command(make, as_json=as_json)
 
 
 @app.command()
@@ -89,16 +95,16 @@ def derive(*, as_json: AsJson = False) -> None:
     Give the value, or the line of FreeScout's .env: grep ^APP_KEY= .env | freescout-audit secret derive
     """
 
-    async def work(workplace: Workplace) -> Answer:
+    async def work(workplace: Workplace) -> CommandResult:
         app_key = app_key_of(_read_secret("APP_KEY"))
         keys = DerivedKeys(webhook_key=webhook_key(app_key), api_key=api_key(app_key), warning=what_is_strange(app_key))
         if keys.warning is not None:
             workplace.warn(keys.warning)
         workplace.remark(_ASSUMED)
         picture = facts(("webhook key", keys.webhook_key), ("API key", f"{keys.api_key}  [dim](assumed)[/dim]"))
-        return Answer(keys, picture)
+        return CommandResult(keys, picture)
 
-    answer(work, as_json=as_json)
+    run_command(work, as_json=as_json)
 
 
 @app.command()
@@ -116,14 +122,16 @@ def check(
 ) -> None:
     """Tell whether a key signed a recorded delivery and, if not, what the mistake is."""
 
-    async def work(workplace: Workplace) -> Answer:
+    async def work(workplace: Workplace) -> CommandResult:
         recorded = _recorded(delivery, headers, body)
         configured, others = await _configured(workplace)
         keys = configured
         if stdin:
             keys, others = [Candidate("the key given", _read_secret("key"))], [*configured, *others]
         if not keys:
-            raise CommandError("no webhook key is configured: set FREESCOUT_AUDIT_WEBHOOK_SECRET, or --key-from-stdin")
+            raise CommandError(
+                "no webhook key is configured", "set FREESCOUT_AUDIT_WEBHOOK_SECRET, or --key-from-stdin"
+            )
         checked = [
             CheckedDelivery(
                 line=one.line,
@@ -133,13 +141,13 @@ def check(
             for one in recorded
         ]
         good = sum(one.finding.verified for one in checked)
-        found = Check(verified=good, of=len(checked), deliveries=checked)
-        return Answer(found, picture(found), Exit.GOOD if good == len(checked) else Exit.WRONG)
+        found = CheckedDeliveries(verified=good, of=len(checked), deliveries=checked)
+        return CommandResult(found, picture(found), Exit.GOOD if good == len(checked) else Exit.WRONG)
 
-    answer(work, as_json=as_json)
+    run_command(work, as_json=as_json)
 
 
-def picture(found: Check) -> Group:
+def picture(found: CheckedDeliveries) -> Group:
     """Return what people see of a check: each different finding once, with the first delivery it is about."""
     first: dict[str, CheckedDelivery] = {}
     counts: dict[str, int] = {}
@@ -163,7 +171,11 @@ def app_key_of(text: str) -> str:
         if equals and name.strip().removeprefix("export ").strip() == "APP_KEY":
             return value.strip().strip("\"'")
     if len(text.splitlines()) > 1:
-        raise CommandError("there is no APP_KEY= line on standard input", Exit.USAGE)
+        raise CommandError(
+            "there is no APP_KEY= line on standard input",
+            "give that line of FreeScout's .env, or its value",
+            Exit.USAGE,
+        )
     return text.strip("\"'")
 
 
@@ -180,7 +192,7 @@ def _read_secret(what: str) -> str:
     """Read a secret from standard input, never from an argument, which others could see."""
     given: str = typer.prompt(what, hide_input=True, err=True) if sys.stdin.isatty() else sys.stdin.read()
     if not given.strip():
-        raise CommandError(f"nothing came on standard input: give the {what} there", Exit.USAGE)
+        raise CommandError("nothing came on standard input", f"give the {what} there", Exit.USAGE)
     return given.strip()
 
 
@@ -203,7 +215,7 @@ def _recorded(delivery: Path | None, headers: Path | None, body: Path | None) ->
         found = [_line(number, line, delivery.name) for number, line in enumerate(lines, 1) if line.strip()]
         if found:
             return found
-        raise CommandError(f"{delivery.name} holds no delivery", Exit.USAGE)
+        raise CommandError(f"{delivery.name} holds no delivery", f"give it a line each, {_FORM}", Exit.USAGE)
     if delivery is None and headers is not None and body is not None:
         text = _bytes(headers).decode("latin-1")
         named = (line.partition(":") for line in text.splitlines() if ":" in line)
@@ -212,7 +224,7 @@ def _recorded(delivery: Path | None, headers: Path | None, body: Path | None) ->
                 line=1, headers={name.strip().lower(): value.strip() for name, _, value in named}, body=_bytes(body)
             )
         ]
-    raise CommandError("name a file of deliveries, or both --headers and --body", Exit.USAGE)
+    raise CommandError("no delivery is named", "name a file of deliveries, or both --headers and --body", Exit.USAGE)
 
 
 def _line(number: int, line: bytes, file: str) -> Recorded:
@@ -221,12 +233,13 @@ def _line(number: int, line: bytes, file: str) -> Recorded:
         headers = {str(name).lower(): str(value) for name, value in record["headers"].items()}
         return Recorded(line=number, headers=headers, body=str(record["body"]).encode())
     except (ValueError, KeyError, TypeError, AttributeError):
-        form = '{"headers": {…}, "body": "…"}'
-        raise CommandError(f"line {number} of {file} is no recorded delivery, {form}", Exit.USAGE) from None
+        raise CommandError(
+            f"line {number} of {file} is no recorded delivery", f"write each as {_FORM}", Exit.USAGE
+        ) from None
 
 
 def _bytes(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise CommandError(f"{path.name} cannot be read ({error.strerror})", Exit.USAGE) from None
+        raise CommandError(f"{path.name} cannot be read ({error.strerror})", "name another file", Exit.USAGE) from None

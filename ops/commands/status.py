@@ -4,18 +4,19 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 
 import msgspec
-import typer
 from rich.console import RenderableType
 from rich.text import Text
 
-from db import console
-from freescout_audit.errors import DatabaseUnavailableError
-from freescout_audit.rule import Terms
-from ops.answer import Answer, AsJson, Workplace, ago, answer, facts, moment, span, titled
+from db.journal import Lag, LastDelivery, count_gaps, count_outcomes, read_lag, read_last_delivery
+from db.standing import Standing
+from db.tickets import read_holdings
+from ops.drawing import ago, facts, moment, span, titled
+from ops.output import AsJson
+from ops.result import CommandResult
+from ops.runner import run_command
+from ops.workplace import Workplace, standing_of
 
 DAY = timedelta(days=1)
-
-app = typer.Typer()
 
 
 class LeaseStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -65,36 +66,33 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     poller: PollerStatus
     last_pass: PassStatus | None
     desk: DeskStatus
-    last_delivery: console.LastDelivery | None
+    last_delivery: LastDelivery | None
     deliveries_24h: Mapping[str, int]
-    lag_24h: console.Lag
+    lag_24h: Lag
     disputes: int
     oldest_dispute: datetime | None
     gaps_24h: Mapping[str, int]
 
 
-@app.command(rich_help_panel="See how it is")
 def status(*, as_json: AsJson = False) -> None:
     """How it is: lease, passes, deliveries, lag, disputes and gaps, on one screen."""
-    answer(look, as_json=as_json)
+    run_command(look, as_json=as_json)
 
 
-async def look(workplace: Workplace) -> Answer:
+async def look(workplace: Workplace) -> CommandResult:
     """Read and show how it is."""
     async with workplace.database() as database:
-        standing = await console.read_standing(database)
-        if standing is None:
-            raise DatabaseUnavailableError("the schema is incomplete: restore the database, or migrate another")
-        holdings = await console.read_holdings(database)
+        standing = await standing_of(database)
+        holdings = await read_holdings(database)
         document = Status(
             now=standing.now,
             tickets=holdings.living,
             lease=_lease(standing),
             poller=PollerStatus(
-                alive=is_alive(standing, workplace.terms),
+                alive=standing.poller_is_alive(workplace.terms),
                 leader=standing.leader,
                 led_since=standing.led_since,
-                heartbeat_at=standing.heartbeat_at,
+                heartbeat_at=standing.lease.heartbeat_at,
                 load_until=standing.load_cursor,
             ),
             last_pass=_last_pass(standing),
@@ -104,30 +102,25 @@ async def look(workplace: Workplace) -> Answer:
                 detail=standing.desk_detail,
                 since=standing.desk_since,
                 silent_since=standing.silent_since,
-                clock_offset_s=round(standing.clock_offset.total_seconds(), 3),
+                clock_offset_s=round(standing.lease.clock_offset.total_seconds(), 3),
             ),
-            last_delivery=await console.read_last_delivery(database),
-            deliveries_24h=await console.count_outcomes(database, DAY),
-            lag_24h=await console.read_lag(database, DAY),
+            last_delivery=await read_last_delivery(database),
+            deliveries_24h=await count_outcomes(database, DAY),
+            lag_24h=await read_lag(database, DAY),
             disputes=holdings.disputed,
             oldest_dispute=holdings.oldest_dispute,
-            gaps_24h=await console.count_gaps(database, DAY),
+            gaps_24h=await count_gaps(database, DAY),
         )
-    return Answer(document, picture(document))
+    return CommandResult(document, picture(document))
 
 
-def is_alive(standing: console.Standing, terms: Terms) -> bool:
-    """Tell whether a poller is alive, as the rule has it."""
-    return standing.heartbeat_at is not None and standing.now - standing.heartbeat_at < terms.lease
-
-
-def _lease(standing: console.Standing) -> LeaseStatus:
-    until = standing.lease_until
+def _lease(standing: Standing) -> LeaseStatus:
+    until = standing.lease.lease_until
     left = None if until is None else round((until - standing.now).total_seconds(), 1)
-    return LeaseStatus(until=until, seconds_left=left, complete_through=standing.complete_through)
+    return LeaseStatus(until=until, seconds_left=left, complete_through=standing.lease.complete_through)
 
 
-def _last_pass(standing: console.Standing) -> PassStatus | None:
+def _last_pass(standing: Standing) -> PassStatus | None:
     if standing.passed_at is None:
         return None
     return PassStatus(
@@ -219,7 +212,7 @@ def _draw_counts(counts: Mapping[str, int], *, red: tuple[str, ...], yellow: tup
     return text
 
 
-def _draw_lag(lag: console.Lag) -> Text:
+def _draw_lag(lag: Lag) -> Text:
     if lag.p50 is None or lag.p95 is None or lag.p99 is None or lag.max is None:
         return Text("no delivery was news")
     shown = f"50 % {span(lag.p50)}, 95 % {span(lag.p95)}, 99 % {span(lag.p99)}, all {span(lag.max)}"

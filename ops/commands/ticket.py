@@ -9,14 +9,15 @@ import typer
 from rich.console import RenderableType
 from rich.text import Text
 
-from db import console
 from db.database import Database
+from db.journal import read_deliveries, read_gaps
+from db.tickets import TicketRow, find_tickets, read_row
 from freescout_audit.conversation import MAX_ID
-from ops.answer import Answer, AsJson, CommandError, Exit, Workplace, ago, answer, columns, facts, moment, span, titled
-from ops.commands.heal import content
-from ops.commands.journal import LOOK_CLOSER, STYLES
-
-app = typer.Typer()
+from ops.drawing import OUTCOME_STYLES, ago, columns, content, facts, moment, span, titled
+from ops.output import AsJson
+from ops.result import CommandError, CommandResult, Exit
+from ops.runner import run_command
+from ops.workplace import Workplace
 
 _WHY = {
     "ok": "vouched for",
@@ -60,12 +61,11 @@ class Ticket(msgspec.Struct, frozen=True, kw_only=True):
     answer: str
     reason: str
     expires_at: datetime | None
-    row: console.Row | None
+    row: TicketRow | None
     desk: DeskSays | None
     history: Sequence[Moment]
 
 
-@app.command(rich_help_panel=LOOK_CLOSER)
 def ticket(
     which: Annotated[str, typer.Argument(metavar="ID|#NUMBER", help="Its id, or its number: 4711 or '#4711'.")],
     *,
@@ -79,21 +79,21 @@ def ticket(
     if not (typed.isascii() and typed.isdecimal() and 0 < int(typed[:20]) <= MAX_ID):
         raise typer.BadParameter(f"{which!r} is neither an id (4711) nor a number ('#4711')")
 
-    async def look(workplace: Workplace) -> Answer:
+    async def look(workplace: Workplace) -> CommandResult:
         async with workplace.database() as database:
             ticket_id = await _with_number(database, int(typed)) if numbered else int(typed)
             return await explain(workplace, database, ticket_id, ask=ask, limit=limit)
 
-    answer(look, as_json=as_json)
+    run_command(look, as_json=as_json)
 
 
-async def explain(workplace: Workplace, database: Database, ticket_id: int, *, ask: bool, limit: int) -> Answer:
+async def explain(workplace: Workplace, database: Database, ticket_id: int, *, ask: bool, limit: int) -> CommandResult:
     """Read everything about a ticket."""
     said = None
     if ask:
         async with workplace.desk() as desk:
             said = await desk.reads.conversation(ticket_id)
-    reading, row, now = await console.read_row(database, ticket_id)
+    reading, row, now = await read_row(database, ticket_id)
     desk_says = None
     if ask:
         true = "none" if said is None or said.state != "published" else said.status or "none"
@@ -114,7 +114,7 @@ async def explain(workplace: Workplace, database: Database, ticket_id: int, *, a
         history=await _history(database, ticket_id, limit),
     )
     good = reading.reason == "ok" if desk_says is None else desk_says.agrees
-    return Answer(document, picture(document), Exit.GOOD if good else Exit.WRONG)
+    return CommandResult(document, picture(document), Exit.GOOD if good else Exit.WRONG)
 
 
 async def _with_number(database: Database, number: int) -> int:
@@ -123,11 +123,15 @@ async def _with_number(database: Database, number: int) -> int:
     Raises:
         CommandError: There is none, or there are several.
     """
-    found = await console.find_tickets(database, number)
+    found = await find_tickets(database, number)
     if not found:
-        raise CommandError(f"the cache knows no ticket #{number}: FreeScout's address bar shows its id")
+        raise CommandError(
+            f"the cache knows no ticket #{number}", "name it by its id, which FreeScout's address bar shows"
+        )
     if len(found) > 1:
-        raise CommandError(f"#{number} was given to several tickets: name one by its id, {', '.join(map(str, found))}")
+        raise CommandError(
+            f"#{number} was given to several tickets", f"name one by its id, {', '.join(map(str, found))}"
+        )
     return found[0]
 
 
@@ -145,9 +149,9 @@ async def _history(database: Database, ticket_id: int, limit: int) -> Sequence[M
             outcome=entry.outcome,
             detail=entry.reason.replace("_", " "),
         )
-        for entry in await console.read_deliveries(database, ticket_id=ticket_id, at_most=limit)
+        for entry in await read_deliveries(database, ticket_id=ticket_id, at_most=limit)
     ]
-    for gap in await console.read_gaps(database, ticket_id=ticket_id, at_most=limit):
+    for gap in await read_gaps(database, ticket_id=ticket_id, at_most=limit):
         cached, true = content(gap.cached_status, gap.cached_state), content(gap.true_status, gap.true_state or "gone")
         happened.append(
             Moment(
@@ -195,7 +199,7 @@ def _draw_desk(says: DeskSays) -> Text:
     return Text.assemble(f"{content(says.status, says.state)}{dated}", agrees)
 
 
-def _draw_expiry(ticket: Ticket, row: console.Row) -> str:
+def _draw_expiry(ticket: Ticket, row: TicketRow) -> str:
     if ticket.expires_at is not None:
         by_lease = row.lease_until is not None and row.lease_until >= row.expires_at
         by = "the lease" if by_lease else "its own time to live"
@@ -214,6 +218,6 @@ def _draw_history(history: Sequence[Moment]) -> RenderableType:
             Text(event.event.removeprefix("convo."), "magenta" if event.kind == "gap" else ""),
             event.content,
             "" if event.dated is None else moment(event.dated, day=False),
-            Text(f"{event.outcome}{detail}", STYLES.get(event.outcome, "")),
+            Text(f"{event.outcome}{detail}", OUTCOME_STYLES.get(event.outcome, "")),
         )
     return table

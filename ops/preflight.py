@@ -6,15 +6,19 @@ from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
 
-from db import console, lease
+from db import lease
 from db.database import Database
-from db.migrate import newest_revision
+from db.journal import count_gaps, count_twins, read_last_delivery
+from db.migrate import age_of, newest_revision
+from db.standing import Standing, read_standing, server_version
+from db.webhook import Webhook, read_webhook
 from freescout_audit.delivery import CONVERSATION_EVENTS
 from freescout_audit.errors import DatabaseUnavailableError, FreescoutAuditError, SettingsError
 from ops import keychecks, selftest
-from ops.answer import CommandError, Workplace, ago, moment, span
-from ops.commands.status import is_alive
-from ops.verdict import Check, green, red, yellow
+from ops.check import Check, green, red, yellow
+from ops.drawing import ago, moment, span
+from ops.result import CommandError
+from ops.workplace import Workplace
 from poller.freescout import DeskError, FreeScout
 from settings import Secret, unwise
 
@@ -50,32 +54,33 @@ async def examine(workplace: Workplace, url: str | None = None) -> list[Check]:
 
 async def _open(
     workplace: Workplace, stack: AsyncExitStack, checks: list[Check]
-) -> tuple[Database | None, console.Standing | None]:
+) -> tuple[Database | None, Standing | None]:
     """Open the database and look at it; what cannot be opened is None."""
     try:
         database = await stack.enter_async_context(workplace.database())
-        async with database.connection() as connection:
-            version: str = await connection.fetchval("SELECT split_part(version(), ' ', 2)")
+        version = await server_version(database)
     except SettingsError as error:
-        checks.append(red("database", str(error), "set DATABASE_URL as the database's owner gave it"))
+        checks.append(
+            red("database", error.problem, error.next_step or "set DATABASE_URL as the database's owner gave it")
+        )
         return None, None
     except (DatabaseUnavailableError, CommandError) as error:
-        checks.append(red("database", str(error), "is DATABASE_URL right, and does PostgreSQL run?"))
+        checks.append(red("database", error.problem, error.next_step))
         return None, None
     embedded = ", embedded (for laptops)" if workplace.environment.database_url is None else ""
     checks.append(green("database", f"PostgreSQL {version} answers{embedded}"))
     migrate = "run python -m db.migrate"
     try:
-        standing = await console.read_standing(database)
+        standing = await read_standing(database)
     except DatabaseUnavailableError:
         checks.append(red("schema", "our tables are not there", migrate))
         return database, None
     if standing is None or standing.revision is None:
         checks.append(red("schema", "it is incomplete", "restore the database, or migrate another"))
         return database, None
-    newest = newest_revision()
-    if standing.revision < newest:
-        checks.append(red("schema", f"it is at {standing.revision}, this code expects {newest}", migrate))
+    if age_of(standing.revision) in {"older", "forgotten"}:
+        expected = f"it is at {standing.revision}, this code expects {newest_revision()}"
+        checks.append(red("schema", expected, migrate))
         return database, None
     checks.append(green("schema", f"at {standing.revision}"))
     if standing.behind_pooler:
@@ -86,7 +91,7 @@ async def _open(
 
 
 def _look_at_the_keys(workplace: Workplace) -> list[Check]:
-    """Look at the vault, the flag and the keys; keys that nobody has read yet are not judged."""
+    """Look at the vault, the flag and the keys; keys that have not been read yet are not judged."""
     environment, secrets = workplace.environment, workplace.secrets
     checks = [keychecks.flag(environment)]
     if environment.vault is not None:
@@ -97,9 +102,7 @@ def _look_at_the_keys(workplace: Workplace) -> list[Check]:
     return checks
 
 
-async def _look_at_the_desk(
-    workplace: Workplace, database: Database | None, standing: console.Standing | None
-) -> list[Check]:
+async def _look_at_the_desk(workplace: Workplace, database: Database | None, standing: Standing | None) -> list[Check]:
     environment = workplace.environment
     if environment.freescout_url is None or workplace.secrets.api_key() is None:
         return []
@@ -120,22 +123,14 @@ async def _look_at_the_desk(
             red("API", f"no answer within {_DESK_PATIENCE:g} s", "is the desk up, and is FREESCOUT_URL right?")
         )
     except DeskError as error:
-        checks.append(_desk_failed(error))
+        checks.append(red("API", error.problem, error.next_step))
     except DatabaseUnavailableError as error:
-        checks.append(red("database", str(error), "it went away while we looked: try again"))
+        checks.append(red("database", error.problem, "it went away while we looked: try again"))
     return checks
 
 
-def _desk_failed(error: DeskError) -> Check:
-    """Return what an error of the desk's means: what it says behind its colon is the next step, where there is one."""
-    problem, _, next_step = str(error).partition(": ")
-    if not next_step or problem == "FreeScout does not answer":
-        return red("API", str(error), "is the desk up, and is FREESCOUT_URL right?")
-    return red("API", problem, next_step)
-
-
 async def _ask_the_desk(
-    desk: FreeScout, workplace: Workplace, database: Database | None, standing: console.Standing | None
+    desk: FreeScout, workplace: Workplace, database: Database | None, standing: Standing | None
 ) -> list[Check]:
     page = await desk.page(size=1, sort="createdAt", retries=0)
     now = datetime.now(UTC) if database is None or standing is None else await lease.now(database)
@@ -145,7 +140,7 @@ async def _ask_the_desk(
     try:
         rows = (await desk.page(size=size, retries=0)).rows
     except DeskError as error:
-        checks.append(red("page size", f"{size} rows: {error}", "set a smaller POLLER_PAGE_SIZE"))
+        checks.append(red("page size", f"{size} rows: {error.problem}", "set a smaller POLLER_PAGE_SIZE"))
     else:
         checks.append(green("page size", f"{rows} of {size} rows in {span(time.perf_counter() - began)}"))
     return checks
@@ -168,8 +163,8 @@ def _clock(theirs: datetime, ours: datetime) -> Check:
 
 async def _look_at_deliveries(database: Database, url: str | None) -> list[Check]:
     """Look at what is registered, as far as anybody can tell, and at what has come."""
-    known = await console.read_webhook(database)
-    last = await console.read_last_delivery(database)
+    known = await read_webhook(database)
+    last = await read_last_delivery(database)
     standing_at = await lease.now(database)
     checks = [webhook(known, came=last is not None, url=url)]
     if last is None:
@@ -177,7 +172,7 @@ async def _look_at_deliveries(database: Database, url: str | None) -> list[Check
             yellow("deliveries", "none has come yet", "change a ticket made for tests: freescout-audit webhook test ID")
         )
         return checks
-    deliveries, twins = await console.count_twins(database, _NEWEST)
+    deliveries, twins = await count_twins(database, _NEWEST)
     if twins >= max(_FEW_TWINS, _MANY_TWINS * deliveries):
         checks.append(
             red(
@@ -191,7 +186,7 @@ async def _look_at_deliveries(database: Database, url: str | None) -> list[Check
     return checks
 
 
-def webhook(known: console.Webhook | None, *, came: bool, url: str | None) -> Check:
+def webhook(known: Webhook | None, *, came: bool, url: str | None) -> Check:
     """Judge what is noted of the webhook; FreeScout's API cannot list any."""
     name = "webhook"
     if known is None and not came:
@@ -223,10 +218,7 @@ async def _send_one(keys: Sequence[Secret], database: Database | None, url: str)
     try:
         sent = await selftest.send(url, keys[0], database)
     except FreescoutAuditError as error:
-        return red(name, str(error), "try again")
-    if sent.fault:
-        problem, _, next_step = sent.fault.partition(": ")
-        return red(name, problem, next_step)
+        return red(name, error.problem, error.next_step or "try again")
     if sent.same_database is False:
         return red(
             name,
@@ -236,14 +228,14 @@ async def _send_one(keys: Sequence[Secret], database: Database | None, url: str)
     return green(name, f"signed, taken and journalled in {span(sent.seconds)}")
 
 
-def poller(standing: console.Standing, workplace: Workplace) -> list[Check]:
+def poller(standing: Standing, workplace: Workplace) -> list[Check]:
     """Judge poller, lease and the alarm of two silent paths."""
     activate = "heroku ps:scale poller=1"
-    if not is_alive(standing, workplace.terms):
+    if not standing.poller_is_alive(workplace.terms):
         ttl = span(workplace.settings.cache.ttl)
         return [yellow("poller", f"none alive: a delivery is believed for {ttl}, a lost one never noticed", activate)]
-    checks = [green("poller", f"{standing.leader} leads, heartbeat {ago(standing.heartbeat_at, standing.now)}")]
-    until = standing.lease_until
+    checks = [green("poller", f"{standing.leader} leads, heartbeat {ago(standing.lease.heartbeat_at, standing.now)}")]
+    until = standing.lease.lease_until
     if until is None:
         checks.append(
             yellow("lease", "the first pass is not complete yet", "wait: freescout-audit status shows how far")
@@ -274,7 +266,7 @@ def poller(standing: console.Standing, workplace: Workplace) -> list[Check]:
 
 
 async def _look_at_gaps(database: Database) -> list[Check]:
-    gaps = await console.count_gaps(database, _DAY)
+    gaps = await count_gaps(database, _DAY)
     if gaps["lost"]:
         return [
             yellow(

@@ -7,10 +7,11 @@ from typing import Literal
 
 import msgspec
 
-from db import console, lease
+from db import lease
 from db.census import Census
 from db.database import Database
 from db.store import record_absences, record_truths
+from db.tickets import Held, disputed_ids, read_contents
 from freescout_audit.rule import Terms, Truth, Verdict
 from poller.deletions import Deletions
 from poller.freescout import DeskError, DeskUnavailableError, FreeScout
@@ -43,7 +44,7 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     detail: str = ""
 
 
-class Mender:
+class Healer:
     """Reads one desk into the cache, and remembers what differed."""
 
     def __init__(self, desk: FreeScout, database: Database, *, terms: Terms, size: int) -> None:
@@ -57,6 +58,8 @@ class Mender:
         self.counts: dict[str, int] = {}
         self.findings: list[Finding] = []
         """What differed, the first `MOST_NAMED` of it."""
+        self.failure: DeskError | None = None
+        """Why FreeScout did not answer for a ticket, the last time it did not."""
 
     async def ask(self, ticket_ids: Collection[int], tell: Tell = lambda _done, _total: None) -> Sequence[Finding]:
         """Ask about tickets, one request each, write each answer, and return what was found, by id.
@@ -119,7 +122,7 @@ class Mender:
             write=self._write_once_more,
             dispute=self._dispute,
         ).search()
-        await self.ask(await console.disputed_ids(self._database))
+        await self.ask(await disputed_ids(self._database))
 
     async def _write_once_more(self, read: Read) -> None:
         """Write rows that may have been read before: only what differs is new."""
@@ -136,19 +139,22 @@ class Mender:
             sighting = await self._desk.conversation(ticket_id)
             if sighting is None and await self._desk.count(retries=0) == 0:
                 # The same care as the poller's: an API that lists nothing is more likely broken.
-                raise DeskUnavailableError("FreeScout answers 404, but its list is empty")
+                raise DeskUnavailableError(
+                    "FreeScout answers 404, but its list is empty", "look at the desk: are its conversations there?"
+                )
         except DeskError as error:
-            held = (await console.read_contents(self._database, [ticket_id])).get(ticket_id)
+            self.failure = error
+            held = (await read_contents(self._database, [ticket_id])).get(ticket_id)
             return self._keep(_finding(held, None, ticket_id, "unanswered", str(error)))
         self.rows += 1
         truth = Truth(ticket_id=ticket_id, sighting=sighting, asked_at=asked_at)
-        if sighting is None and not await console.read_contents(self._database, [ticket_id]):
+        if sighting is None and not await read_contents(self._database, [ticket_id]):
             return self._keep(_finding(None, truth, ticket_id, "same"))  # nothing here, nothing there
         return (await self._write([truth]))[0]
 
     async def _write(self, truths: Sequence[Truth]) -> Sequence[Finding]:
         ids = [truth.ticket_id for truth in truths]
-        before = await console.read_contents(self._database, ids)
+        before = await read_contents(self._database, ids)
         recorded = await record_truths(self._database, truths, terms=self._terms)
         return [
             self._keep(_judge(before, truth, verdict)) for truth, verdict in zip(truths, recorded.verdicts, strict=True)
@@ -167,7 +173,7 @@ class Mender:
         return await lease.now(self._database)
 
 
-def _judge(before: Mapping[int, console.Held], truth: Truth, verdict: Verdict) -> Finding:
+def _judge(before: Mapping[int, Held], truth: Truth, verdict: Verdict) -> Finding:
     """Say what a truth changed."""
     held = before.get(truth.ticket_id)
     outcome: Outcome = "same"
@@ -185,9 +191,7 @@ def _judge(before: Mapping[int, console.Held], truth: Truth, verdict: Verdict) -
     return _finding(held, truth, truth.ticket_id, outcome)
 
 
-def _finding(
-    held: console.Held | None, truth: Truth | None, ticket_id: int, outcome: Outcome, why: str = ""
-) -> Finding:
+def _finding(held: Held | None, truth: Truth | None, ticket_id: int, outcome: Outcome, why: str = "") -> Finding:
     said = None if truth is None else truth.sighting
     gone = held is not None and held.gone
     living = None if gone else held

@@ -1,0 +1,47 @@
+"""How a command answers: once, as a picture or as JSON, and in one line when it cannot."""
+
+import sys
+from typing import Annotated, NoReturn
+
+import msgspec
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from freescout_audit.errors import FreescoutAuditError
+from ops.result import CommandResult, Exit
+
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON document instead of a picture.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask whether it is meant.")]
+
+WIDEST = 110
+"""Columns a picture takes at the most: longer lines are hard to read."""
+
+
+class _Failure(msgspec.Struct, frozen=True):
+    error: str
+    next_step: str
+    exit: int
+
+
+def show(found: CommandResult, *, as_json: bool) -> None:
+    """Write an answer to stdout; no colour unless that is a terminal."""
+    if as_json:
+        sys.stdout.write(msgspec.json.encode(found.document, enc_hook=str).decode() + "\n")
+        sys.stdout.flush()
+        return
+    console = Console(highlight=False)
+    console.print(found.picture, width=min(console.width, WIDEST))
+
+
+def fail(error: FreescoutAuditError, code: Exit, *, as_json: bool) -> NoReturn:
+    """Say what went wrong and what to do (people read both in one line), and end.
+
+    Raises:
+        typer.Exit: Always.
+    """
+    if as_json:
+        sys.stdout.write(msgspec.json.encode(_Failure(error.problem, error.next_step, code)).decode() + "\n")
+    else:
+        Console(stderr=True, highlight=False).print(f"[red]✗[/red] {escape(str(error))}", soft_wrap=True)
+    raise typer.Exit(code)

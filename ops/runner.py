@@ -1,0 +1,75 @@
+"""Runs a command: does its work, shows once what it found, as a picture or as JSON, and ends with its code."""
+
+import asyncio
+import os
+import signal
+import sys
+import threading
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+
+import asyncpg
+import typer
+
+from freescout_audit.errors import DatabaseUnavailableError, FreescoutAuditError, SettingsError
+from freescout_audit.logs import set_up_logs
+from ops.output import fail, show
+from ops.result import CommandError, CommandResult, Exit
+from ops.workplace import Workplace
+from poller.freescout import DeskError
+from settings import Environment, Settings, load_environment, load_settings
+from settings.vault.infisical import VaultError
+
+_SIGINT_CODE, _SIGTERM_CODE = 130, 143
+
+Work = Callable[[Workplace], Awaitable[CommandResult]]
+
+
+def run_command(work: Work, *, as_json: bool) -> None:
+    """Do a command's work, show what it found, and end with its code.
+
+    Raises:
+        typer.Exit: Always, when the code is not 0.
+    """
+    set_up_logs(process="console", style="auto", level="warning", stream=sys.stderr)
+    try:
+        workplace = Workplace(*read_settings(), as_json=as_json)
+        found = asyncio.run(_until_told_to_stop(work(workplace)))
+    except FreescoutAuditError as error:
+        fail(error, _code(error), as_json=as_json)
+    except asyncpg.PostgresError as error:
+        line = str(error).partition("\n")[0]
+        refused = CommandError(f"PostgreSQL refuses what we ask it: {line}", "look into PostgreSQL's log")
+        fail(refused, Exit.UNAVAILABLE, as_json=as_json)
+    except asyncio.CancelledError:
+        raise typer.Exit(_SIGTERM_CODE) from None
+    except KeyboardInterrupt:
+        raise typer.Exit(_SIGINT_CODE) from None
+    show(found, as_json=as_json)
+    if found.code is not Exit.GOOD:
+        raise typer.Exit(found.code)
+
+
+def read_settings() -> tuple[Environment, Settings]:
+    """Return what this process is told: the one place where the console learns its settings and secrets."""
+    return load_environment(os.environ), load_settings(os.environ)
+
+
+def _code(error: FreescoutAuditError) -> Exit:
+    if isinstance(error, CommandError):
+        return error.code
+    if isinstance(error, SettingsError):
+        return Exit.USAGE
+    if isinstance(error, (DatabaseUnavailableError, DeskError, VaultError)):
+        return Exit.UNAVAILABLE
+    return Exit.WRONG
+
+
+async def _until_told_to_stop(work: Awaitable[CommandResult]) -> CommandResult:
+    """Do the work; SIGTERM ends it as Ctrl-C does, so that what has to be put back is put back."""
+    task = asyncio.current_task()
+    # Signals are the main thread's; Windows has no handlers.
+    if task is not None and threading.current_thread() is threading.main_thread():
+        with suppress(NotImplementedError):
+            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    return await work
