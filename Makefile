@@ -79,13 +79,13 @@ requirements: $(STAMP) ## pin anew what pyproject.toml asks for, in the newest v
 	"$$tools/bin/"$(PIN) --output-file requirements.txt; \
 	echo "pinning requirements-dev.txt …"; \
 	"$$tools/bin/"$(PIN) --extra dev --constraint requirements.txt --output-file requirements-dev.txt; \
-	echo "pinning requirements-bench.txt …"; \
-	"$$tools/bin/"$(PIN) --extra bench --constraint requirements-dev.txt --output-file requirements-bench.txt
+	echo "pinning bench/requirements.txt …"; \
+	"$$tools/bin/"$(PIN) --extra bench --constraint requirements-dev.txt --output-file bench/requirements.txt
 
-$(BENCH_STAMP): requirements-bench.txt $(STAMP)
+$(BENCH_STAMP): bench/requirements.txt $(STAMP)
 	@echo "installing what the bench compares with"; \
 	$(PYTHON_IN_VENV) -m pip install --quiet --disable-pip-version-check --no-input --require-hashes \
-		--requirement requirements-bench.txt && touch $(BENCH_STAMP)
+		--requirement bench/requirements.txt && touch $(BENCH_STAMP)
 
 # Candidates are tried by running them: a version manager may offer a command that only fails, or one that our
 # .python-version makes fail. The second round asks pyenv for the version it uses elsewhere, the third looks past it.

@@ -16,7 +16,7 @@ import typer
 import uvloop
 from rich.console import Console
 
-from bench import beside, deliveries, passes, reads
+from bench import beside, console, deliveries, passes, reads
 from bench.deliveries import MEGABYTE, Plan
 from bench.first_load import Loaded
 from bench.report import ROOT, Line, Point, machine, print_table, write_document, write_plot
@@ -82,7 +82,7 @@ def main(
 ) -> None:
     """Measure everything and print the table."""
     set_up_logs(process="bench", style="text", level="error")
-    console = Console(width=None if sys.stdout.isatty() else 160)
+    screen = Console(width=None if sys.stdout.isatty() else 160)
     plan = Plan(rounds=2, seconds=2) if quick else Plan(rounds=5, seconds=4)
     tickets = 100_000 if quick else 1_000_000
     sizes = tuple(size for size in (1_000, 10_000, 100_000, 1_000_000) if size <= tickets)
@@ -94,8 +94,9 @@ def main(
         def take(more: Iterator[Line]) -> None:
             for line in more:
                 lines.append(line)
-                console.print(" · ".join(cell for cell in line.cells if cell).replace("**", ""))
+                screen.print(" · ".join(cell for cell in line.cells if cell).replace("**", ""))
 
+        take(console.lines(url))
         take(deliveries.small(url, plan))
         take(deliveries.flask(url, plan))
         take(deliveries.medium(url, plan))
@@ -109,11 +110,11 @@ def main(
         take(first_load(url, tickets))
         quiet, by_tickets = _run(quiet_passes(url, sizes))
         take(iter(quiet))
-    print_table(console, lines, f"freescout-audit on {machine()}")
+    print_table(screen, lines, f"freescout-audit on {machine()}")
     if write:
         write_document(lines, quick=quick)
         write_plot({"one delivery alone, by bytes": by_size, "a quiet pass's database, by tickets": by_tickets})
-        console.print("written into docs/performance.md and docs/performance.svg")
+        screen.print("written into docs/performance.md and docs/performance.svg")
 
 
 if __name__ == "__main__":

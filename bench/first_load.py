@@ -24,9 +24,8 @@ from db.database import Database
 from db.url import normalise
 from freescout_audit.logs import set_up_logs
 from freescout_audit.rule import Terms
-from poller.freescout import Answer, FreeScout
+from poller.freescout import DeskResponse, FreeScout
 from poller.passes import Passes
-from poller.run import give_way
 
 PAGE = 200
 _BEGAN = datetime(2020, 1, 1, tzinfo=UTC)
@@ -54,7 +53,7 @@ class MemoryDesk:
         self._total = conversations
         self._pace = pace
 
-    async def __call__(self, path: str, query: Mapping[str, str], /) -> Answer:
+    async def __call__(self, path: str, query: Mapping[str, str], /) -> DeskResponse:
         """Answer a list request; this desk is asked for nothing else."""
         assert path == "conversations", path  # noqa: S101 - a cache that holds what the desk has asks no other
         first, total = 0, self._total
@@ -70,7 +69,7 @@ class MemoryDesk:
         rows = ",".join(map(self._row, shown))
         body = f'{{"_embedded":{{"conversations":[{rows}]}},"page":{{"totalElements":{max(total - first, 0)}}}}}'
         headers = {"content-type": "application/json", "date": format_datetime(datetime.now(UTC), usegmt=True)}
-        return Answer(status=200, headers=headers, body=body.encode())
+        return DeskResponse(status=200, headers=headers, body=body.encode())
 
     def _row(self, number: int) -> str:
         date = (_BEGAN + timedelta(seconds=number)).strftime("%Y-%m-%dT%H:%M:%SZ")
@@ -80,7 +79,6 @@ class MemoryDesk:
 async def load(conversations: int, url: str, *, pace: float = 0.0) -> Loaded:
     """Make the first pass over an empty cache, from a desk that takes ``pace`` seconds for each row."""
     set_up_logs(process="bench", style="text", level="error")
-    give_way()
     database = Database(normalise(url), name="bench")
     await empty_the_cache(url)
     desk = FreeScout(MemoryDesk(conversations, pace=pace))

@@ -30,7 +30,7 @@ KEY = "0123456789abcdef0123456789abcdef"
 _HTML = "<p>Hello, “thank you” for the offer of 4 711 €; see <a href='https://desk.example.org/x'>here</a>.</p>\n"
 
 
-class Delivery(msgspec.Struct, frozen=True):
+class SignedPost(msgspec.Struct, frozen=True):
     """A request ready to be sent: its head and the beginning of its body; the rest is the same for all."""
 
     beginning: bytes
@@ -69,14 +69,14 @@ def threads(size: int) -> bytes:
     return ",".join(whole).encode()
 
 
-def make(number: int, tail: bytes, *, path: str, tickets: int, host: str, first_at: datetime) -> Delivery:
+def make(number: int, tail: bytes, *, path: str, tickets: int, host: str, first_at: datetime) -> SignedPost:
     """Return the ``number``-th delivery: news about one of so many tickets, signed."""
     at = (first_at + timedelta(seconds=number // tickets)).strftime("%Y-%m-%dT%H:%M:%SZ")
     ticket = number % tickets + 1
     status = ("active", "pending", "closed")[number % 3]
     head = (
         f'{{"id":{ticket},"number":{ticket},"threadsCount":2,"type":"email","folderId":3,"status":"{status}",'
-        f'"state":"published","subject":"Delivery {number}","preview":"Hello","mailboxId":1,'
+        f'"state":"published","subject":"SignedPost {number}","preview":"Hello","mailboxId":1,'
         f'"createdAt":"2026-01-01T00:00:00Z","updatedAt":"{at}","_embedded":{{"threads":['
     ).encode()
     signer = Signer(KEY)
@@ -88,7 +88,7 @@ def make(number: int, tail: bytes, *, path: str, tickets: int, host: str, first_
         f"X-FreeScout-Event: convo.status\r\nX-FreeScout-Signature: {signer.signature()}\r\n"
         f"Content-Length: {size}\r\n\r\n"
     ).encode()
-    return Delivery(request + head, size)
+    return SignedPost(request + head, size)
 
 
 class Connection(asyncio.Protocol):
@@ -111,7 +111,7 @@ class Connection(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)  # uvloop's derives from no class of asyncio
         self._received = b""
 
-    def send(self, delivery: Delivery, due: float) -> None:
+    def send(self, delivery: SignedPost, due: float) -> None:
         """Send a delivery that was due then, on the loop's clock."""
         self.busy, self.due = True, due
         if self._transport is not None:
@@ -145,7 +145,7 @@ class Connection(asyncio.Protocol):
 class Load:
     """Sends deliveries until they, or the seconds, are used up."""
 
-    def __init__(self, address: tuple[str, int], deliveries: Iterator[Delivery], tail: bytes) -> None:
+    def __init__(self, address: tuple[str, int], deliveries: Iterator[SignedPost], tail: bytes) -> None:
         self.address = address
         self.tail = tail
         self._deliveries = deliveries

@@ -10,18 +10,17 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 
-import asyncpg
 from rich.console import Console
 from rich.table import Table
 from sqlalchemy.engine import URL
 
-from db.database import Database
+from db.database import Connection, Database
 from db.embedded import EmbeddedPostgres
 from db.migrate import migrate
 from db.url import normalise
 from freescout_audit.logs import set_up_logs
 from freescout_audit.rule import Terms
-from poller.freescout import Answer, FreeScout
+from poller.freescout import DeskResponse, FreeScout
 from poller.passes import Passes
 from poller.questions import Questions
 from simulator import Api, ApiRequest, Desk, ManualClock
@@ -48,7 +47,7 @@ class TimedDatabase(Database):
     seconds = 0.0
 
     @asynccontextmanager
-    async def session(self, deadline: float | None = None) -> AsyncIterator[asyncpg.Connection]:
+    async def session(self, deadline: float | None = None) -> AsyncIterator[Connection]:
         """Lend a connection, and count."""
         async with super().session(deadline) as connection:
             began = time.perf_counter()
@@ -74,14 +73,14 @@ class Bench:
         self.passes = Passes(freescout, database, terms=terms, overlap=OVERLAP, page_size=PAGE)
         self.questions = Questions(freescout, database, terms=terms, at_once=PAGE, clock=time.monotonic)
 
-    async def _transport(self, path: str, query: Mapping[str, str], /) -> Answer:
+    async def _transport(self, path: str, query: Mapping[str, str], /) -> DeskResponse:
         headers = {"X-FreeScout-API-Key": self.desk.api_key, "Accept": "application/json"}
         self.requests += 1
         self.one_row += query.get("pageSize") == "1" or "/" in path
         answer = self._api.answer(ApiRequest("GET", f"/api/{path}", query, headers))
         # A list takes so long for each row, and anything else as long as one row.
         await asyncio.sleep(answer.delay or self._pace)
-        return Answer(status=answer.status, headers={n.lower(): v for n, v in answer.headers}, body=answer.body)
+        return DeskResponse(status=answer.status, headers={n.lower(): v for n, v in answer.headers}, body=answer.body)
 
     async def fill(self) -> None:
         """Give the cache what a first load would."""
@@ -102,10 +101,10 @@ class Bench:
             for row in self.desk.truth()
         )
         async with self.database.session() as connection:
-            await connection.execute("SET statement_timeout = 0; TRUNCATE freescout_ticket")
-            await connection.copy_records_to_table("freescout_ticket", records=records, columns=_COLUMNS)
-            await connection.execute("VACUUM ANALYZE freescout_ticket")
-            await connection.execute(
+            await connection.driver.execute("SET statement_timeout = 0; TRUNCATE freescout_ticket")
+            await connection.driver.copy_records_to_table("freescout_ticket", records=records, columns=_COLUMNS)
+            await connection.driver.execute("VACUUM ANALYZE freescout_ticket")
+            await connection.driver.execute(
                 "UPDATE freescout_lease SET complete_through = $1, seen_through = $1, renewed_by_pass = NULL",
                 self.desk.now().replace(microsecond=0),
             )

@@ -149,7 +149,7 @@ def _ours(url: URL) -> tuple[Read, Callable[[], Awaitable[None]]]:
 
     async def read() -> None:
         async with database.connection() as connection:
-            await connection.fetchrow(statements.READ_TICKET, 7)
+            await connection.driver.fetchrow(statements.READ_TICKET, 7)
 
     return read, database.close
 

@@ -50,8 +50,7 @@ class Ways:
     async def under_locks(self, ids: Sequence[int]) -> None:
         """As we do when somebody was faster: begin, lock, read, write, commit."""
         await self._connection.execute(
-            "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SET LOCAL statement_timeout = 5000;"
-            " SET LOCAL plan_cache_mode = force_generic_plan"
+            "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SET LOCAL statement_timeout = 5000"
         )
         await self._connection.fetch(statements.LOCK, ids, _PATIENCE)
         await self.two(ids)

@@ -15,7 +15,6 @@ import uvloop
 from bench.passes import Bench, TimedDatabase, make_desk
 from db.url import normalise
 from freescout_audit.logs import set_up_logs
-from poller.run import give_way
 
 _TICKETS, _OF_THEM_DELETED = 100_000, 20_000
 _MAILBOX = 3
@@ -24,7 +23,6 @@ _MAILBOX = 3
 async def search(url: str, pace: float) -> None:
     """Prepare, wait for a line, search and ask."""
     set_up_logs(process="bench", style="text", level="error")
-    give_way()
     database = TimedDatabase(normalise(url), name="bench")
     desk, clock = make_desk(_TICKETS, _OF_THEM_DELETED, behind=timedelta(0))
     bench = Bench(desk, database, pace=pace)

@@ -21,7 +21,7 @@ from pathlib import Path
 import asyncpg
 
 from receiver.endpoints import PREFIX
-from simulator import Clock, Delivery, DeliveryError, Desk, HttpTransport
+from simulator import Attempt, Clock, DeliveryError, Desk, HttpTransport
 
 ROOT = Path(__file__).resolve().parent.parent
 HOST = "127.0.0.1"
@@ -209,7 +209,7 @@ class Ledger:
         self._transport = transport
         self._clock = clock
 
-    async def __call__(self, delivery: Delivery, /) -> int:
+    async def __call__(self, delivery: Attempt, /) -> int:
         """Post a delivery and return the status code; errors as `HttpTransport`."""
         self.attempts += 1
         self.retried += delivery.attempt > 1

@@ -30,7 +30,7 @@ def quicken(factor: float) -> None:
 
     for name in ("BEAT_EVERY", "QUESTIONS_EVERY", "GAPS_EVERY", "WATCH_EVERY", "PRUNE_EVERY"):
         setattr(jobs, name, max(LEAST, getattr(jobs, name) / factor))
-    for name in ("FIRST_BACKOFF", "LONGEST_BACKOFF"):
+    for name in ("FIRST_BACKOFF", "LONGEST_BACKOFF", "LONGEST_PAUSE"):
         setattr(questions, name, getattr(questions, name) / factor)
 
 

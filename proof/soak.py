@@ -109,7 +109,7 @@ class QuickClock:
         since = datetime.now(UTC) + timedelta(seconds=_BEND_AHEAD)
         self._bend = _Bend(self._bend.at(since), since, before=self._bend.after, after=speed)
         async with database.connection() as connection:
-            await self._tell(connection)
+            await self._tell(connection.driver)
         left = (since - datetime.now(UTC)).total_seconds()
         if left <= 0:
             raise NothingHappenedError(f"a new speed within {_BEND_AHEAD:g} s: this machine is too busy for a soak")
@@ -256,7 +256,7 @@ class Soak:
             desk_url = await stack.enter_async_context(serve(self._desk))
             stack.push_async_callback(self._database.close)
             async with self._database.connection() as connection:
-                await self._clock.follow(connection)
+                await self._clock.follow(connection.driver)
             self._ledger = Ledger(await stack.enter_async_context(HttpTransport()), self._clock)
             self._receiver, self._poller = name_processes(
                 self._folder,

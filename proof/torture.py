@@ -210,7 +210,7 @@ class Torture:
         answered = self._ledger.answered[self._promises :]
         try:
             async with self._database.connection() as connection:
-                broken = await broken_promises(connection, answered)
+                broken = await broken_promises(connection.driver, answered)
         except DatabaseUnavailableError:
             return  # after the next kill, then
         self._promises += len(answered)
@@ -236,7 +236,7 @@ class Torture:
         """Return PostgreSQL's processes that work for receiver and poller."""
         try:
             async with self._database.connection() as connection:
-                return [record["pid"] for record in await connection.fetch(_BACKENDS)]
+                return [record["pid"] for record in await connection.driver.fetch(_BACKENDS)]
         except DatabaseUnavailableError:
             return []
 

@@ -112,7 +112,7 @@ class Witness:
         before = self._clock.now()
         try:
             async with self._database.connection(_READERS_DEADLINE) as connection:
-                records = await connection.fetch(_LOOK)
+                records = await connection.driver.fetch(_LOOK)
         except DatabaseUnavailableError:
             return False
         now, passed = records[0]["now"], records[0]["renewed_by_pass"]
@@ -148,11 +148,11 @@ class Witness:
         async with self._database.connection() as connection:
             held = {
                 record["ticket_id"]: (record["status"], record["state"], int(record["updated_at"].timestamp()))
-                for record in await connection.fetch(
+                for record in await connection.driver.fetch(
                     "SELECT ticket_id, status, state, updated_at FROM freescout_ticket WHERE NOT gone"
                 )
             }
-            answers = await connection.fetch(
+            answers = await connection.driver.fetch(
                 "SELECT id, freescout_ticket_state(id) AS answer FROM unnest($1::bigint[]) AS id", self.tickets
             )
         true = {row.id: (row.status, row.state, row.updated) for row in self._desk.truth()}

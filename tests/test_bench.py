@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import sys
 import time
 from pathlib import Path
 
@@ -9,14 +10,14 @@ import asyncpg
 import pytest
 from aiohttp import web
 
-from bench import processes, report
+from bench import console, processes, report
 from bench.first_load import MemoryDesk
 from bench.load import Load, Result, make, threads
 from bench.processes import Server, empty_the_cache
 from bench.report import Line, Point
 from conftest import Receiver
-from examples import NOON
 from receiver.app import serve
+from support.examples import NOON
 
 PATH = "/api/internal/freescout-webhook/audit"
 
@@ -76,6 +77,39 @@ async def test_the_cache_is_emptied_before_a_measurement_so_that_its_deliveries_
 
     assert await sql.fetchval("SELECT count(*) FROM freescout_ticket") == 0
     assert await sql.fetchval("SELECT seen_through IS NULL AND complete_through IS NULL FROM freescout_lease")
+
+
+def test_the_start_of_the_console_is_measured_in_turns_and_the_first_turn_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = tmp_path / "told"
+    calls = {name: (sys.executable, "-c", f"open({str(told)!r}, 'a').write('{name} ')") for name in ("bare", "help")}
+    monkeypatch.setattr(console, "_CALLS", calls)
+
+    took = console.measure("postgres://nowhere", rounds=2)
+
+    assert told.read_text(encoding="utf-8").split() == ["bare", "help"] * 3
+    assert set(took) == {"bare", "help"}
+    assert min(took.values()) > 0
+
+
+def test_a_call_that_fails_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(console, "_CALLS", {"status": (sys.executable, "-c", "raise SystemExit('away')")})
+    monkeypatch.setattr(console, "_GOOD", {0})
+
+    with pytest.raises(RuntimeError, match="status ended with 1: away"):
+        console.measure("postgres://nowhere", rounds=1)
+
+
+def test_each_call_has_its_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    took = {console._BARE: 0.02, console._IMPORTS: 0.5, "--help": 0.3}  # noqa: SLF001 - the names of what is measured
+    took |= {"status": 0.7, "ticket": 0.8, "deliveries": 0.81, "gaps": 0.6}
+    monkeypatch.setattr(console, "measure", lambda _url: took)
+
+    lines = list(console.lines("postgres://nowhere"))
+
+    assert [line.met for line in lines] == [True, True, True, False, True]
+    assert [line.ratio for line in lines] == ["15.00", "1.40", "1.60", "1.62", "1.20"]
 
 
 @pytest.fixture

@@ -7,11 +7,11 @@ from contextlib import asynccontextmanager
 import asyncpg
 import pytest
 
-from proof.fuzz import Found, Fuzz, fuzz
-from proof.fuzz_bodies import FORGED, Sample, load_samples
-from proof.fuzz_checks import database_problems, in_flight, label_problems
-from proof.fuzz_inputs import Inputs
-from proof.fuzz_receiver import Log
+from proof.fuzz.bodies import FORGED, Sample, load_samples
+from proof.fuzz.campaign import Found, Fuzz, fuzz
+from proof.fuzz.checks import database_problems, in_flight, label_problems
+from proof.fuzz.inputs import Inputs
+from proof.fuzz.receiver import Log
 
 REQUESTS = 1_500
 
@@ -25,8 +25,8 @@ def test_hostile_input_finds_nothing(database_url: str) -> None:
     assert {"broken HTTP", "forged signature", "hostile body, signed", "slow sender"} <= set(report.tallies)
 
 
-async def test_the_same_seed_sends_the_same_bytes() -> None:
-    samples = await load_samples()
+def test_the_same_seed_sends_the_same_bytes() -> None:
+    samples = load_samples()
 
     first, again, other = (
         [given.raw for number in range(20) for given in Inputs(seed, samples).batch(number)] for seed in (1, 1, 2)
@@ -72,7 +72,7 @@ class TestWhatAnAnswerMustNotBe:
         ids=lambda value: value if isinstance(value, str) else "",
     )
     async def test_to_a_valid_delivery(self, raw: bytes, why: str) -> None:
-        inputs = Inputs(1, await load_samples())
+        inputs = Inputs(1, load_samples())
         async with answering(raw) as port:
             with pytest.raises(Found, match=why) as found:
                 await Fuzz(inputs, port, 1).send([inputs.valid(1)])
@@ -80,7 +80,7 @@ class TestWhatAnAnswerMustNotBe:
         assert found.value.given == inputs.valid(1)
 
     async def test_a_401_that_says_why(self) -> None:
-        inputs = Inputs(1, await load_samples())
+        inputs = Inputs(1, load_samples())
         forged = next(given for given in inputs.batch(0) if given.allowed == {401} and given.kind != "pages")
         async with answering(http(b"401 Unauthorized", b'{"error": "no signature"}')) as port:
             with pytest.raises(Found, match="says more than it should"):

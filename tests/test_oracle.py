@@ -138,6 +138,16 @@ def test_an_answer_that_nothing_vouches_for_is_wrong(oracle: Oracle) -> None:
         judge(oracle, 600 + ttl, seen("spam", read=None, claimed=600), passed=600)
 
 
+def test_old_news_vouches_for_no_longer_than_a_pass_does(oracle: Oracle) -> None:
+    lease, day = TERMS.lease.total_seconds(), 86400
+    told = seen("spam", read=None, claimed=day)
+    judge(oracle, day + lease - 1, told, passed=None)
+    judge(oracle, day + lease, replace(told, updated_at=after(day - 7200)), passed=None)
+
+    with pytest.raises(WrongError, match="nothing vouches"):
+        judge(oracle, day + lease, told, passed=None)
+
+
 def test_nobody_but_freescout_settles_a_dispute_while_the_poller_is_alive(oracle: Oracle) -> None:
     judge(oracle, 30, seen("closed", disputed=30), beaten=30)
 
@@ -163,6 +173,43 @@ def test_without_a_poller_what_happened_before_a_dispute_began_does_not_settle_i
 
     with pytest.raises(WrongError, match="which it was before"):
         judge(oracle, 200, seen("pending", claimed=200), beaten=dead)
+
+
+def settled_by(answer: str, dated: float, came: float, *doubts: tuple[float, float | None]) -> Seen:
+    """What a reader gets after news; of each delivery that disputed the ticket before: when it came, and its date."""
+    return replace(
+        seen(answer, claimed=came),
+        updated_at=after(dated),
+        doubted_at=[after(heard) for heard, _ in doubts],
+        doubts=[None if said is None else after(said) for _, said in doubts],
+    )
+
+
+def test_without_a_poller_the_second_of_a_pair_settles_what_the_first_disputed(oracle: Oracle) -> None:
+    """Both tell of what happened before they came; the second is dated later."""
+    dead = -TERMS.lease.total_seconds()
+    judge(oracle, 100, seen("active", disputed=100, claimed=100), beaten=dead)
+
+    judge(oracle, 101, settled_by("pending", 10, 101, (100, 0)), beaten=dead)
+
+
+def test_without_a_poller_what_is_dated_before_something_said_against_the_ticket_settles_nothing(
+    oracle: Oracle,
+) -> None:
+    dead = -TERMS.lease.total_seconds()
+    judge(oracle, 100, seen("active", disputed=100, claimed=100), beaten=dead)
+
+    with pytest.raises(WrongError, match="was said against it"):
+        judge(oracle, 103, settled_by("closed", 20, 103, (100, 0), (102, 20)), beaten=dead)
+
+
+def test_without_a_poller_what_happened_before_we_heard_of_a_deletion_does_not_settle_it(oracle: Oracle) -> None:
+    """A dispute was open already; the deletion is what counts."""
+    dead = -TERMS.lease.total_seconds()
+    judge(oracle, 100, seen("active", disputed=100, claimed=100), beaten=dead)
+
+    with pytest.raises(WrongError, match="which it was before"):
+        judge(oracle, 103, settled_by("pending", 10, 103, (100, 0), (102, None)), beaten=dead)
 
 
 @pytest.mark.parametrize(

@@ -31,13 +31,13 @@ async def test_the_databases_clock_is_the_desks_at_every_speed(database: Databas
         """Look at both clocks, and return how far ahead of the machine's they are."""
         async with database.connection() as connection:
             before = clock.now()
-            theirs, machine = await connection.fetchrow("SELECT freescout_now(), clock_timestamp()")
+            theirs, machine = await connection.driver.fetchrow("SELECT freescout_now(), clock_timestamp()")
             moments.extend((before, theirs, clock.now()))
         ahead: timedelta = theirs - machine
         return ahead
 
     async with database.connection() as connection:
-        await clock.follow(connection)
+        await clock.follow(connection.driver)
 
     await look()
     async with clock.at_the_machines_speed(database):

@@ -10,7 +10,7 @@ import asyncpg
 from sqlalchemy.engine import URL
 
 from db import statements
-from db.database import Database
+from db.database import Connection, Database
 from freescout_audit.errors import DatabaseUnavailableError
 from proof.histories.stage import Stage
 from simulator import ManualClock
@@ -24,18 +24,24 @@ _SCHEMA = (
     """
     CREATE OR REPLACE FUNCTION proof_look(at text) RETURNS TABLE (
         ticket_id bigint, answer text, disputed_at timestamptz, expires timestamptz, updated_at timestamptz,
-        claimed_at timestamptz, truth_at timestamptz, passed timestamptz, beaten timestamptz,
-        ahead interval
+        claimed_at timestamptz, truth_at timestamptz, doubted_at timestamptz[], doubts timestamptz[],
+        passed timestamptz, beaten timestamptz, ahead interval
     ) LANGUAGE plpgsql VOLATILE AS $$
     BEGIN
         PERFORM set_config('proof.now', at, false);
         RETURN QUERY
             SELECT t.ticket_id, freescout_ticket_state(t.ticket_id), t.disputed_at, c.ttl_expires,
-                   t.updated_at, t.touched_at, t.truth_at, l.renewed_by_pass,
+                   t.updated_at, t.touched_at, t.truth_at, d.doubted_at, d.doubts, l.renewed_by_pass,
                    l.heartbeat_at, l.clock_offset
             FROM freescout_lease l
             LEFT JOIN freescout_ticket t ON true
             LEFT JOIN freescout_ticket_cache c ON c.ticket_id = t.ticket_id
+            CROSS JOIN LATERAL (
+                SELECT array_agg(d.received_at) AS doubted_at, array_agg(CASE
+                    WHEN d.reason NOT IN ('said_to_be_gone', 'not_understood', 'from_the_future') THEN d.updated_at
+                END) AS doubts
+                FROM freescout_delivery d WHERE d.ticket_id = t.ticket_id AND d.outcome = 'disputed'
+            ) d
             ORDER BY t.ticket_id;
     END $$
     """,
@@ -49,10 +55,6 @@ SELECT setval('freescout_delivery_delivery_id_seq', 1, false);
 """
 
 
-_IN_ORDER = {statements.OPEN_DISPUTES: statements.OPEN_DISPUTES.replace("NULLS LAST", "NULLS LAST, ticket_id")}
-"""What leaves an order to PostgreSQL, which goes by how rows lie in the table, and the same with one of its own: a seed
-is one history, whatever was played before it.
-"""
 MICROSECOND = 1e-6
 _CONNECTIONS = 40
 """Nobody ever waits for one: whoever has read tickets and waits for its turn to write them keeps its own."""
@@ -78,6 +80,10 @@ class Seen:
     updated_at: datetime | None
     claimed_at: datetime | None
     truth_at: datetime | None
+    doubted_at: Sequence[datetime] | None = None
+    """When each delivery came that disputed the ticket, by the journal; None when there was none."""
+    doubts: Sequence[datetime | None] | None = None
+    """The date of each; None where it tells nothing: a deletion for ever, what is not understood, the future."""
 
     @property
     def disputed(self) -> bool:
@@ -98,55 +104,34 @@ class Look:
     """How far the desk's clock is ahead of ours, as last measured."""
 
 
-class TimedConnection:
-    """A connection whose clock is told before it is used, in the same message where that is possible.
+class StagedDriver:
+    """The driver's connection, between whose reading of tickets and their writing anything may happen.
 
-    Between reading tickets without a lock and writing them anything may happen: ``between`` is awaited there.
+    ``between`` is awaited there, unless the tickets were locked first.
     """
 
-    def __init__(
-        self, connection: asyncpg.Connection, now: datetime, between: Callable[[], Awaitable[None]] | None = None
-    ) -> None:
-        self._connection = connection
-        self._now = now
-        self._between = between
-        self._tell: str | None = f"SET proof.now = '{now.isoformat()}';"
+    def __init__(self, driver: asyncpg.Connection, between: Callable[[], Awaitable[None]]) -> None:
+        self._driver = driver
+        self._between: Callable[[], Awaitable[None]] | None = between
 
     async def execute(self, query: str, *arguments: object) -> str:
         """Execute as `asyncpg.Connection` does."""
-        if not arguments:
-            query, self._tell = (self._tell or "") + query, None
-        await self._told()
-        status: str = await self._connection.execute(query, *arguments)
+        status: str = await self._driver.execute(query, *arguments)
         return status
 
     async def fetch(self, query: str, *arguments: object) -> Sequence[asyncpg.Record]:
         """Fetch as `asyncpg.Connection` does."""
-        await self._told()
         if query == statements.LOCK:
             self._between = None
-        rows: Sequence[asyncpg.Record] = await self._connection.fetch(_IN_ORDER.get(query, query), *arguments)
+        rows: Sequence[asyncpg.Record] = await self._driver.fetch(query, *arguments)
         return rows
 
     async def fetchrow(self, query: str, *arguments: object) -> asyncpg.Record | None:
         """Fetch a row as `asyncpg.Connection` does."""
-        await self._told()
-        row = await self._connection.fetchrow(query, *arguments)
+        row = await self._driver.fetchrow(query, *arguments)
         if query == statements.READ_TICKETS and self._between is not None:
             await self._between()
         return row
-
-    async def fetchval(self, query: str, *arguments: object) -> object:
-        """Fetch a value as `asyncpg.Connection` does; what time it is need not be asked."""
-        if query == statements.NOW:
-            return self._now
-        await self._told()
-        return await self._connection.fetchval(query, *arguments)
-
-    async def _told(self) -> None:
-        if self._tell is not None:
-            tell, self._tell = self._tell, None
-            await self._connection.execute(tell)
 
 
 class StagedCache(Database):
@@ -165,21 +150,23 @@ class StagedCache(Database):
         """Give a migrated database what the proof needs; once."""
         async with super().session() as connection:
             for statement in _SCHEMA:
-                await connection.execute(statement)
+                await connection.driver.execute(statement)
 
     async def reset(self, stage: Stage, rng: random.Random, clock: ManualClock) -> None:
         """Begin another history with an empty cache."""
         self._stage, self._rng, self._clock, self.faults = stage, rng, clock, CacheFaults()
         async with super().session() as connection:
-            await connection.execute(_EMPTY)
+            await connection.driver.execute(_EMPTY)
 
     async def vacuum(self) -> None:
         """Clear away what many histories have left behind."""
         async with super().session() as connection:
-            await connection.execute("VACUUM freescout_ticket, freescout_delivery, freescout_gap, freescout_lease")
+            await connection.driver.execute(
+                "VACUUM freescout_ticket, freescout_delivery, freescout_gap, freescout_lease"
+            )
 
     @asynccontextmanager
-    async def session(self, deadline: float | None = None) -> AsyncIterator[TimedConnection]:
+    async def session(self, deadline: float | None = None) -> AsyncIterator[Connection]:
         """Lend a connection whose clock is the history's; ``deadline`` is in real seconds, and no history has those."""
         del deadline
         await self._stage.turn("turns to the cache")
@@ -190,11 +177,15 @@ class StagedCache(Database):
         self._stage.busy += 1
         try:
             async with super().session() as connection:
-                yield TimedConnection(connection, self._clock.now(), self._let_others_use_it)
+                await self._tell_the_time(connection)
+                yield Connection(connection.core, StagedDriver(connection.driver, self._let_others_use_it))
         finally:
             self._stage.busy -= 1
         await self._stage.turn("has used the cache")
         self._go_wrong()
+
+    async def _tell_the_time(self, connection: Connection) -> None:
+        await connection.driver.execute(f"SET proof.now = '{self._clock.now().isoformat()}'")
 
     async def _let_others_use_it(self) -> None:
         self._stage.busy -= 1
@@ -204,9 +195,7 @@ class StagedCache(Database):
             self._stage.busy += 1
 
     @asynccontextmanager
-    async def transaction(
-        self, deadline: float | None = None, *, durable: bool = True
-    ) -> AsyncIterator[asyncpg.Connection]:
+    async def transaction(self, deadline: float | None = None, *, durable: bool = True) -> AsyncIterator[Connection]:
         """Lend a connection inside a transaction, which may fail before its commit."""
         async with super().transaction(deadline, durable=durable) as connection:
             yield connection
@@ -215,7 +204,7 @@ class StagedCache(Database):
     async def look(self) -> Look:
         """See what readers get at this moment."""
         async with super().session() as connection:
-            rows = await connection.fetch("SELECT * FROM proof_look($1)", self._clock.now().isoformat())
+            rows = await connection.driver.fetch("SELECT * FROM proof_look($1)", self._clock.now().isoformat())
         return Look(
             {
                 row["ticket_id"]: Seen(**{name: row[name] for name in Seen.__slots__})
@@ -230,7 +219,9 @@ class StagedCache(Database):
     async def outside(self, query: str, *arguments: object) -> Sequence[asyncpg.Record]:
         """Ask the cache something as nobody's turn."""
         async with super().session() as connection:
-            return await TimedConnection(connection, self._clock.now()).fetch(query, *arguments)
+            await self._tell_the_time(connection)
+            rows: Sequence[asyncpg.Record] = await connection.driver.fetch(query, *arguments)
+        return rows
 
     def _go_wrong(self) -> None:
         if self._happens(self.faults.death):

@@ -1,19 +1,19 @@
-"""The log of a history: only what must never stand there is kept."""
+"""The log of a history: only what must never stand there is told."""
 
-import io
+from structlog.testing import CapturingLoggerFactory
 
 _MUST_NOT_BE = ('"event": "receiver.fault"', '"event": "poller.fault"')
 
 
-class FaultLog(io.StringIO):
-    """A stream that keeps the lines of unexpected errors, and forgets the rest."""
+class FaultLog(CapturingLoggerFactory):
+    """Takes finished lines, and tells those of unexpected errors."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.lines: list[str] = []
+    def clear(self) -> None:
+        """Forget what was logged."""
+        self.logger.calls.clear()
 
-    def write(self, text: str) -> int:
-        """Take a line; a database that is away is expected, and carries no ``error``."""
-        if '"error":' in text and any(event in text for event in _MUST_NOT_BE):
-            self.lines.append(text.strip())
-        return len(text)
+    @property
+    def lines(self) -> list[str]:
+        """The unexpected errors; a database that is away is expected, and carries no ``error``."""
+        written = [call.args[0].decode() for call in self.logger.calls]
+        return [line for line in written if '"error":' in line and any(event in line for event in _MUST_NOT_BE)]

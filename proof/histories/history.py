@@ -17,7 +17,7 @@ from aiohttp import web
 from db import lease
 from freescout_audit.errors import DatabaseUnavailableError
 from freescout_audit.rule import FUTURE_TOLERANCE, Terms
-from poller.freescout import Answer, DeskError, FreeScout
+from poller.freescout import DeskError, DeskResponse, FreeScout
 from poller.passes import Passes
 from poller.questions import Questions
 from proof.histories.cache import MICROSECOND, CacheFaults, Look, StagedCache
@@ -36,7 +36,7 @@ from simulator import (
     Api,
     ApiFault,
     ApiRequest,
-    Delivery,
+    Attempt,
     DeliveryError,
     ManualClock,
     Worker,
@@ -54,8 +54,12 @@ PATIENCE = timedelta(seconds=60)
 """How long a poller waits for an answer."""
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 PASS_EVERY = timedelta(seconds=120)
-CLOCKS_GO_BACK = datetime(2026, 10, 25, 1, tzinfo=UTC)
-"""Berlin's do, by an hour."""
+ZONE = ZoneInfo("America/New_York")
+"""Dates in the hour after its clocks went back are an hour early. Where those in the hour before are late, as in
+Berlin, is not covered: docs/proof.md says what histories find there.
+"""
+CLOCKS_GO_BACK = datetime(2026, 11, 1, 6, tzinfo=UTC)
+"""New York's do, by an hour."""
 LONG_AGO = datetime.min.replace(tzinfo=UTC)
 BEAT_EVERY = timedelta(seconds=120)
 """Rarer than in life, and often enough: a poller counts as alive for `cache.lease`."""
@@ -113,19 +117,19 @@ class History:
         rng = self._rng
         self._mix = Mix.draw(rng, theme)
         self._in_the_night, two_pollers = (self._mix.theme == each for each in ("hour", "pollers"))
-        berlin = rng.random() < (1 if self._in_the_night else 0.3)
+        has_a_night = rng.random() < (1 if self._in_the_night else 0.3)
         start = CLOCKS_GO_BACK + timedelta(
             minutes=rng.uniform(-30, -10) if self._in_the_night else rng.uniform(-90, 30)
         )
         self._clock = ManualClock(start)
-        self._berlin, self._dates_repeat = berlin, False
+        self._has_a_night, self._dates_repeat = has_a_night, False
         self._oracle = Oracle(TERMS)
         self._desk = WitnessedDesk(
             self._oracle,
             clock=self._clock,
             seed=rng.getrandbits(32),
             app_key=_APP_KEYS[0],
-            timezone=ZoneInfo("Europe/Berlin") if berlin else UTC,
+            timezone=ZONE if has_a_night else UTC,
             mailboxes=("Support", "Sales", "Abuse")[: rng.randint(1, 3)],
             random_ties=True,
             reuse_numbers=rng.random() < 0.2,
@@ -138,8 +142,8 @@ class History:
         self._stage = Stage(rng)
         self._world = Process("FreeScout's worker")
         self._working: asyncio.Task[object] | None = None
-        self._in_the_air: list[tuple[datetime, Delivery]] = []
-        self._received: list[Delivery] = []
+        self._in_the_air: list[tuple[datetime, Attempt]] = []
+        self._received: list[Attempt] = []
         self._promised: set[str] = set()
         self._request_ids = count(1)
         self._keys: tuple[Secret, ...] = (Secret(self._desk.webhook_key),)
@@ -155,11 +159,12 @@ class History:
             self._start_poller(n) for n in range(1, 3 if rng.random() < (1 if two_pollers else 0.3) else 2)
         ]
         self._back_at: dict[int, datetime] = {}
+        self._unpolled = rng.random() < self._mix.unpolled
 
     async def play(self) -> Outcome:
         """Play it to its end, and say what was wrong."""
         play_on(self._stage)
-        self._log.lines.clear()
+        self._log.clear()
         random.seed(self.outcome.seed)  # what our own code draws: waits with jitter
         await self._cache.reset(self._stage, self._rng, self._clock)
         try:
@@ -209,7 +214,7 @@ class History:
     def _note_that_dates_repeat(self) -> None:
         """Note when the desk's own clock, wrong as it may be, comes to the hour that its dates repeat."""
         ahead = timedelta(seconds=self._desk.faults.clock_offset)
-        repeat = self._berlin and self._clock.now() + ahead >= CLOCKS_GO_BACK
+        repeat = self._has_a_night and self._clock.now() + ahead >= CLOCKS_GO_BACK
         if repeat and not self._dates_repeat:
             self._oracle.set_back = self._clock.now()
         self._dates_repeat = repeat
@@ -306,7 +311,7 @@ class History:
         if (self._working is None or self._working.done()) and worker_due is not None and worker_due <= now:
             self._working = self._stage.start(self._world, self._worker.run_due(self._carry))
         for number, poller in enumerate(self._pollers):
-            if number not in self._back_at:
+            if number not in self._back_at and not self._unpolled:
                 self._start_jobs(poller, now)
         await self._stage.settle()
 
@@ -391,7 +396,7 @@ class History:
 
     # Between us and the desk.
 
-    async def _ask_the_desk(self, path: str, query: Mapping[str, str], /) -> Answer:
+    async def _ask_the_desk(self, path: str, query: Mapping[str, str], /) -> DeskResponse:
         stage, rng, faults = self._stage, self._rng, self._desk.faults
         sent = self._clock.now()
         await stage.turn(f"asks for {path}")
@@ -408,11 +413,11 @@ class History:
             raise TimeoutError("no answer in time")
         if answer.broken_at is not None:
             raise ConnectionError("broken off")
-        return Answer(
+        return DeskResponse(
             status=answer.status, headers={name.lower(): value for name, value in answer.headers}, body=answer.body
         )
 
-    async def _carry(self, delivery: Delivery, /) -> int:
+    async def _carry(self, delivery: Attempt, /) -> int:
         """Carry a delivery through a bad network."""
         rng, mix = self._rng, self._mix
         await self._stage.turn(f"sends {delivery.event} of {delivery.conversation_id}")
@@ -427,11 +432,11 @@ class History:
             raise DeliveryError("no answer")
         return status
 
-    def _float(self, delivery: Delivery) -> None:
+    def _float(self, delivery: Attempt) -> None:
         later = timedelta(seconds=self._rng.uniform(0, self._rng.choice((5, 120, LATEST))))
         self._in_the_air.append((self._clock.now() + later, delivery))
 
-    async def _receive(self, delivery: Delivery) -> int | None:
+    async def _receive(self, delivery: Attempt) -> int | None:
         """Give a delivery to the receiver; None when it died over it."""
         request_id = f"delivery-{next(self._request_ids)}"
         before = len(self._ahead) - 1
@@ -452,14 +457,14 @@ class History:
             self._is_not_from_the_future(delivery, max(self._ahead[before:]))
         return status
 
-    def _is_not_from_the_future(self, delivery: Delivery, ahead: timedelta) -> None:
+    def _is_not_from_the_future(self, delivery: Attempt, ahead: timedelta) -> None:
         """Nobody believes what is dated later than the desk's clock can be."""
         dated = datetime.fromisoformat(json.loads(delivery.body)["updatedAt"])
         latest = self._clock.now() + ahead + FUTURE_TOLERANCE
         if dated > latest:
             raise WrongError(f"{delivery.event} of {delivery.conversation_id} is believed, and dated {dated:%H:%M:%S}")
 
-    async def _handle(self, delivery: Delivery, request_id: str) -> tuple[int, str]:
+    async def _handle(self, delivery: Attempt, request_id: str) -> tuple[int, str]:
         await self._stage.turn(f"takes {delivery.event} of {delivery.conversation_id}")
         response = await self._gate(request_of(delivery, request_id))
         return response.status, (response.text if isinstance(response, web.Response) else None) or ""
@@ -519,6 +524,7 @@ class History:
         self._keys, self._api_key = (Secret(self._desk.webhook_key), self._keys[0]), self._desk.api_key
         self._operator_acts.clear()
         self._back_at.clear()
+        self._unpolled = False
         await self._restart_the_dead()
         await self._let_all_finish()
         self._clock.advance(1)

@@ -11,12 +11,12 @@ from yarl import URL
 
 from receiver.audit import ENDPOINT
 from receiver.endpoints import PREFIX
-from simulator import Delivery
+from simulator import Attempt
 
 _PATH = PREFIX + ENDPOINT
 
 
-def request_of(delivery: Delivery, request_id: str) -> web.Request:
+def request_of(delivery: Attempt, request_id: str) -> web.Request:
     """Return the request that a delivery arrives as; to be used inside an event loop."""
     loop = asyncio.get_running_loop()
     body = StreamReader(BaseProtocol(loop), 2**16, loop=loop)

@@ -23,6 +23,7 @@ THEMES: Mapping[str, Mapping[str, float]] = {
         "page_size": 4,
     },
     "fleeting": {"fleeting": 0.7, "late": 0.7, "lost": 0.3, "tickets": 2, "page_size": 6},
+    "push": {"unpolled": 1, "late": 0.4, "twice": 0.2, "again": 0.6, "burst": 0.4, "lost": 0.1, "tickets": 3},
     "pollers": {"dense": 0.7, "slow": 0.5, "lost": 0.7, "burst": 0.5, "tickets": 3, "days": 0.01, "page_size": 6},
 }
 """What a history may be about: these are as given, and the rest is drawn as ever."""
@@ -61,6 +62,8 @@ class Mix:
     """A process of ours is killed."""
     away: float
     """The poller is away for up to an hour."""
+    unpolled: float
+    """Nobody polls until the faults stop: push is all there is."""
     clock: float
     """The desk's clock jumps."""
     abrupt: float
@@ -106,6 +109,7 @@ class Mix:
             cache=CacheFaults(away=some(0.02, 0.3), error=some(0.02, 0.3), death=some(0.01, 0.3)),
             crash=some(0.04, 0.4),
             away=some(0.03, 0.4),
+            unpolled=0.0,
             clock=some(0.05, 0.3),
             abrupt=0.0,
             back=0.0,

@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import CodeType, ModuleType
 
-RULE, STATEMENTS = "freescout_audit.rule", "db.statements"
+RULE, DESK_CLOCK = "freescout_audit.rule", "freescout_audit.desk_clock"
+STATEMENTS, LEASE = "db.statements", "db.lease"
 PASSES, WALK, DELETIONS = "poller.passes", "poller.walk", "poller.deletions"
 
 
@@ -45,7 +46,7 @@ MUTANTS = (
             (
                 RULE,
                 'row=row, reason="known")',
-                'row=_believed(row, said, now, alive=alive, terms=terms), reason="known")',
+                'row=_believed(row, said, now, alive=alive, expires_at=now + terms.ttl), reason="known")',
             ),
         ),
     ),
@@ -53,32 +54,31 @@ MUTANTS = (
     Mutant(
         "what a pass has seen is saved when it ends",
         (
+            (LEASE, "seen_through=noted.seen_through,\n                set", "set"),
             (
-                STATEMENTS,
-                "seen_through = greatest(seen_through, $1, CASE",
-                "seen_through = greatest(seen_through, CASE",
+                LEASE,
+                "            covered_through=covered_through,\n",
+                "            **{'covered_through': covered_through, 'seen_through': func.greatest(_seen, clock.at)},\n",
             ),
             (
-                STATEMENTS,
-                "RETURNING seen_through, clock",
-                "RETURNING greatest(seen_through, $1) AS seen_through, clock",
-            ),
-            (
-                STATEMENTS,
-                "covered_through = $4, renewed_by_pass",
-                "covered_through = $4, seen_through = greatest(seen_through, $3::timestamptz), renewed_by_pass",
+                LEASE,
+                "_FORGETTING = 600.0",
+                "_FORGETTING, _seen = 600.0, schema.lease.c.seen_through",
             ),
         ),
         theme="fleeting",
     ),
     Mutant(
         "what a pass has seen follows the desk's clock back",
-        ((STATEMENTS, "greatest(seen_through, $1, CASE", "coalesce($1, CASE"),),
+        ((DESK_CLOCK, "seen = date if lease.seen_through is None else max(lease.seen_through, date)", "seen = date"),),
         theme="clock",
     ),
     Mutant(
         "a clock that was set back is not remembered",
-        ((STATEMENTS, "now + clock_offset + interval '1 s'", "NULL::timestamptz"),),
+        (
+            (DESK_CLOCK, "max(lease.seen_through or date, date, would_read)", "max(lease.seen_through or date, date)"),
+            (DESK_CLOCK, "return msgspec.structs.replace(noted, set_back_through", "return noted  # (set_back_through"),
+        ),
         theme="clock",
     ),
     Mutant(
@@ -106,7 +106,7 @@ MUTANTS = (
     ),
     Mutant(
         "news settle a dispute while the poller is alive",
-        ((RULE, "return told if alive else msgspec", "return msgspec"),),
+        ((RULE, "return told if alive else _settled(told)", "return _settled(told)"),),
     ),
     Mutant(
         "a dispute's end moves",
@@ -143,7 +143,7 @@ MUTANTS = (
         (
             (
                 RULE,
-                '        return _disputed(row, said, now, terms, "about_a_tombstone")',
+                '        return dispute("about_a_tombstone")',
                 "        row = None",
             ),
         ),
@@ -191,8 +191,24 @@ MUTANTS = (
     ),
     Mutant(
         "without a poller any news settle a dispute",
-        ((RULE, "if said.updated_at <= max(since, lease.seen_through or since):", "if False:"),),
+        ((RULE, "if said.updated_at <= max(through, lease.seen_through or through):", "if False:"),),
         theme="alone",
+    ),
+    Mutant(
+        "the bound of a dispute is only its first",
+        (
+            (
+                RULE,
+                "through = max(through, _disputed_through(before, lease))",
+                "through = _disputed_through(before, lease)",
+            ),
+        ),
+        theme="push",
+    ),
+    Mutant(
+        "old recordings buy a whole ttl",
+        ((RULE, "if alive or said.updated_at < heard - RETRIED_FOR else", "if alive else"),),
+        theme="push",
     ),
     Mutant(
         "what was not believed once is news when it comes again",
@@ -234,7 +250,7 @@ MUTANTS = (
     ),
     Mutant(
         "a later pass's lease is overwritten",
-        ((STATEMENTS, "WHERE renewed_by_pass IS NULL OR renewed_by_pass < $1", "WHERE true"),),
+        ((LEASE, ".where(or_(renewed.is_(None), renewed < beginning.asked_at))", ""),),
         theme="pollers",
     ),
 )

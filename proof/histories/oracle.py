@@ -11,6 +11,8 @@ from simulator import Conversation
 NONE = "none"
 AT_ONCE = timedelta(seconds=2)
 """Dates have whole seconds, and so has what is known of the desk's clock: what lies so close nobody can tell apart."""
+LONG_PAST = timedelta(hours=12)
+"""News dated so long before it came is no retry, wherever the desk's clock may have jumped meanwhile."""
 
 
 class WrongError(Exception):
@@ -100,7 +102,7 @@ class Oracle:
                 continue
             self._was_true_since_the_pass(ticket_id, ticket, seen)
             self._was_true_since_it_was_read(ticket_id, ticket, seen)
-            self._is_vouched_for(ticket_id, seen, now)
+            self._is_vouched_for(ticket_id, seen, now, truly_ahead)
             self._does_not_go_back(ticket_id, ticket, seen)
         self.beaten = look.beaten
 
@@ -127,12 +129,15 @@ class Oracle:
                 f"ticket {ticket_id} reads {seen.answer}, which was false when it was read ({read:%H:%M:%S.%f})"
             )
 
-    def _is_vouched_for(self, ticket_id: int, seen: Seen, now: datetime) -> None:
-        """No answer outlives the pass, the read and the delivery that vouched for it."""
+    def _is_vouched_for(self, ticket_id: int, seen: Seen, now: datetime, truly_ahead: timedelta) -> None:
+        """No answer outlives the pass, the read and the delivery that vouched for it; old news vouches as they do."""
+        claimed, dated, believed = seen.claimed_at, seen.updated_at, self.terms.ttl
+        if claimed is not None and dated is not None and claimed + truly_ahead - dated > LONG_PAST:
+            believed = self.terms.lease
         vouched = [
             self.passed and self.passed + self.terms.lease,
             seen.truth_at and seen.truth_at + self.terms.lease,
-            seen.claimed_at and seen.claimed_at + self.terms.ttl,
+            claimed and claimed + believed,
         ]
         if not any(until is not None and until > now for until in vouched):
             raise WrongError(f"ticket {ticket_id} reads {seen.answer}, and nothing vouches for it any more")
@@ -158,16 +163,30 @@ class Oracle:
             )
 
     def _was_settled_by_news(self, ticket_id: int, ticket: _Ticket, disputed: Seen, seen: Seen) -> None:
-        """When nobody polls, only what happened after a dispute began settles it.
+        """When nobody polls, only news from after all that was said against a ticket settles its dispute.
 
-        But while no pass has read that the desk's clock was set forward, what has happened since looks younger.
+        It is dated after each delivery that disputed the ticket and bears a date to be believed, and tells of what
+        happened after we heard of the others. But while no pass has read that the desk's clock was set forward, what
+        has happened since looks younger.
         """
         began = disputed.disputed_at
-        if seen.answer == NONE or began is None:
+        if began is None:
             return
-        if self.set_forward is not None and self.set_forward < began:
-            began = max(began - max(self._unread), self.set_forward)
-        if _was_true_after(ticket, seen.answer, began - AT_ONCE):
+        said = [each for each in zip(seen.doubted_at or (), seen.doubts or (), strict=True) if each[0] >= began]
+        dates = [date for _, date in said if date is not None]
+        if dates and (seen.updated_at is None or seen.updated_at <= max(dates)):
+            raise WrongError(
+                f"ticket {ticket_id} is disputed no longer by what is dated {seen.updated_at},"
+                f" and what is dated {max(dates)} was said against it"
+            )
+        # What no delivery has opened, a read has: of a list that lacks the ticket, or that overlapped with another.
+        heard = [came for came, date in said if date is None] + [began] * all(came != began for came, _ in said)
+        if seen.answer == NONE or not heard:
+            return
+        last = max(heard)
+        if self.set_forward is not None and self.set_forward < last:
+            last = max(last - max(self._unread), self.set_forward)
+        if _was_true_after(ticket, seen.answer, last - AT_ONCE):
             return
         raise WrongError(f"ticket {ticket_id} is disputed no longer, and reads {seen.answer}, which it was before")
 

@@ -29,7 +29,7 @@ async def _play(
     from proof.histories.history import STEPS, History  # noqa: PLC0415
 
     log = FaultLog()
-    set_up_logs(process="proof", style="json", level="error", stream=log)
+    set_up_logs(process="proof", style="json", level="error", factory=log)
     url = make_url(database_url).set(drivername="postgresql+asyncpg")
     await migrate(url)
     if socket := url.query.get("host"):

@@ -1,36 +1,26 @@
-"""Hostile input: ``python -m proof.fuzz`` (``make fuzz``) sends a million strange requests and prints one table.
+"""A run of the fuzzer: sends hostile input to a live receiver and checks what must hold afterwards.
 
 The receiver is the real process on a real PostgreSQL, and is spoken to over raw sockets. Everything that is sent comes
 from the seed; a run that finds something writes the very bytes to ``.local`` and ends with 1.
 """
 
-import argparse
 import asyncio
 import itertools
-import resource
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import asyncpg
-import uvloop
-from rich.console import Console
-from rich.table import Table
 
-from db.migrate import migrate
-from db.url import normalise
-from proof.fuzz_bodies import Sample, load_samples
-from proof.fuzz_checks import database_problems, in_flight, label_problems
-from proof.fuzz_http import request
-from proof.fuzz_inputs import OPS_TOKEN, Input, Inputs
-from proof.fuzz_receiver import Watched, receiver
-from proof.fuzz_wire import Answer, NotAnAnswerError, Wire
+from proof.fuzz.bodies import Sample, load_samples
+from proof.fuzz.checks import database_problems, in_flight, label_problems
+from proof.fuzz.http import request
+from proof.fuzz.inputs import OPS_TOKEN, Input, Inputs
+from proof.fuzz.receiver import Watched, receiver
+from proof.fuzz.wire import NotAnAnswerError, Wire, WireAnswer
 
-REQUESTS = 1_000_000
 CONNECTIONS = 32
 CROWD = 400
 """Connections that are open at once, each with half a head, while others are served."""
@@ -42,7 +32,6 @@ MEMORY_GROWTH = 256 * 2**20
 """Bytes by which the receiver may grow; it may hold a few of the largest bodies at once."""
 FILES_GROWTH = 20
 """Files it may have open at the end beyond those at the start: its database connections."""
-LOCAL = Path(__file__).resolve().parent.parent / ".local"
 
 _UNAUTHORIZED = b'{"error": "unauthorized"}'
 _APPLIED = (b'{"outcome": "applied"}', b'{"outcome":"applied"}')
@@ -168,7 +157,7 @@ class Fuzz:
                 raise Found("the connection ended without an answer", given)
         wire.close()
 
-    async def _last_answer(self, wire: Wire, given: Input) -> Answer | None:
+    async def _last_answer(self, wire: Wire, given: Input) -> WireAnswer | None:
         """Return the next answer to an input after which no other comes; None when the connection has ended."""
         if given.ends == "waits":
             with suppress(TimeoutError, NotAnAnswerError):
@@ -176,7 +165,7 @@ class Fuzz:
             wire.say_no_more()
         return await self._answer(wire, given)
 
-    async def _answer(self, wire: Wire, given: Input) -> Answer | None:
+    async def _answer(self, wire: Wire, given: Input) -> WireAnswer | None:
         try:
             return await wire.answer(PATIENCE)
         except TimeoutError:
@@ -184,7 +173,7 @@ class Fuzz:
         except NotAnAnswerError as error:
             raise Found(f"what came is no HTTP answer: {error}", given) from None
 
-    def _judge(self, given: Input, answer: Answer, began: float) -> None:
+    def _judge(self, given: Input, answer: WireAnswer, began: float) -> None:
         tally = self._tally(given)
         tally.answers[answer.status] += 1
         tally.worst = max(tally.worst, answer.at - began)
@@ -221,7 +210,7 @@ class Fuzz:
             self._tally(half).silent += 1
             wire.drop()
 
-    async def page(self, path: bytes) -> Answer:
+    async def page(self, path: bytes) -> WireAnswer:
         """Fetch one of the receiver's own pages as an operator.
 
         Raises:
@@ -263,14 +252,14 @@ def _leaves(group: BaseExceptionGroup[Found]) -> Iterator[Found]:
 async def fuzz(
     database_url: str,
     *,
-    requests: int = REQUESTS,
+    requests: int,
     seed: int = 1,
     connections: int = CONNECTIONS,
     crowd: int = CROWD,
 ) -> Report:
     """Send so many requests to a receiver on this migrated, empty database, and report."""
     report = Report(seed=seed)
-    inputs = Inputs(seed, await load_samples())
+    inputs = Inputs(seed, load_samples())
     began = time.perf_counter()
     async with receiver(database_url) as watched:
         run = Fuzz(inputs, watched.log.port, requests)
@@ -319,63 +308,3 @@ async def _look_at_the_end(run: Fuzz, watched: Watched, report: Report, files: i
     grown = watched.memory_peak - watched.memory_start
     if grown > MEMORY_GROWTH:
         report.problems.append(f"the receiver grew by {grown / 2**20:.0f} MiB")
-
-
-def show(report: Report, console: Console) -> None:
-    """Print the closing table, and what was found."""
-    table = Table("input", "sent", "answers", "none", "worst ms")
-    for kind, tally in sorted(report.tallies.items()):
-        answers = "  ".join(f"{status}: {count:,}" for status, count in sorted(tally.answers.items()))
-        table.add_row(kind, f"{tally.sent:,}", answers, f"{tally.silent:,}", f"{tally.worst * 1000:,.0f}")
-    console.print(table)
-    start, peak, end = (size / 2**20 for size in report.memory)
-    console.print(
-        f"{report.requests:,} requests in {report.seconds:.0f} s ({report.requests / report.seconds:,.0f}/s),"
-        f" seed {report.seed}; memory {start:.0f} → {end:.0f} MiB, peak {peak:.0f};"
-        f" files {report.files[0]} → {report.files[1]}; {report.log_lines:,} lines of log, each one object"
-    )
-    if not report.problems:
-        console.print("nothing found")
-        return
-    for problem in report.problems:
-        console.print(f"[red]found[/red] {problem}", markup=True, highlight=False)
-    if report.offending is not None:
-        LOCAL.mkdir(exist_ok=True)
-        file = LOCAL / f"fuzz-seed-{report.seed}.bin"
-        file.write_bytes(report.offending)
-        console.print(f"the offending bytes: {file.relative_to(LOCAL.parent)}")
-    console.print(f"again: make fuzz SEED={report.seed}")
-
-
-async def main(requests: int, seed: int) -> int:
-    """Run on a database of its own inside the embedded PostgreSQL; return the exit code."""
-    from db.embedded import EmbeddedPostgres  # noqa: PLC0415 - it is not on every platform
-
-    _allow_many_files()
-    with EmbeddedPostgres() as server:
-        connection = await asyncpg.connect(server.url("postgres"))
-        await connection.execute("DROP DATABASE IF EXISTS fuzz WITH (FORCE)")
-        await connection.execute("CREATE DATABASE fuzz")
-        await connection.close()
-        url = server.url("fuzz")
-        await migrate(normalise(url))
-        report = await fuzz(url, requests=requests, seed=seed)
-    show(report, Console(width=140))
-    return 1 if report.problems else 0
-
-
-def _allow_many_files() -> None:
-    """Raise our limit of open files, and so the receiver's, to what a crowd needs."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = 4096 if hard == resource.RLIM_INFINITY else min(4096, hard)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(prog="python -m proof.fuzz", description="Send hostile input to a receiver.")
-    parser.add_argument("--requests", type=int, default=REQUESTS, help="how many requests to send")
-    parser.add_argument("--seed", type=int, default=1, help="what everything that is sent comes from")
-    arguments = parser.parse_args()
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        sys.exit(runner.run(main(arguments.requests, arguments.seed)))

@@ -14,8 +14,8 @@ from typing import Literal
 
 from freescout_audit.delivery import KNOWN_EVENTS
 from freescout_audit.signature import sign
-from proof.fuzz_bodies import CANARY, EITHER, FORGED, TAKEN, UNUSABLE, Sample, hostile, mutated
-from proof.fuzz_http import KEY, PATH, Header, broken, chunks, delivery, request, signature
+from proof.fuzz.bodies import CANARY, EITHER, FORGED, TAKEN, UNUSABLE, Sample, hostile, mutated
+from proof.fuzz.http import KEY, PATH, Header, broken, chunks, delivery, request, signature
 
 OPS_TOKEN = "fuzz-ops-token"  # noqa: S105 - of a receiver that nobody else reaches
 MAX_BODY = 12_000_000

@@ -5,14 +5,16 @@ from collections.abc import Mapping
 
 import asyncpg
 
+from freescout_audit import __version__
 from freescout_audit.delivery import KNOWN_EVENTS
-from proof.fuzz_bodies import CANARY, FORGED, FORGED_END, UPDATED_AT, Sample
+from proof.fuzz.bodies import CANARY, FORGED, FORGED_END, UPDATED_AT, Sample
 
 _SERIES = re.compile(r"^(\w+)(?:\{(.*)\})? ")
 _LABEL = re.compile(r'(\w+)="([^"]*)"')
 _STATUSES = frozenset({"200", "400", "401", "405", "408", "413", "415", "503"})
 _OUTCOMES = frozenset({"applied", "duplicate", "stale", "disputed", "ignored", "unusable"})
 _LABELS = {
+    "version": {__version__},
     "endpoint": frozenset({"audit"}),
     "event": KNOWN_EVENTS | {"other"},
     "outcome": _OUTCOMES,

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from random import Random
 
 from freescout_audit.signature import sign
-from proof.fuzz_bodies import mutated
+from proof.fuzz.bodies import mutated
 
 PATH = b"/api/internal/freescout-webhook/audit"
 KEY = "0123456789abcdef0123456789abcdef"

@@ -12,11 +12,11 @@ from pathlib import Path
 import msgspec
 
 from freescout_audit.events import CATALOGUE, LIBRARY_MESSAGE, PROCESS_FAILED, RECEIVER_FAULT, RECEIVER_STARTED
-from proof.fuzz_bodies import CANARY
-from proof.fuzz_http import KEY
-from proof.fuzz_inputs import BODY_TIMEOUT, MAX_BODY, OPS_TOKEN
+from proof.fuzz.bodies import CANARY
+from proof.fuzz.http import KEY
+from proof.fuzz.inputs import BODY_TIMEOUT, MAX_BODY, OPS_TOKEN
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 _LOOK_EVERY = 0.5
 _LONGEST_LINE = 2**20
 _LONGEST_STDERR = 20_000

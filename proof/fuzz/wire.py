@@ -13,7 +13,7 @@ _CONTINUE = 100
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class WireAnswer:
     """An answer: its status, its body, whether it says that the connection ends, and when it was complete."""
 
     status: int
@@ -33,7 +33,7 @@ class Wire(asyncio.Protocol):
     def __init__(self) -> None:
         self._transport: asyncio.Transport | None = None
         self._received = bytearray()
-        self._answers: deque[Answer] = deque()
+        self._answers: deque[WireAnswer] = deque()
         self._news = asyncio.Event()
         self._may_write = asyncio.Event()
         self._may_write.set()
@@ -84,7 +84,7 @@ class Wire(asyncio.Protocol):
             if pieces > 1:
                 await asyncio.sleep(pause)
 
-    async def answer(self, patience: float) -> Answer | None:
+    async def answer(self, patience: float) -> WireAnswer | None:
         """Return the next answer, None when the connection ended without one.
 
         Raises:
@@ -120,7 +120,7 @@ class Wire(asyncio.Protocol):
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             self._transport.abort()
 
-    def _next(self) -> Answer | None:
+    def _next(self) -> WireAnswer | None:
         """Take a complete answer off what has been received."""
         end = self._received.find(b"\r\n\r\n")
         if end < 0:
@@ -139,7 +139,7 @@ class Wire(asyncio.Protocol):
             return None
         body = bytes(self._received[end + 4 : end + 4 + length])
         del self._received[: end + 4 + length]
-        return Answer(
+        return WireAnswer(
             status=int(head[9:12]),
             head=head,
             body=body,
