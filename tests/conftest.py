@@ -9,22 +9,20 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 import aiohttp
 import asyncpg
 import pytest
+from structlog.testing import CapturingLogger, CapturingLoggerFactory
 
 from db.database import Database
 from db.migrate import migrate
 from db.url import normalise
-from examples import KEY, NOON, signed
-from freescout_audit.logs import flush, set_up_logs
+from freescout_audit.logs import set_up_logs
 from receiver.app import create_app, serve
 from settings import Environment, Secret, Settings, load_environment, load_settings
-
-RECORDINGS = Path(__file__).resolve().parent.parent.parent / "shared" / "captures"
+from support.examples import KEY, NOON, signed
 
 
 @pytest.fixture(scope="session")
@@ -93,12 +91,11 @@ async def sql(database_url: str) -> AsyncIterator[asyncpg.Connection]:
 class Log:
     """What has been logged."""
 
-    stream: io.StringIO
+    logger: CapturingLogger
 
     @property
     def text(self) -> str:
-        flush()
-        return self.stream.getvalue()
+        return "".join(call.args[0].decode() + "\n" for call in self.logger.calls)
 
     def lines(self, event: str | None = None) -> list[dict[str, Any]]:
         """The lines as objects; only those of one event when it is named."""
@@ -108,9 +105,9 @@ class Log:
 
 @pytest.fixture(autouse=True)
 def log() -> Log:
-    stream = io.StringIO()
-    set_up_logs(process="test", style="json", level="debug", stream=stream)
-    return Log(stream)
+    factory = CapturingLoggerFactory()
+    set_up_logs(process="test", style="json", level="debug", factory=factory)
+    return Log(factory.logger)
 
 
 ENVIRONMENT = replace(load_environment({}), receive=True, webhook_secrets=(Secret(KEY),))

@@ -12,12 +12,12 @@ from aiohttp import web
 from conftest import ENVIRONMENT, Log, Receive, Receiver
 from db.database import Database
 from db.url import normalise
-from examples import KEY, body, signed
 from receiver.app import create_app, serve
 from receiver.body import SMALL, NoPlaceError, Places
 from receiver.endpoints import Endpoint, VerifiedDelivery, register
 from receiver.metrics import Metrics
 from settings import Secret, load_settings
+from support.examples import KEY, body, signed
 
 SOON = 10.0
 MANY = 40
@@ -134,14 +134,14 @@ class TestPlaces:
 
     async def test_nobody_overtakes_who_waits_for_more(self) -> None:
         places = Places(4 * SMALL)
-        await places.take(3 * SMALL, SOON)
+        await places.take(2 * SMALL, SOON)
         large = asyncio.create_task(places.take(4 * SMALL, SOON))
         await asyncio.sleep(0)
         later = asyncio.create_task(places.take(SMALL + 1, SOON))
         await asyncio.sleep(0)
 
-        assert not later.done()
-        places.leave(3 * SMALL)
+        assert not later.done(), "it would fit beside the first"
+        places.leave(2 * SMALL)
         await large
         assert not later.done()
         places.leave(4 * SMALL)
@@ -170,6 +170,19 @@ class TestPlaces:
 
         async with asyncio.timeout(SOON):
             await waiting[2]
+
+    async def test_who_gives_up_lets_those_behind_it_in_who_fit(self) -> None:
+        places = Places(4 * SMALL)
+        await places.take(2 * SMALL, SOON)
+        large = asyncio.create_task(places.take(4 * SMALL, SOON))
+        await asyncio.sleep(0)
+        later = asyncio.create_task(places.take(SMALL + 1, SOON))
+        await asyncio.sleep(0)
+
+        large.cancel()
+
+        async with asyncio.timeout(SOON / 2):
+            await later
 
 
 LARGE = body("closed", 1, _embedded={"threads": [{"id": 1, "body": "x" * 2 * SMALL}]})

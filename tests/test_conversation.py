@@ -1,15 +1,14 @@
 """What is read of a conversation, and what is made of strange ones."""
 
 import json
-from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
-from examples import at, body, claim
 from freescout_audit.conversation import UnusableBodyError, decode_conversation
 from freescout_audit.delivery import KNOWN_EVENTS, event_label, event_name, read_claim
+from support.examples import at, body, claim, large_body
 
 
 def test_the_fields_that_matter_are_read() -> None:
@@ -108,76 +107,12 @@ def test_a_body_of_300_long_threads_is_ordinary() -> None:
     assert said.status == "pending"
 
 
-def freescouts(texts: Sequence[str], **fields: Any) -> bytes:
-    """A conversation as FreeScout writes it: no spaces, slashes escaped, threads last, attachments last in each."""
-    threads = [
-        {"id": number, "body": text, "openedAt": None, "_embedded": {"attachments": [{"id": 1}] * (number % 2)}}
-        for number, text in enumerate(texts)
-    ]
-    document = json.loads(body("closed", 5)) | fields | {"_embedded": {"threads": threads}}
-    return json.dumps(document, separators=(",", ":")).replace("/", "\\/").encode()
+@pytest.mark.parametrize("damage", [b"\0", b'"', b"\n"], ids=["zero", "quote", "line break"])
+def test_a_large_body_that_is_damaged_in_the_middle_is_unusable(damage: bytes) -> None:
+    assert decode_conversation(large_body()).status == "closed"
 
-
-TRAPS = (
-    '","_embedded":{"attachments":[]}}]}}',
-    ',"_embedded":{"attachments":[]}}]}}',
-    "]}}]}}",
-    ',"_embedded":{"threads":[',
-    "\\",
-    '\\"',
-)
-"""What an e-mail can say to pass for the end, or the beginning, of the threads."""
-
-
-class TestLarge:
-    """Of a large body only the two ends are looked at, and yet it is known whether it is whole."""
-
-    LONG = freescouts([text + "<p>" + "x" * 30_000 + text for text in TRAPS] * 3)
-
-    def test_it_says_what_a_short_one_says(self) -> None:
-        assert decode_conversation(self.LONG) == decode_conversation(freescouts(["short"]))
-
-    def test_what_lies_between_the_ends_is_not_looked_at(self) -> None:
-        middle = len(self.LONG) // 2
-        unreadable = self.LONG[:middle] + b"\x00" + self.LONG[middle + 1 :]
-
-        assert decode_conversation(unreadable) == decode_conversation(self.LONG)
-
-    def test_cut_short_anywhere_it_is_no_conversation(self) -> None:
-        near = [place for mark in (b"]", b"}", b",", b'"') for place in positions(self.LONG, mark)]
-        whole = len(self.LONG)
-
-        for end in {*near, *(place + 1 for place in near), *range(whole - 300, whole)} - {whole}:
-            with pytest.raises(UnusableBodyError, match="not a JSON object"):
-                decode_conversation(self.LONG[:end])
-
-    @pytest.mark.parametrize("more", [b" ", b"}", b"]}}", b"x"])
-    def test_what_follows_its_end_is_no_part_of_it(self, more: bytes) -> None:
-        if more == b" ":
-            assert decode_conversation(self.LONG + more) == decode_conversation(self.LONG)
-        else:
-            with pytest.raises(UnusableBodyError):
-                decode_conversation(self.LONG + more)
-
-    @pytest.mark.parametrize(
-        "written_otherwise",
-        [
-            json.dumps(json.loads(LONG)).encode(),
-            json.dumps(json.loads(LONG), sort_keys=True, separators=(",", ":")).encode(),
-            LONG.replace(b'"attachments"', b'"files"'),
-            freescouts(["x" * 200_000], customer={"id": 1, "_embedded": {"threads": [1]}}),
-            freescouts(["x" * 200_000], customer={"note": "y" * 100_000}),
-        ],
-        ids=["with spaces", "in another order", "by other names", "threads elsewhere too", "a long beginning"],
-    )
-    def test_what_is_written_otherwise_is_read_whole(self, written_otherwise: bytes) -> None:
-        assert decode_conversation(written_otherwise) == decode_conversation(self.LONG)
-        with pytest.raises(UnusableBodyError):
-            decode_conversation(written_otherwise[:-1])
-
-
-def positions(raw: bytes, mark: bytes) -> list[int]:
-    return [place for place in range(len(raw)) if raw.startswith(mark, place)]
+    with pytest.raises(UnusableBodyError, match="not a JSON object"):
+        decode_conversation(large_body(damage=damage))
 
 
 @pytest.mark.parametrize("event", ["customer.created", "customer.updated", "customer.anything"])

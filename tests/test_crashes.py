@@ -8,12 +8,12 @@ from datetime import timedelta
 import asyncpg
 import pytest
 
-from db.database import Database
+from db.database import Connection, Database
 from db.url import normalise
 from freescout_audit.rule import Terms
-from poller.freescout import Answer, FreeScout
+from poller.freescout import DeskResponse, FreeScout
 from poller.passes import Passes
-from world import World, make_world, no_sleep
+from support.world import World, make_world, no_sleep
 
 
 class CrashError(Exception):
@@ -21,7 +21,10 @@ class CrashError(Exception):
 
 
 class CrashingDatabase(Database):
-    """Dies before or after one of its uses: what was committed by then stands, nothing else does."""
+    """Dies in the middle or at the end of one of its uses: what was committed by then stands, nothing else does.
+
+    Before the next one nothing stands that did not at the end of the last.
+    """
 
     steps = -1
     """How many more steps to live; below zero for ever."""
@@ -32,8 +35,7 @@ class CrashingDatabase(Database):
             raise CrashError
 
     @asynccontextmanager
-    async def session(self, deadline: float | None = None) -> AsyncIterator[asyncpg.Connection]:
-        self.step()
+    async def session(self, deadline: float | None = None) -> AsyncIterator[Connection]:
         async with super().session(deadline) as connection:
             yield connection
             self.step()  # inside a transaction: before its commit reaches the server
@@ -43,7 +45,7 @@ class CrashingDatabase(Database):
 @pytest.fixture
 async def world(database_url: str, sql: asyncpg.Connection) -> AsyncIterator[World]:
     database = CrashingDatabase(normalise(database_url))
-    async with make_world(database, sql, tickets=24, page_size=16) as world:
+    async with make_world(database, sql, tickets=24, page_size=16, sockets=False) as world:
         await world.poll()
         await world.advance(100)
         yield world
@@ -65,8 +67,7 @@ async def test_killed_at_every_step_of_a_pass_and_started_again_the_cache_ends_t
     assert isinstance(database, CrashingDatabase)
     wire = world.freescout._transport  # noqa: SLF001
 
-    async def transport(path: str, query: Mapping[str, str], /) -> Answer:
-        database.step()
+    async def transport(path: str, query: Mapping[str, str], /) -> DeskResponse:
         answer = await wire(path, query)
         database.step()
         return answer
@@ -106,7 +107,7 @@ async def test_a_slow_poller_beside_a_fast_one_changes_nothing(world: World) -> 
     held, release = asyncio.Event(), asyncio.Event()
     wire = world.freescout._transport  # noqa: SLF001
 
-    async def slow(path: str, query: Mapping[str, str], /) -> Answer:
+    async def slow(path: str, query: Mapping[str, str], /) -> DeskResponse:
         answer = await wire(path, query)
         held.set()
         await release.wait()

@@ -296,7 +296,7 @@ async def test_closing_waits_no_longer_than_it_is_told_and_leaves_nobody_waiting
     await group.close(0.01)
 
     assert {str(answer) for answer in await answers(tasks)} == {
-        "this process is ending: nobody knows whether it was committed"
+        "this process is ending: it is not known whether it was committed"
     }
 
 
@@ -327,7 +327,7 @@ async def test_when_its_work_is_cancelled_nobody_is_left_waiting() -> None:
     group._worker.cancel()  # noqa: SLF001
 
     assert {str(answer) for answer in await answers(tasks)} == {
-        "this process is ending: nobody knows whether it was committed"
+        "this process is ending: it is not known whether it was committed"
     }
 
 

@@ -15,8 +15,8 @@ import pytest
 from db.embedded import EmbeddedPostgres
 from db.migrate import migrate
 from db.url import normalise
-from examples import KEY, body, signed
-from processes import Process, process
+from support.examples import KEY, body, signed
+from support.processes import Process, process
 
 ROOT = Path(__file__).resolve().parent.parent
 PATH = "/api/internal/freescout-webhook/audit"
@@ -166,22 +166,26 @@ async def client_backends(server: EmbeddedPostgres) -> list[int]:
 
 
 @pytest.mark.parametrize(
-    ("variables", "message"),
+    ("variables", "message", "next_step"),
     [
-        ({"CACHE_LEASE": "0"}, "CACHE_LEASE must be a number from 1 to 86400, not 0.0"),
-        ({"FLAG_FREESCOUT_WEBHOOK_RECEIVE": "on"}, "FLAG_FREESCOUT_WEBHOOK_RECEIVE must be 1 (on) or 0 (off)"),
-        ({"DATABASE_URL": "mysql://user:hidden@host/name"}, "DATABASE_URL must begin with postgres://, not mysql://"),
-        ({"DATABASE_URL": "hidden"}, "DATABASE_URL is not a URL"),
-        ({"RECEIVER_HOST": "203.0.113.1", "DATABASE_URL": "postgres://h/n"}, "set PORT to a free port"),
+        ({"CACHE_LEASE": "0"}, "CACHE_LEASE must be a number from 1 to 86400, not 0.0", ""),
+        ({"FLAG_FREESCOUT_WEBHOOK_RECEIVE": "on"}, "FLAG_FREESCOUT_WEBHOOK_RECEIVE must be 1 (on) or 0 (off)", ""),
+        ({"DATABASE_URL": "mysql://user:hidden@host/name"}, "DATABASE_URL must begin with postgres://", ""),
+        ({"DATABASE_URL": "hidden"}, "DATABASE_URL is not a URL", ""),
+        ({"FREESCOUT_URL": "https://u:hidden@desk.example.org"}, "holds a user or a password", "leave them out"),
+        ({"RECEIVER_HOST": "203.0.113.1", "DATABASE_URL": "postgres://h/n"}, "cannot listen on", "set PORT to a free"),
     ],
 )
-async def test_what_cannot_run_says_why_in_one_line(variables: dict[str, str], message: str) -> None:
+async def test_what_cannot_run_says_why_and_what_to_do_in_one_line(
+    variables: dict[str, str], message: str, next_step: str
+) -> None:
     async with process("-m", "receiver", **variables) as started:
         assert await started.end() == 1
 
     (line,) = [line for line in started.lines if line["level"] == "error"]
     assert line["event"] == "process.failed"
     assert message in str(line["message"])
+    assert next_step in str(line.get("next_step", ""))
     assert "hidden" not in str(started.lines)
 
 

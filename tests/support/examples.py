@@ -134,6 +134,15 @@ def body(status: str = "active", updated: float = 0, *, ticket_id: Any = 7, **fi
     return json.dumps(document).encode()
 
 
+def large_body(*, damage: bytes = b"") -> bytes:
+    """A conversation of 440 kB as FreeScout writes it, without spaces; ``damage`` takes the place of its middle."""
+    threads = [{"id": number, "body": "x" * 22_000, "_embedded": {"attachments": []}} for number in range(20)]
+    document = json.loads(body("closed", _embedded={"threads": threads}))
+    raw = json.dumps(document, separators=(",", ":")).encode()
+    middle = len(raw) // 2
+    return raw[:middle] + damage + raw[middle + len(damage) :]
+
+
 def signed(raw_body: bytes, *, event: str = "convo.status", key: str = KEY) -> dict[str, str]:
     """The headers FreeScout sends with a body."""
     return {

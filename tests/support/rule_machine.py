@@ -17,11 +17,11 @@ from hypothesis.stateful import (
     rule,
 )
 
-from caches import TERMS, Cache, Look
 from db.lease import Beginning
-from examples import NOON
 from freescout_audit.conversation import Sighting, State, Status
 from freescout_audit.rule import Claim, Lease, Truth, expiry, poller_is_alive
+from support.caches import TERMS, Cache, Look
+from support.examples import NOON
 
 OVERLAP = timedelta(seconds=3900)
 

@@ -13,12 +13,14 @@ import uvloop
 
 from db import lease as standing
 from db.database import Database
+from db.lease import lease_of
 from db.reads import read_from
-from db.store import Delivery, lease_of, record_absences, record_deliveries, record_truths
+from db.store import Delivery, record_absences, record_deliveries, record_truths
 from db.url import normalise
-from examples import NOON
 from freescout_audit import rule
+from freescout_audit.desk_clock import DeskClock
 from freescout_audit.rule import Claim, Lease, Row, Terms, Truth, Verdict
+from support.examples import NOON
 
 TERMS = Terms()
 
@@ -112,7 +114,10 @@ class RuleCache:
 
     def miss(self, tickets: Collection[int], asked_at: datetime) -> None:
         for ticket in tickets:
-            self._keep(ticket, self.judges.judge_absence(self.rows.get(ticket), asked_at, terms=TERMS, now=self.now))
+            verdict = self.judges.judge_absence(
+                self.rows.get(ticket), asked_at, lease=self.lease, terms=TERMS, now=self.now
+            )
+            self._keep(ticket, verdict)
 
     def beat(self) -> None:
         self.lease = msgspec.structs.replace(self.lease, heartbeat_at=self.now)
@@ -188,7 +193,7 @@ class StoreCache:
     database: Database
     sql: asyncpg.Connection
     offset: timedelta = timedelta()
-    clock: standing.DeskClock | None = None
+    clock: DeskClock | None = None
     """The desk's clock when the pass that is under way began."""
 
     def begin(self, now: datetime, offset: timedelta) -> None:

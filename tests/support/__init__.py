@@ -1,0 +1,1 @@
+"""What tests share: builders, worlds, processes, stand-ins."""
