@@ -63,7 +63,7 @@ class Mix:
     away: float
     """The poller is away for up to an hour."""
     unpolled: float
-    """Nobody polls until the faults stop: push is all there is."""
+    """Play without a poller until the faults stop: push is all there is."""
     clock: float
     """The desk's clock jumps."""
     abrupt: float

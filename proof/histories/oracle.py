@@ -163,7 +163,7 @@ class Oracle:
             )
 
     def _was_settled_by_news(self, ticket_id: int, ticket: _Ticket, disputed: Seen, seen: Seen) -> None:
-        """When nobody polls, only news from after all that was said against a ticket settles its dispute.
+        """Without a poller, only news from after all that was said against a ticket settles its dispute.
 
         It is dated after each delivery that disputed the ticket and bears a date to be believed, and tells of what
         happened after we heard of the others. But while no pass has read that the desk's clock was set forward, what
