@@ -251,14 +251,14 @@ async def prune_journal(database: Database, *, keep: float, at_most: int = 5000)
             return pruned
 
 
-async def count_gaps(database: Database, within: timedelta, deadline: float | None = None) -> Mapping[str, int]:
-    """Count the gaps of a time by what became of their deliveries, within ``deadline`` seconds."""
+async def count_gaps(database: Database, within: timedelta) -> Mapping[str, int]:
+    """Count the gaps of a time by what became of their deliveries."""
     query = (
         select(_gap.verdict, func.count().label("gaps"))
         .where(_gap.healed_at > schema.now - within)
         .group_by(_gap.verdict)
     )
-    async with database.connection(deadline) as connection:
+    async with database.connection() as connection:
         counts = {row["verdict"]: row["gaps"] for row in await connection.rows(query)}
     return {verdict: counts.get(verdict, 0) for verdict in VERDICTS}
 

@@ -48,13 +48,13 @@ _STANDING = select(
 ).join_from(schema.lease, schema.poller, true())
 
 
-async def read_standing(database: Database, deadline: float | None = None) -> Standing | None:
-    """Read everything that stands once, within ``deadline`` seconds; None when a row of it is missing.
+async def read_standing(database: Database) -> Standing | None:
+    """Read everything that stands once; None when a row of it is missing.
 
     Raises:
         DatabaseUnavailableError: PostgreSQL is away or not migrated.
     """
-    async with database.connection(deadline) as connection:
+    async with database.connection() as connection:
         row = await connection.row(_STANDING)
         session: int = connection.driver.get_server_pid()
     if row is None:

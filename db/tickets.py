@@ -86,10 +86,10 @@ async def read_holdings(database: Database) -> Holdings:
     return Holdings(**row)
 
 
-async def count_disputes(database: Database, deadline: float | None = None) -> int:
-    """Count the tickets that FreeScout has to be asked about, within ``deadline`` seconds."""
+async def count_disputes(database: Database) -> int:
+    """Count the tickets that FreeScout has to be asked about."""
     query = select(func.count()).where(_ticket.disputed_at.is_not(None))
-    async with database.connection(deadline) as connection:
+    async with database.connection() as connection:
         count: int = await connection.scalar(query)
     return count
 
