@@ -1,24 +1,21 @@
 """``python -m db.migrate``: brings the schema to the newest revision (the Procfile's ``release``)."""
 
 import asyncio
-import functools
 import os
 import sys
 from collections.abc import Awaitable, Callable
-from pathlib import Path
-from typing import Literal
 
 import asyncpg
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, func, select, text
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
+from db.revision import NEWEST, SCRIPTS, age_of
 from db.url import normalise
 from freescout_audit import __version__
 from freescout_audit.errors import FreescoutAuditError, SettingsError
@@ -33,11 +30,6 @@ TRIES = 30
 _PAUSE = 2.0
 _LOCKED = ("55P03", "40P01")
 """A lock was not available, or a deadlock."""
-_SQUASHED = frozenset({"0001", "0002", "0003", "0004", "0005", "0006", "0007"})
-"""Revisions from before the first release, which no migration leads on from."""
-
-Age = Literal["none", "forgotten", "older", "current", "newer"]
-"""How a database's revision stands to this code's; ``forgotten``: from before the first release."""
 
 
 class LockedError(FreescoutAuditError):
@@ -76,28 +68,6 @@ async def migrate(url: URL, *, tries: int = TRIES, sleep: Callable[[float], Awai
     )
 
 
-@functools.cache
-def newest_revision() -> str:
-    """Return the revision this code expects."""
-    return _scripts().get_current_head() or ""
-
-
-@functools.cache
-def age_of(revision: str | None) -> Age:
-    """Tell how a database's revision stands to this code's, by the graph of the migrations.
-
-    A revision that the graph does not know, and that was not squashed, is of a release to come.
-    """
-    if revision is None:
-        return "none"
-    if revision in _SQUASHED:
-        return "forgotten"
-    if revision == newest_revision():
-        return "current"
-    known = {script.revision for script in _scripts().walk_revisions()}
-    return "older" if revision in known else "newer"
-
-
 def _upgrade(connection: Connection) -> str:
     connection.execute(select(func.pg_advisory_xact_lock(_LOCK)))
     connection.execute(text(f"SET LOCAL lock_timeout = '{LOCK_PATIENCE:g}s'"))
@@ -121,12 +91,8 @@ def _revision(connection: Connection) -> str | None:
 
 def _config() -> Config:
     config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    config.set_main_option("script_location", str(SCRIPTS))
     return config
-
-
-def _scripts() -> ScriptDirectory:
-    return ScriptDirectory.from_config(_config())
 
 
 def main() -> None:
@@ -144,7 +110,7 @@ def main() -> None:
         emit(PROCESS_FAILED, message=str(error).partition("\n")[0], next_step="look into PostgreSQL's log")
         sys.exit(1)
     if age_of(revision) == "newer":
-        emit(DATABASE_NEWER, version=__version__, revision=revision, expected=newest_revision())
+        emit(DATABASE_NEWER, version=__version__, revision=revision, expected=NEWEST)
     else:
         emit(DATABASE_MIGRATED, version=__version__, revision=revision)
 

@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from db import lease
 from db.database import Database
 from db.journal import count_gaps, count_twins, read_last_delivery
-from db.migrate import age_of, newest_revision
+from db.revision import NEWEST, age_of
 from db.standing import Standing, read_standing, server_version
 from db.webhook import Webhook, read_webhook
 from freescout_audit.delivery import CONVERSATION_EVENTS
@@ -79,7 +79,7 @@ async def _open(
         checks.append(red("schema", "it is incomplete", "restore the database, or migrate another"))
         return database, None
     if age_of(standing.revision) in {"older", "forgotten"}:
-        expected = f"it is at {standing.revision}, this code expects {newest_revision()}"
+        expected = f"it is at {standing.revision}, this code expects {NEWEST}"
         checks.append(red("schema", expected, migrate))
         return database, None
     checks.append(green("schema", f"at {standing.revision}"))

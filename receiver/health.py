@@ -15,7 +15,7 @@ from aiohttp import web
 
 from db.database import Database
 from db.journal import count_gaps
-from db.migrate import age_of
+from db.revision import age_of
 from db.standing import Standing, read_standing
 from db.tickets import count_disputes
 from freescout_audit import __version__

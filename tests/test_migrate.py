@@ -5,7 +5,8 @@ from collections.abc import AsyncIterator
 import asyncpg
 import pytest
 
-from db.migrate import LockedError, TooOldError, age_of, migrate, newest_revision
+from db.migrate import LockedError, TooOldError, migrate
+from db.revision import NEWEST, age_of, scripts
 from db.url import normalise
 from support.processes import process
 
@@ -44,7 +45,7 @@ async def test_what_is_in_use_lets_the_migration_wait_outside_and_try_again(
         if len(others) == 2:
             await holder.execute("ROLLBACK")
 
-    assert await migrate(normalise(database_url), sleep=meanwhile) == newest_revision()
+    assert await migrate(normalise(database_url), sleep=meanwhile) == NEWEST
 
     assert others == ["none", "none"], "readers were not blocked meanwhile"
 
@@ -96,13 +97,17 @@ async def test_a_release_that_meets_a_newer_schema_changes_nothing_and_ends_well
         said = await release.until("database.newer")
         code = await release.end()
 
-    assert (said["revision"], said["expected"], code) == ("0002_of_next_year", newest_revision(), 0)
+    assert (said["revision"], said["expected"], code) == ("0002_of_next_year", NEWEST, 0)
     assert await sql.fetchval("SELECT version_num FROM freescout_schema") == "0002_of_next_year"
 
 
 @pytest.mark.parametrize(
     ("revision", "age"),
-    [(None, "none"), ("0007", "forgotten"), ("0008", "older"), (newest_revision(), "current"), ("0000", "newer")],
+    [(None, "none"), ("0007", "forgotten"), ("0008", "older"), (NEWEST, "current"), ("0000", "newer")],
 )
 def test_the_graph_says_which_revision_is_newer_not_the_order_of_texts(revision: str | None, age: str) -> None:
     assert age_of(revision) == age
+
+
+def test_the_revision_that_the_code_expects_is_the_graph_s_head() -> None:
+    assert scripts().get_heads() == [NEWEST]
