@@ -10,6 +10,8 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 from contextlib import suppress
 from typing import Generic, Protocol, TypeVar
 
+from structlog.contextvars import clear_contextvars
+
 from freescout_audit.errors import DatabaseUnavailableError
 
 LOCK_PATIENCE = 0.5
@@ -142,6 +144,7 @@ class GroupCommit(Generic[Item, Result]):
 
     async def _work(self) -> None:
         """Commit group after group until the queue is empty."""
+        clear_contextvars()  # what this task logs is about all members, not about the one that started it
         try:
             while group := self._next_group():
                 await self._settle(group, apart=False)
@@ -193,6 +196,7 @@ class GroupCommit(Generic[Item, Result]):
             task.add_done_callback(self._apart.discard)
 
     async def _settle_in_turn(self, groups: "Iterable[Sequence[_Member[Item, Result]]]") -> None:
+        clear_contextvars()
         for group in groups:
             async with self._apart_turns:
                 if waiting := [member for member in group if not member.answer.done()]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from unittest.mock import patch
 
 import pytest
+from structlog.contextvars import bound_contextvars, get_contextvars
 
 from db.group import CrowdedError, GroupCommit
 from freescout_audit.errors import DatabaseUnavailableError
@@ -333,3 +334,22 @@ async def test_when_its_work_is_cancelled_nobody_is_left_waiting() -> None:
 
 async def test_an_idle_group_closes_at_once() -> None:
     await make(Commits()).close()
+
+
+@pytest.mark.parametrize("apart_too", [False, True])
+async def test_what_is_logged_of_a_group_bears_the_name_of_no_single_request(*, apart_too: bool) -> None:
+    contexts: list[dict[str, object]] = []
+
+    async def commit(items: Sequence[str], *, deadline: float, apart: bool) -> Sequence[str]:
+        del deadline
+        contexts.append(get_contextvars())
+        if apart_too and not apart:
+            raise PoisonError
+        return items
+
+    group = GroupCommit(commit, key=lambda item: item[0])
+    with bound_contextvars(request_id="the first one's"):
+        await group.commit("a", deadline=SOON)
+
+    assert contexts == [{}] * len(contexts)
+    assert contexts
