@@ -5,14 +5,16 @@ import math
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 import asyncpg
-from sqlalchemy import CursorResult, Executable, event
+from sqlalchemy import CursorResult, Executable, event, select
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError, DisconnectionError
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
+from db import schema
 from freescout_audit.errors import DatabaseUnavailableError
 
 PATIENCE = 30.0
@@ -188,6 +190,12 @@ class Database:
                 raise
             await connection.driver.execute("COMMIT")
 
+    async def now(self) -> datetime:
+        """Return our clock: the *s* of a request that is about to be sent; errors as in `connection`."""
+        async with self.connection() as connection:
+            moment: datetime = await connection.scalar(select(schema.now))
+            return moment
+
     async def close(self) -> None:
         """Close every connection, within a second or so even if the server does not answer."""
         for connection in self._lent:
@@ -203,8 +211,9 @@ class Database:
             core = await self._engine.connect()
         except DBAPIError as error:
             raise _cause(error) from None
-        driver = (await core.get_raw_connection()).driver_connection
-        assert driver is not None  # noqa: S101 - a connection that is open has one
+        assert core.sync_connection is not None  # noqa: S101 - a connection that is open has these
+        driver = core.sync_connection.connection.driver_connection
+        assert driver is not None  # noqa: S101
         self._lent.add(driver)
         try:
             yield Connection(core, driver)

@@ -52,9 +52,7 @@ async def now(database: Database) -> datetime:
     Raises:
         DatabaseUnavailableError: PostgreSQL is away or not migrated; the same everywhere below.
     """
-    async with database.connection() as connection:
-        moment: datetime = await connection.scalar(select(schema.now))
-        return moment
+    return await database.now()
 
 
 async def read_beginning(database: Database) -> Beginning:

@@ -5,8 +5,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
 import asyncpg
+from sqlalchemy import CursorResult, Executable
 from sqlalchemy.engine import URL
 
 from db import statements
@@ -105,22 +107,35 @@ class Look:
 
 
 class StagedDriver:
-    """The driver's connection, between whose reading of tickets and their writing anything may happen.
+    """The driver's connection, which tells the server the time before its first statement.
 
-    ``between`` is awaited there, unless the tickets were locked first.
+    Anything may happen between its reading of tickets and their writing: ``between`` is awaited there, unless the
+    tickets were locked first.
     """
 
-    def __init__(self, driver: asyncpg.Connection, between: Callable[[], Awaitable[None]]) -> None:
+    def __init__(self, driver: asyncpg.Connection, now: datetime, between: Callable[[], Awaitable[None]]) -> None:
         self._driver = driver
+        self._now: datetime | None = now
         self._between: Callable[[], Awaitable[None]] | None = between
 
-    async def execute(self, query: str, *arguments: object) -> str:
+    async def tell_the_time(self, before: str = "") -> None:
+        """Tell the server the time unless it knows, and run a statement without arguments in the same message."""
+        told = "" if self._now is None else f"SET proof.now = '{self._now.isoformat()}';"
+        self._now = None
+        if told or before:
+            await self._driver.execute(told + before)
+
+    async def execute(self, query: str, *arguments: object) -> None:
         """Execute as `asyncpg.Connection` does."""
-        status: str = await self._driver.execute(query, *arguments)
-        return status
+        if arguments:
+            await self.tell_the_time()
+            await self._driver.execute(query, *arguments)
+        else:
+            await self.tell_the_time(query)
 
     async def fetch(self, query: str, *arguments: object) -> Sequence[asyncpg.Record]:
         """Fetch as `asyncpg.Connection` does."""
+        await self.tell_the_time()
         if query == statements.LOCK:
             self._between = None
         rows: Sequence[asyncpg.Record] = await self._driver.fetch(query, *arguments)
@@ -128,10 +143,22 @@ class StagedDriver:
 
     async def fetchrow(self, query: str, *arguments: object) -> asyncpg.Record | None:
         """Fetch a row as `asyncpg.Connection` does."""
+        await self.tell_the_time()
         row = await self._driver.fetchrow(query, *arguments)
         if query == statements.READ_TICKETS and self._between is not None:
             await self._between()
         return row
+
+
+class StagedConnection(Connection):
+    """A connection that tells the server the time before its first statement, whichever way that one goes."""
+
+    driver: StagedDriver
+
+    async def execute(self, statement: Executable) -> CursorResult[Any]:
+        """Run an expression."""
+        await self.driver.tell_the_time()
+        return await super().execute(statement)
 
 
 class StagedCache(Database):
@@ -169,23 +196,33 @@ class StagedCache(Database):
     async def session(self, deadline: float | None = None) -> AsyncIterator[Connection]:
         """Lend a connection whose clock is the history's; ``deadline`` is in real seconds, and no history has those."""
         del deadline
+        now = await self._begin_use()
+        self._stage.busy += 1
+        try:
+            async with super().session() as connection:
+                driver = StagedDriver(connection.driver, now, self._let_others_use_it)
+                yield StagedConnection(connection.core, driver)
+        finally:
+            self._stage.busy -= 1
+        await self._end_use()
+
+    async def now(self) -> datetime:
+        """Return the history's clock; a use like any other, but for the server, which would say the same."""
+        now = await self._begin_use()
+        await self._end_use()
+        return now
+
+    async def _begin_use(self) -> datetime:
         await self._stage.turn("turns to the cache")
         if self._happens(self.faults.away):
             raise DatabaseUnavailableError("PostgreSQL is away, in this history")
         self.uses += 1
         self._clock.advance(MICROSECOND)  # no two uses begin at the same moment
-        self._stage.busy += 1
-        try:
-            async with super().session() as connection:
-                await self._tell_the_time(connection)
-                yield Connection(connection.core, StagedDriver(connection.driver, self._let_others_use_it))
-        finally:
-            self._stage.busy -= 1
+        return self._clock.now()
+
+    async def _end_use(self) -> None:
         await self._stage.turn("has used the cache")
         self._go_wrong()
-
-    async def _tell_the_time(self, connection: Connection) -> None:
-        await connection.driver.execute(f"SET proof.now = '{self._clock.now().isoformat()}'")
 
     async def _let_others_use_it(self) -> None:
         self._stage.busy -= 1
@@ -219,9 +256,8 @@ class StagedCache(Database):
     async def outside(self, query: str, *arguments: object) -> Sequence[asyncpg.Record]:
         """Ask the cache something as nobody's turn."""
         async with super().session() as connection:
-            await self._tell_the_time(connection)
-            rows: Sequence[asyncpg.Record] = await connection.driver.fetch(query, *arguments)
-        return rows
+            driver = StagedDriver(connection.driver, self._clock.now(), self._let_others_use_it)
+            return await driver.fetch(query, *arguments)
 
     def _go_wrong(self) -> None:
         if self._happens(self.faults.death):

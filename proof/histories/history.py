@@ -6,7 +6,7 @@ Everything is our own code and the simulated desk, on a real PostgreSQL, in one 
 import asyncio
 import json
 import random
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from itertools import count
@@ -23,15 +23,11 @@ from poller.questions import Questions
 from proof.histories.cache import MICROSECOND, CacheFaults, Look, StagedCache
 from proof.histories.desk_life import WitnessedDesk, come_and_go, happen, lose_a_mailbox, turn_over
 from proof.histories.faults import FaultLog
-from proof.histories.http import request_of
+from proof.histories.http import PATH, Handler, make_handler, request_of
 from proof.histories.mix import Mix
 from proof.histories.oracle import Oracle, WrongError
 from proof.histories.stage import Process, Stage, play_on
-from receiver.audit import ENDPOINT, AuditHandler
-from receiver.body import Places
-from receiver.endpoints import PREFIX, Endpoint, register
-from receiver.metrics import Metrics
-from settings import Secret, load_settings
+from settings import Secret
 from simulator import (
     Api,
     ApiFault,
@@ -52,7 +48,6 @@ LATEST = 90 * 60
 """Seconds that the network may keep a delivery."""
 PATIENCE = timedelta(seconds=60)
 """How long a poller waits for an answer."""
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 PASS_EVERY = timedelta(seconds=120)
 ZONE = ZoneInfo("America/New_York")
 """Dates in the hour after its clocks went back are an hour early. Where those in the hour before are late, as in
@@ -135,7 +130,7 @@ class History:
             reuse_numbers=rng.random() < 0.2,
         )
         self._desk.populate(self._mix.tickets, days=self._mix.days)
-        self._desk.register_webhook("http://receiver.test" + PREFIX + ENDPOINT)
+        self._desk.register_webhook("http://receiver.test" + PATH)
         self._api = Api(self._desk)
         self._worker = Worker(self._desk)
         self._faulty = False
@@ -343,13 +338,7 @@ class History:
     # Our processes.
 
     def _start_receiver(self) -> tuple[Process, Handler]:
-        metrics, app = Metrics(), web.Application()
-        handler = AuditHandler(self._cache, terms=TERMS, commit_timeout=3600, metrics=metrics)
-        endpoint = Endpoint(name=ENDPOINT, enabled=lambda: True, secrets=lambda: self._keys, handle=handler.handle)
-        settings = load_settings({}).receiver
-        register(app, endpoint, settings=settings, metrics=metrics, places=Places(settings.max_in_flight))
-        (route,) = app.router.routes()
-        return Process("receiver"), route.handler
+        return Process("receiver"), make_handler(self._cache, TERMS, lambda: self._keys)
 
     def _start_poller(self, number: int) -> _Poller:
         process = Process(f"poller {number}")

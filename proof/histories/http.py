@@ -1,6 +1,7 @@
-"""A delivery as the request that the receiver's handler gets, without a socket."""
+"""The receiver's handler and the request that it gets for a delivery, without a socket."""
 
 import asyncio
+from collections.abc import Awaitable, Callable, Sequence
 from types import SimpleNamespace
 
 from aiohttp import StreamReader, web
@@ -9,11 +10,30 @@ from aiohttp.http import HttpVersion11, RawRequestMessage
 from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
-from receiver.audit import ENDPOINT
-from receiver.endpoints import PREFIX
+from db.database import Database
+from freescout_audit.rule import Terms
+from receiver.audit import ENDPOINT, AuditHandler
+from receiver.body import Places
+from receiver.endpoints import PREFIX, Endpoint, register
+from receiver.metrics import Metrics
+from settings import Secret, load_settings
 from simulator import Attempt
 
-_PATH = PREFIX + ENDPOINT
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+PATH = PREFIX + ENDPOINT
+_EVER = 3600.0
+"""Seconds that a commit may take: no machine is so busy."""
+
+
+def make_handler(cache: Database, terms: Terms, keys: Callable[[], Sequence[Secret]]) -> Handler:
+    """Return a receiver's handler of the audit endpoint, which accepts these keys."""
+    metrics, app = Metrics(), web.Application()
+    handler = AuditHandler(cache, terms=terms, commit_timeout=_EVER, metrics=metrics)
+    endpoint = Endpoint(name=ENDPOINT, enabled=lambda: True, secrets=keys, handle=handler.handle)
+    settings = load_settings({}).receiver
+    register(app, endpoint, settings=settings, metrics=metrics, places=Places(settings.max_in_flight))
+    (route,) = app.router.routes()
+    return route.handler
 
 
 def request_of(delivery: Attempt, request_id: str) -> web.Request:
@@ -29,7 +49,7 @@ def request_of(delivery: Attempt, request_id: str) -> web.Request:
     headers.popall("Expect", None)
     message = RawRequestMessage(
         "POST",
-        _PATH,
+        PATH,
         HttpVersion11,
         CIMultiDictProxy(headers),
         raw_headers=(),
@@ -37,7 +57,7 @@ def request_of(delivery: Attempt, request_id: str) -> web.Request:
         compression=None,
         upgrade=False,
         chunked=False,
-        url=URL(_PATH),
+        url=URL(PATH),
     )
     return web.Request(message, body, _NOBODY, _NOBODY, _NOBODY, loop)  # type: ignore[arg-type] # nobody looks at them
 

@@ -23,7 +23,17 @@ THEMES: Mapping[str, Mapping[str, float]] = {
         "page_size": 4,
     },
     "fleeting": {"fleeting": 0.7, "late": 0.7, "lost": 0.3, "tickets": 2, "page_size": 6},
-    "push": {"unpolled": 1, "late": 0.4, "twice": 0.2, "again": 0.6, "burst": 0.4, "lost": 0.1, "tickets": 3},
+    "push": {
+        "unpolled": 1,
+        "late": 0.5,
+        "twice": 0.2,
+        "again": 0.4,
+        "burst": 0.6,
+        "lost": 0.05,
+        "turnover": 0.1,
+        "tickets": 5,
+        "days": 30,
+    },
     "pollers": {"dense": 0.7, "slow": 0.5, "lost": 0.7, "burst": 0.5, "tickets": 3, "days": 0.01, "page_size": 6},
 }
 """What a history may be about: these are as given, and the rest is drawn as ever."""
