@@ -14,7 +14,7 @@ ifneq ($(shell $(PYTHON_IN_VENV) -c 'print(1)' 2>/dev/null),1)
 $(shell rm -f $(STAMP) $(BENCH_STAMP))
 endif
 
-.PHONY: help run console sql delivery test prove mutants torture soak fuzz lint format bench bench-quick clean requirements
+.PHONY: help run console sql delivery test prove push-only mutants torture soak fuzz lint format bench bench-quick clean requirements
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
@@ -38,6 +38,9 @@ test: $(STAMP) ## run the tests, on a real PostgreSQL
 prove: $(STAMP) ## play HISTORIES=1000 disorderly histories; SEED=… tells one, STEPS=… makes them longer
 	@exec $(PYTHON_IN_VENV) -m proof.histories $(if $(SEED),--seed $(SEED)) $(if $(STEPS),--steps $(STEPS)) \
 		$(if $(HISTORIES),--histories $(HISTORIES)) $(ARGS)
+
+push-only: $(STAMP) ## measure how often readers are right without a poller, over SEEDS=5 days
+	@exec $(PYTHON_IN_VENV) -m proof.push_only $(if $(SEEDS),--seeds $(SEEDS)) $(ARGS)
 
 mutants: $(STAMP) ## break the code on purpose, one way after another, and see that the histories notice
 	@exec $(PYTHON_IN_VENV) -m proof.histories --mutants $(ARGS)

@@ -74,15 +74,16 @@ _OPERATIONS = (
 )
 
 
-def step(desk: Desk, *, lose_chance: float = 0.0) -> Change:
+def step(desk: Desk, *, lose_chance: float = 0.0, lately: int = _LATELY) -> Change:
     """Let one thing happen and say what.
 
     Args:
         desk: The desk; chance comes from its seed.
         lose_chance: The probability that the deliveries of this step are lost for ever.
+        lately: It happens to one of so many tickets that were created last, or to a new one.
     """
     rng, last_seq = desk.rng, desk.queue.last_seq
-    fits = [(row, operation) for row in _recent(desk) for operation in _OPERATIONS if operation.fits(row)]
+    fits = [(row, operation) for row in _recent(desk, lately) for operation in _OPERATIONS if operation.fits(row)]
     if len(desk.conversations) < _FEWEST or not fits or rng.random() < 1 / 8:
         return _begin(desk, lose_chance, last_seq)
     row, operation = rng.choices(fits, [operation.weight for _, operation in fits])[0]
@@ -143,9 +144,9 @@ def _change(
     return Change(desk.clock.now(), name, row_id, before, after, len(caused), lost)
 
 
-def _recent(desk: Desk) -> list[Conversation]:
+def _recent(desk: Desk, lately: int) -> list[Conversation]:
     size = len(desk.by_created)
-    keys = desk.by_created.slice(max(0, size - _LATELY), size)
+    keys = desk.by_created.slice(max(0, size - lately), size)
     return [desk.conversations[id_of(key)] for key in keys]
 
 
