@@ -1,6 +1,6 @@
 """The lease and what else the poller says of itself: two rows that stand for everything."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
@@ -9,7 +9,7 @@ from sqlalchemy import case, delete, func, or_, select, true, update
 
 from db import schema
 from db.database import Connection, Database
-from freescout_audit.desk_clock import DeskClock, note_desk_clock
+from freescout_audit.desk_clock import DeskClock, note_desk_clock, note_rows_ahead
 from freescout_audit.errors import FreescoutAuditError
 from freescout_audit.rule import Lease
 
@@ -130,11 +130,19 @@ async def see_through(database: Database, desk_clock: datetime, *, asked_at: dat
     return DeskClock(at=desk_clock, offset=noted.clock_offset, seen_through=noted.seen_through or desk_clock)
 
 
-async def see_at_least(database: Database, date: datetime) -> None:
-    """Note that a row bears a date ahead of the desk's clock."""
-    seen = func.greatest(schema.lease.c.seen_through, date)
-    async with database.connection() as connection:
-        await connection.execute(update(schema.lease).values(seen_through=seen))
+async def see_rows_ahead(
+    database: Database, dates: Iterable[datetime], desk_clock: datetime, *, asked_at: datetime
+) -> datetime | None:
+    """Note that an answer's rows bear dates ahead of the desk's clock, and return what has been seen now.
+
+    ``desk_clock`` and ``asked_at`` are the answer's.
+    """
+    async with database.transaction() as connection:
+        (row,) = await connection.rows(select(*COLUMNS).with_for_update())
+        noted = note_rows_ahead(lease_of(row), dates, desk_clock, asked_at=asked_at)
+        changed = ("seen_through", "set_back_through", "set_back_at")
+        await connection.execute(update(schema.lease).values({name: getattr(noted, name) for name in changed}))
+    return noted.seen_through
 
 
 async def renew(

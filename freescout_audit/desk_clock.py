@@ -1,17 +1,20 @@
-"""The desk's clock, as far as its answers tell: how far it is ahead of ours, and whether it was set back.
+"""The desk's clock, as far as its answers tell: how far it is ahead of ours, and whether its dates repeat.
 
 A ``Date`` has whole seconds and an answer takes its time, so each answer tells only two bounds of the offset. All times
 are aware UTC; ``now`` and ``asked_at`` are the database's wall clock. Pure.
 """
 
+from collections.abc import Iterable
 from datetime import datetime, timedelta
 
 import msgspec
 
-from freescout_audit.rule import Lease
+from freescout_audit.rule import ABSURD, FUTURE_TOLERANCE, Lease
 
 CLOCK_TOLERANCE = timedelta(seconds=5)
 """A desk's clock that was set back by so little makes no walk begin earlier, and no pass fail."""
+REPEATED_HOUR = timedelta(hours=1)
+"""How late some zones date the first pass of the hour that daylight saving repeats; see `note_rows_ahead`."""
 _WHOLE_SECOND = timedelta(seconds=1)
 
 
@@ -34,7 +37,8 @@ def note_desk_clock(lease: Lease, date: datetime, *, asked_at: datetime, now: da
 
     The offset stays as large as any pass has shown while the bounds allow. When they do not, the desk's clock was set
     back and dates repeat: a change from before may bear any date up to what the clock would read now. If it was set
-    back by more than `CLOCK_TOLERANCE`, the lease keeps that date too. ``seen_through`` never moves back.
+    back by more than `CLOCK_TOLERANCE`, the lease keeps that date too, and since when dates repeat. ``seen_through``
+    never moves back.
     """
     least, most = date - now, date + _WHOLE_SECOND - asked_at
     set_back = lease.seen_through is not None and lease.clock_offset > most
@@ -48,5 +52,38 @@ def note_desk_clock(lease: Lease, date: datetime, *, asked_at: datetime, now: da
     )
     if lease.clock_offset <= least + CLOCK_TOLERANCE:
         return noted
-    through = would_read if lease.set_back_through is None else max(lease.set_back_through, would_read)
-    return msgspec.structs.replace(noted, set_back_through=through, set_back_at=asked_at)
+    return _repeating(noted, would_read, date, asked_at=asked_at)
+
+
+def note_rows_ahead(lease: Lease, dates: Iterable[datetime], desk_clock: datetime, *, asked_at: datetime) -> Lease:
+    """Return the lease after an answer whose rows bear these dates, some of them ahead of the desk's clock.
+
+    A row dated later than all that was seen shows that the desk's dates repeat. If it is ahead by no more than an hour,
+    that may be the hour that daylight saving repeats: where standard time is UTC or ahead of it, its first pass is dated
+    an hour late. A row of then that was written at *t* bears *t* + 1 h, and the second pass begins before that; so what
+    the first pass writes is dated no later than an hour after any such row. A minute ahead is no sign of that: the
+    ``Date`` may be a proxy's.
+    """
+    seen = lease.seen_through or desk_clock
+    ahead = [date for date in dates if seen < date <= desk_clock + ABSURD]
+    if not ahead:
+        return lease
+    noted = msgspec.structs.replace(lease, seen_through=max(ahead))
+    latest = desk_clock + REPEATED_HOUR + CLOCK_TOLERANCE
+    late = [date for date in ahead if desk_clock + FUTURE_TOLERANCE < date <= latest]
+    return _repeating(noted, min(late) + REPEATED_HOUR, desk_clock, asked_at=asked_at) if late else noted
+
+
+def _repeating(lease: Lease, through: datetime, desk_clock: datetime, *, asked_at: datetime) -> Lease:
+    """Return the lease when dates repeat up to ``through``, as the answer to a request sent at ``asked_at`` shows.
+
+    While they repeat already, what was read meanwhile has to stay guarded: ``set_back_at`` moves on only afterwards.
+    """
+    held, since = lease.set_back_through, lease.set_back_at
+    still = held is not None and held >= desk_clock
+    return msgspec.structs.replace(
+        lease,
+        seen_through=max(lease.seen_through or through, through),
+        set_back_through=max(held or through, through),
+        set_back_at=since if still and since is not None else asked_at,
+    )

@@ -1,6 +1,7 @@
 """Reading the desk on an operator's word, writing the truth by the poller's own path, and telling what differed."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Literal
@@ -15,12 +16,14 @@ from db.tickets import Held, disputed_ids, read_contents
 from freescout_audit.rule import Terms, Truth, Verdict
 from poller.deletions import Deletions
 from poller.freescout import DeskError, DeskUnavailableError, FreeScout
+from poller.tally import Tally
 from poller.walk import By, Read, Reader
 
 MOST_NAMED = 1000
 """Findings that are named at the most; all are counted."""
 
 Outcome = Literal["same", "healed", "added", "gone", "contested", "unanswered"]
+_CHANGED = {"healed", "added", "gone"}
 Tell = Callable[[int, int], None]
 """Told how many of how many have been read."""
 
@@ -53,13 +56,25 @@ class Healer:
         self._terms = terms
         self._size = size
         self._reader = Reader(desk, self._now, size=size)
-        self.rows = 0
-        """Rows read, and tickets asked about."""
-        self.counts: dict[str, int] = {}
-        self.findings: list[Finding] = []
-        """What differed, the first `MOST_NAMED` of it."""
+        self._outcomes: dict[int, Outcome] = {}
+        self._findings: dict[int, Finding] = {}
         self.failure: DeskError | None = None
         """Why FreeScout did not answer for a ticket, the last time it did not."""
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """The tickets by outcome, each once."""
+        return dict(Counter(self._outcomes.values()))
+
+    @property
+    def rows(self) -> int:
+        """The tickets that FreeScout answered for, each once."""
+        return len(self._outcomes) - self.counts.get("unanswered", 0)
+
+    @property
+    def findings(self) -> Sequence[Finding]:
+        """What differed, the first `MOST_NAMED` of it."""
+        return list(self._findings.values())
 
     async def ask(self, ticket_ids: Collection[int], tell: Tell = lambda _done, _total: None) -> Sequence[Finding]:
         """Ask about tickets, one request each, write each answer, and return what was found, by id.
@@ -94,14 +109,13 @@ class Healer:
         Raises:
             DeskError: The list cannot be read on; what was read is written.
         """
-        done = 0
+        tally = Tally()
         async for read in self._reader.walk(since, by=by):
             if read.cursor is not None:
                 reached(read.cursor)
             await self._write(read.truths)
-            self.rows += read.page.rows
-            done += read.page.rows
-            tell(done, max(done, read.page.total))
+            tally.add(read)
+            tell(tally.done, tally.total)
             if pause is not None:
                 await pause((await self._now() - read.asked_at).total_seconds())
 
@@ -125,13 +139,12 @@ class Healer:
         await self.ask(await disputed_ids(self._database))
 
     async def _write_once_more(self, read: Read) -> None:
-        """Write rows that may have been read before: only what differs is new."""
-        same = self.counts.get("same", 0)
+        """Write rows that the comparison has read: of those, only what differs counts."""
+        new = read.ticket_ids - self._outcomes.keys()
         await self._write(read.truths)
-        if same:
-            self.counts["same"] = same
-        else:
-            self.counts.pop("same", None)
+        for ticket_id in new:
+            if self._outcomes.get(ticket_id) == "same":
+                del self._outcomes[ticket_id]
 
     async def _ask_one(self, ticket_id: int) -> Finding:
         asked_at = await self._now()
@@ -146,7 +159,6 @@ class Healer:
             self.failure = error
             held = (await read_contents(self._database, [ticket_id])).get(ticket_id)
             return self._keep(_finding(held, None, ticket_id, "unanswered", str(error)))
-        self.rows += 1
         truth = Truth(ticket_id=ticket_id, sighting=sighting, asked_at=asked_at)
         if sighting is None and not await read_contents(self._database, [ticket_id]):
             return self._keep(_finding(None, truth, ticket_id, "same"))  # nothing here, nothing there
@@ -164,9 +176,13 @@ class Healer:
         return await record_absences(self._database, ticket_ids, asked_at=asked_at, terms=self._terms)
 
     def _keep(self, finding: Finding) -> Finding:
-        self.counts[finding.outcome] = self.counts.get(finding.outcome, 0) + 1
-        if finding.outcome != "same" and len(self.findings) < MOST_NAMED:
-            self.findings.append(finding)
+        """Keep what was found of a ticket; of several findings the last, but that it was healed is not forgotten."""
+        ticket_id = finding.ticket_id
+        if finding.outcome != "same" or self._outcomes.get(ticket_id) not in _CHANGED:
+            self._outcomes[ticket_id] = finding.outcome
+            self._findings.pop(ticket_id, None)
+            if finding.outcome != "same" and len(self._findings) < MOST_NAMED:
+                self._findings[ticket_id] = finding
         return finding
 
     async def _now(self) -> datetime:

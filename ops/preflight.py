@@ -29,6 +29,10 @@ _NEWEST = 40
 _FEW_TWINS, _MANY_TWINS = 5, 0.4
 """Fewer than so many, or than this share, are no sign: two changes within a second look alike."""
 _DAY = timedelta(days=1)
+_REPEATED_HOUR = (
+    "in the hour that daylight saving repeats, a desk whose standard time is UTC or ahead of it (Berlin, London, Sydney)"
+    " dates changes an hour late, and they read none until it is over"
+)
 
 
 async def examine(workplace: Workplace, url: str | None = None) -> list[Check]:
@@ -233,7 +237,8 @@ def poller(standing: Standing, workplace: Workplace) -> list[Check]:
     activate = "heroku ps:scale poller=1"
     if not standing.poller_is_alive(workplace.terms):
         ttl = span(workplace.settings.cache.ttl)
-        return [yellow("poller", f"none alive: a delivery is believed for {ttl}, a lost one never noticed", activate)]
+        detail = f"none alive: a delivery is believed for {ttl}, a lost one never noticed; {_REPEATED_HOUR}"
+        return [yellow("poller", detail, activate)]
     checks = [green("poller", f"{standing.leader} leads, heartbeat {ago(standing.lease.heartbeat_at, standing.now)}")]
     until = standing.lease.lease_until
     if until is None:

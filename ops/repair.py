@@ -66,7 +66,7 @@ def code_of(healer: Healer) -> Exit:
 def summary(healer: Healer) -> str:
     """Say in a line what was found."""
     parts = [f"{count:,} {outcome}" for outcome, count in healer.counts.items()]
-    return f"{healer.rows:,} answers of FreeScout: {', '.join(parts) or 'nothing to compare'}"
+    return f"{healer.rows:,} tickets read: {', '.join(parts) or 'nothing to compare'}"
 
 
 def draw_findings(findings: Sequence[Finding]) -> RenderableType:

@@ -1,8 +1,8 @@
 """How far a rotation of FreeScout's webhook key has come, and whether the old key may go. Pure.
 
-A delivery that failed is sent again for about 72 minutes, and nobody measured whether a retry keeps its signature or
-gets a new one. So the old key has to stay until none of its deliveries can come any more: 80 minutes after the last
-one, and 80 minutes after the first with the new key, for those that failed while we were away are in no journal.
+FreeScout signs each attempt with the key of that moment (measured): a delivery that failed under the old key comes again
+at the next minute, under the new one. So the old key has to stay only while FreeScout itself may still be at work with
+it: for some minutes after the last delivery that it signed, and after the first that the new one did.
 """
 
 from collections.abc import Sequence
@@ -13,8 +13,8 @@ import msgspec
 
 from db.journal import KeyUse
 
-RETRIES_LAST = timedelta(minutes=80)
-"""FreeScout's retries take about 72 minutes."""
+AT_WORK = timedelta(minutes=5)
+"""An attempt takes 30 s at the most and is repeated at the next minute; the rest is for a FreeScout that is slow."""
 
 State = Literal["no_key", "single", "removed_early", "not_begun", "running", "over"]
 Role = Literal["current", "previous", "not accepted", "unnamed"]
@@ -47,17 +47,16 @@ class Rotation(msgspec.Struct, frozen=True, kw_only=True):
         return self.state in {"single", "over"}
 
 
-def judge_rotation(uses: Sequence[KeyUse], accepted: Sequence[str], *, now: datetime, keep: timedelta) -> Rotation:
+def judge_rotation(uses: Sequence[KeyUse], accepted: Sequence[str], *, now: datetime) -> Rotation:
     """Tell how far a rotation has come.
 
     Args:
         uses: What the journal knows of each key.
         accepted: The fingerprints of the keys accepted now, the current one first.
         now: The database's clock.
-        keep: How long a delivery stays in the journal.
     """
     by_name = {use.fingerprint: use for use in uses}
-    state, message, at = _judge(by_name, accepted, now, keep)
+    state, message, at = _judge(by_name, accepted, now)
     unused = [KeyStanding(fingerprint=name, role=_role(name, accepted)) for name in accepted if name not in by_name]
     return Rotation(
         now=now,
@@ -69,29 +68,26 @@ def judge_rotation(uses: Sequence[KeyUse], accepted: Sequence[str], *, now: date
 
 
 def _judge(
-    uses: dict[str | None, KeyUse], accepted: Sequence[str], now: datetime, keep: timedelta
+    uses: dict[str | None, KeyUse], accepted: Sequence[str], now: datetime
 ) -> tuple[State, str, datetime | None]:
     if not accepted:
         return "no_key", "no webhook key is configured: deliveries are answered 503", None
     lately = max((use.last_at for name, use in uses.items() if name != accepted[0]), default=None)
     if len(accepted) == 1:
         refused = max((use.last_at for use in uses.values() if _is_unaccepted(use, accepted)), default=None)
-        return _judge_one_key(refused, now)
-    if keep < RETRIES_LAST:
-        return "running", "journal.keep is under 80 minutes, too short to tell: raise it", None
+        return (*_judge_one_key(uses.get(accepted[0]), refused), None)
     return _judge_two_keys(uses.get(accepted[0]), lately, now)
 
 
-def _judge_one_key(refused: datetime | None, now: datetime) -> tuple[State, str, datetime | None]:
+def _judge_one_key(current: KeyUse | None, refused: datetime | None) -> tuple[State, str]:
     """Judge by when a key that is not accepted any more signed a delivery last."""
-    if refused is None or now - refused >= RETRIES_LAST:
-        return "single", "one key is accepted; no rotation is under way", None
-    until = refused + RETRIES_LAST
+    if refused is None or (current is not None and current.last_at > refused):
+        return "single", "one key is accepted; no rotation is under way"
     message = (
-        "a key that is not accepted any more signed a delivery lately, and its retries are answered 401: put it back as"
-        f" the previous key until {_time(until)}"
+        "the last delivery was signed with a key that is not accepted any more: if FreeScout still has it, its deliveries"
+        " are answered 401, so put it back as the previous key until one signed with the new key has come (webhook test)"
     )
-    return "removed_early", message, until
+    return "removed_early", message
 
 
 def _judge_two_keys(new: KeyUse | None, lately: datetime | None, now: datetime) -> tuple[State, str, datetime | None]:
@@ -102,7 +98,7 @@ def _judge_two_keys(new: KeyUse | None, lately: datetime | None, now: datetime) 
             " (FreeScout has to be restarted with it), and keep both keys"
         )
         return "not_begun", message, None
-    at = max(new.first_at, lately or new.first_at) + RETRIES_LAST
+    at = max(new.first_at, lately or new.first_at) + AT_WORK
     if lately is not None and lately > new.last_at:
         return "running", "the last delivery was signed with the old key: both keys have to stay", at
     if now < at:

@@ -23,6 +23,7 @@ from freescout_audit.logs import emit
 from freescout_audit.rule import ABSURD, Terms, Truth
 from poller.deletions import TRIES, Deletions
 from poller.freescout import DeskUnavailableError, FreeScout
+from poller.tally import Tally
 from poller.walk import Read, Reader
 
 Progress = Callable[[int, int], None]
@@ -41,7 +42,7 @@ class Passes:
         terms: How long answers are vouched for.
         overlap: How far before the last complete pass a walk begins.
         page_size: Conversations in one list request.
-        progress: Told how far a first load has come.
+        progress: Told how far a first load has come; one that goes on where it was broken off counts what was left.
     """
 
     def __init__(
@@ -160,7 +161,7 @@ class Passes:
 
     async def _first_load(self, beginning: lease.Beginning) -> DeskClock:
         """Read everything, going on where an earlier attempt came to, and then what changed since it began."""
-        load, clock, done = beginning.load, None, 0
+        load, clock, tally = beginning.load, None, Tally()
         async for read in self._reader.walk(None if load is None else load.cursor, by="createdAt"):
             if clock is None:
                 clock = await self._look_at_the_clock(read)
@@ -168,8 +169,8 @@ class Passes:
             assert load is not None  # noqa: S101 - set at the first answer
             load = LoadProgress(cursor=read.cursor, began=load.began)
             await self._write(read, load)
-            done += read.page.rows
-            self._progress(done, max(done, read.page.total))
+            tally.add(read)
+            self._progress(tally.done, tally.total)
         clock = _known(clock)
         await self._walk((clock.at if load is None else load.began) - self._overlap)
         return clock
@@ -186,12 +187,11 @@ class Passes:
         await write_truths(self._database, read.truths, terms=self._terms, load=load)
 
     async def _see_dates_ahead(self, read: Read) -> None:
-        """Note that we have seen a row dated after the desk's clock, which was set back: claims as old are no news."""
-        horizon = read.page.desk_clock + ABSURD
-        newest = max((row.updated_at for row in read.page.sightings if row.updated_at is not None), default=None)
-        if newest is not None and self._seen is not None and self._seen < newest <= horizon:
-            self._seen = newest
-            await lease.see_at_least(self._database, newest)
+        """Note that we have seen a row dated after the desk's clock, whose dates repeat: claims as old are no news."""
+        clock, seen = read.page.desk_clock, self._seen
+        dates = [row.updated_at for row in read.page.sightings if row.updated_at is not None]
+        if seen is not None and any(seen < date <= clock + ABSURD for date in dates):
+            self._seen = await lease.see_rows_ahead(self._database, dates, clock, asked_at=read.asked_at)
 
     async def _dispute(self, ticket_ids: Collection[int], asked_at: datetime) -> Collection[int]:
         disputed = await record_absences(self._database, ticket_ids, asked_at=asked_at, terms=self._terms)

@@ -59,6 +59,7 @@ class Store:
         self.rng = random.Random(seed)  # noqa: S311 - chance that can be repeated is the point
         self.module: Module = module
         self.app_key = app_key
+        self.api_key_salt = ""
         self.timezone = timezone
         self.random_ties = random_ties
         self.reuse_numbers = reuse_numbers
@@ -80,7 +81,7 @@ class Store:
         self.by_created_in: dict[int, SortedKeys] = {n: SortedKeys() for n in self.mailboxes}
         self._last_conversation = self._last_thread = self._last_webhook = 0
 
-    # Keys: both change when APP_KEY does.
+    # Keys: both change when APP_KEY does, and the API key alone when it is made anew.
 
     @property
     def webhook_key(self) -> str:
@@ -89,12 +90,16 @@ class Store:
 
     @property
     def api_key(self) -> str:
-        """The key that the API wants, as long as "Regenerate" was never pressed (measured)."""
-        return signature.api_key(self.app_key)
+        """The key that the API wants (measured)."""
+        return signature.api_key(self.app_key, self.api_key_salt)
 
     def change_app_key(self, app_key: str) -> None:
         """Start over with another APP_KEY, as a container without a stored one does: both keys change at once."""
         self.app_key = app_key
+
+    def regenerate_api_key(self, salt: str) -> None:
+        """Make the API key anew, as "Regenerate" does: the webhook key stays."""
+        self.api_key_salt = salt
 
     # Time.
 

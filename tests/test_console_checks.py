@@ -247,6 +247,7 @@ def standing(**changes: object) -> Standing:
         (standing(), ["green", "green", "green"], "poller.1 leads"),
         (standing(lease=Lease()), ["yellow"], "ps:scale poller=1"),
         (standing(lease=Lease(heartbeat_at=at(-901))), ["yellow"], "none alive"),
+        (standing(lease=Lease()), ["yellow"], "daylight saving repeats"),
         (standing(lease=Lease(heartbeat_at=at(-5))), ["green", "yellow", "green"], "status shows how far"),
         (
             standing(lease=Lease(heartbeat_at=at(-5), lease_until=at(-60))),

@@ -1,12 +1,14 @@
 """What the desk's answers tell of its clock."""
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 
-from freescout_audit.desk_clock import note_desk_clock
+import pytest
+
+from freescout_audit.desk_clock import note_desk_clock, note_rows_ahead
 from freescout_audit.rule import Lease
 from support.examples import at
 
-SECOND = timedelta(seconds=1)
+SECOND, HOUR = timedelta(seconds=1), timedelta(hours=1)
 
 
 def test_the_first_answer_tells_the_offset_and_what_has_been_seen() -> None:
@@ -63,4 +65,44 @@ def test_a_second_set_back_keeps_the_latest_date_that_repeats() -> None:
 
     noted = note_desk_clock(before, at(200), asked_at=at(200), now=at(200))
 
-    assert (noted.set_back_through, noted.set_back_at) == (at(10_000), at(200))
+    assert (noted.set_back_through, noted.set_back_at) == (at(10_000), at(-500))
+
+
+def test_a_set_back_after_dates_have_ceased_to_repeat_begins_anew() -> None:
+    """What was read in between needs no guard, and would be asked about for nothing."""
+    before = Lease(
+        seen_through=at(0), clock_offset=timedelta(minutes=10), set_back_through=at(199), set_back_at=at(-500)
+    )
+
+    assert note_desk_clock(before, at(200), asked_at=at(200), now=at(200)).set_back_at == at(200)
+
+
+def test_rows_dated_ahead_show_that_dates_repeat_for_an_hour_after_the_earliest_of_them() -> None:
+    noted = note_rows_ahead(Lease(seen_through=at(0)), [at(-5), at(3000), at(1000)], at(0), asked_at=at(1))
+
+    assert noted.seen_through == noted.set_back_through == at(1000) + HOUR
+    assert noted.set_back_at == at(1)
+
+
+def test_what_was_read_since_dates_began_to_repeat_stays_guarded_when_another_row_shows_it() -> None:
+    first = note_rows_ahead(Lease(seen_through=at(0)), [at(100)], at(0), asked_at=at(1))
+
+    second = note_rows_ahead(first, [at(3800)], at(2000), asked_at=at(2001))
+
+    assert (second.set_back_through, second.set_back_at) == (at(3800) + HOUR, at(1))
+
+
+@pytest.mark.parametrize("ahead", [60, 3606, 86400])
+def test_a_row_that_daylight_saving_does_not_explain_has_been_seen_and_shows_no_more(ahead: float) -> None:
+    """Up to a minute may be the difference to a proxy's clock, and no hour is longer than one."""
+    noted = note_rows_ahead(Lease(seen_through=at(0)), [at(ahead)], at(0), asked_at=at(1))
+
+    assert noted == Lease(seen_through=at(ahead))
+
+
+@pytest.mark.parametrize("dates", [[], [at(-100), at(500)], [at(86401)]], ids=["none", "seen", "absurd"])
+def test_rows_that_are_no_later_than_what_was_seen_or_absurd_change_nothing(dates: list[datetime]) -> None:
+    """What a desk's clock that was set back explains is seen already."""
+    before = Lease(seen_through=at(500))
+
+    assert note_rows_ahead(before, dates, at(0), asked_at=at(1)) == before

@@ -223,6 +223,60 @@ async def test_a_change_in_the_repeated_hour_is_found(
             assert await world.wrong() == {}
 
 
+@pytest.mark.parametrize("alive", [True, False], ids=["while the poller lives", "when it is gone"])
+async def test_a_delivery_that_is_dated_an_hour_late_and_comes_as_late_is_no_news(
+    database: Database, sql: asyncpg.Connection, *, alive: bool
+) -> None:
+    """In Berlin a change at 00:55 bears 01:55; a row that is dated ahead tells so before such a delivery comes."""
+    start = datetime(2026, 10, 25, 0, 30, tzinfo=UTC)
+    async with make_world(
+        database, sql, tickets=4, start=start, timezone=ZoneInfo("Europe/Berlin"), sockets=False
+    ) as world:
+        await world.poll()
+        world.desk.change_subject(2, "Dated ahead")
+        await world.advance(60)
+        await world.poll()
+        await world.advance(1440)
+        world.desk.faults.delay = 3700
+        world.desk.set_status(1, "pending")
+        world.desk.set_status(1, "spam")
+        await world.advance(600)
+        world.desk.faults.delay, world.desk.faults.drop_chance = 0, 1.0
+        world.desk.change_subject(1, "Again")
+        world.desk.set_status(1, "closed")
+        await world.advance(30)
+        world.desk.faults.drop_chance = 0.0
+        await world.poll()
+        assert await world.state(1) == "closed"
+
+        await world.advance(2970)
+        if alive:
+            await world.beat()
+        await world.advance(200)
+
+        assert world.reports[-1].answer == 200
+        assert await world.state(1) in {"closed", "none"}
+        await world.poll()
+        assert await world.wrong() == {}
+
+
+async def test_without_a_poller_what_is_dated_an_hour_late_reads_none_until_the_hour_is_over(
+    database: Database, sql: asyncpg.Connection
+) -> None:
+    start = datetime(2026, 10, 24, 23, 50, tzinfo=UTC)
+    async with make_world(
+        database, sql, tickets=1, start=start, timezone=ZoneInfo("Europe/Berlin"), sockets=False
+    ) as world:
+        answers = []
+        for status in ("spam", "closed", "pending", "closed"):
+            world.desk.set_status(1, status)
+            await world.advance(2700)
+            answers.append(await world.state(1))
+
+        assert [report.answer for report in world.reports if report.event == "convo.status"] == [200] * 4
+        assert answers == ["spam", "none", "none", "closed"]
+
+
 async def test_when_the_desks_clock_goes_back_what_changed_since_is_found(world: World, log: Log) -> None:
     await world.advance(7200)
     await world.poll()

@@ -118,8 +118,8 @@ class App:
                 desk.change_app_key(self._app_keys.pop(0))
                 desk.set_status(LOST, "closed" if desk.get(LOST).status != "closed" else "active")
                 await self.until_all_is_sent()
-            case "80 minutes pass":
-                await self.sql("UPDATE freescout_delivery SET received_at = received_at - interval '81 minutes'")
+            case "5 minutes pass":
+                await self.sql("UPDATE freescout_delivery SET received_at = received_at - interval '6 minutes'")
             case "deliveries are lost":
                 desk.faults.drop_chance = 1
                 for ticket_id in (LOST, LOST + 1):
@@ -168,9 +168,9 @@ class App:
                 return await self.heroku(name, arguments)
             case ["infisical", "secrets", *arguments]:
                 await self.infisical(arguments)
-            case ["grep", "^APP_KEY=", ".env"]:
+            case ["grep", "-E", "^(APP_KEY|APIWEBHOOKS_API_KEY_SALT)=", ".env"]:
                 return 0, f"APP_KEY={self.desk.app_key}\n"
-            case ["grep", "^APP_KEY=", "new.env"]:
+            case ["grep", "-E", "^(APP_KEY|APIWEBHOOKS_API_KEY_SALT)=", "new.env"]:
                 return 0, f"APP_KEY={self._app_keys[0]}\n"
             case ["git", "push", "heroku", "main"]:
                 await self.release()

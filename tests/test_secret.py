@@ -54,9 +54,27 @@ def test_the_keys_of_an_instance_follow_from_its_app_key(given: str) -> None:
     assert json.loads(result.stdout) == {
         "webhook_key": desk.webhook_key,
         "api_key": desk.api_key,
-        "api_key_assumed": True,
+        "salted": False,
         "warning": None,
     }
+
+
+def test_the_api_key_follows_from_its_salt_too_once_it_was_made_anew() -> None:
+    """Measured: ``md5(APP_KEY + "api_key" + salt)``; the webhook key stays."""
+    desk = Desk(clock=SystemClock(), app_key="base64:a")
+    desk.regenerate_api_key("pepper")
+    lines = "APIWEBHOOKS_API_KEY_SALT='pepper'\nAPP_KEY=base64:a\n"
+
+    result = run("derive", "--json", stdin=lines)
+
+    assert json.loads(result.stdout) == {
+        "webhook_key": hashlib.md5(b"base64:awebhook_key").hexdigest(),
+        "api_key": hashlib.md5(b"base64:aapi_keypepper").hexdigest(),
+        "salted": True,
+        "warning": None,
+    }
+    assert json.loads(result.stdout)["api_key"] == desk.api_key
+    assert "pepper" not in result.stdout + result.stderr
 
 
 @pytest.mark.parametrize(
@@ -66,7 +84,8 @@ def test_the_keys_of_an_instance_follow_from_its_app_key(given: str) -> None:
         ("X=1\nY=2", 2, "there is no APP_KEY= line"),
         (KEY, 0, "looks like a key that was derived already"),
         (APP_KEY.removeprefix("base64:"), 0, "usually begins with base64:"),
-        (APP_KEY, 0, "was not measured"),
+        (APP_KEY, 0, 'if "Regenerate" was ever pressed'),
+        (f"APIWEBHOOKS_API_KEY_SALT=pepper\nX={APP_KEY}", 2, "there is no APP_KEY= line"),
     ],
 )
 def test_what_is_strange_about_an_app_key_is_said_and_the_key_is_not(given: str, code: int, said: str) -> None:

@@ -1,7 +1,8 @@
 """Gaps that settle, a lease that ends, two paths that fall silent."""
 
 from collections.abc import AsyncIterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
+from zoneinfo import ZoneInfo
 
 import asyncpg
 import pytest
@@ -118,6 +119,26 @@ class TestGaps:
 
         assert await gaps(world) == [(3, now, "lost")]
         assert [line["ticket_id"] for line in log.lines("gap.lost")] == [3]
+
+    async def test_a_change_that_is_dated_an_hour_late_is_not_lost_when_its_delivery_comes(
+        self, database: Database, sql: asyncpg.Connection
+    ) -> None:
+        """In Berlin a change at 00:30 bears 01:30, an hour after a pass has found it and its delivery has come."""
+        start, berlin = datetime(2026, 10, 25, 0, 29, tzinfo=UTC), ZoneInfo("Europe/Berlin")
+        async with make_world(database, sql, tickets=12, start=start, timezone=berlin, sockets=False) as world:
+            flip(world, 12)
+            await world.advance(30)
+            await world.poll()
+            await world.advance(30)
+            world.desk.faults.delay = 20
+            now = flip(world, 3)
+            await world.advance(5)
+            await world.poll()
+
+            await world.advance(30)
+            await settle_gaps(world.database)
+
+            assert await gaps(world) == [(3, now, "raced")]
 
     async def test_a_lost_deletion_is_a_gap(self, world: World) -> None:
         world.desk.faults.drop_next = 1

@@ -22,9 +22,12 @@ from poller.passes import Passes
 
 
 class Backfill(msgspec.Struct, frozen=True, kw_only=True):
-    """What ``backfill --json`` says; ``first``: nothing had been read completely before. ``complete_through``: the
-    desk's clock at which the last complete pass began. ``counts`` are the outcomes of a reading that was not the first.
-    """  # noqa: D205 - one sentence a field
+    """What ``backfill --json`` says.
+
+    ``first``: nothing had been read completely before. ``read``: how many tickets were; of a first load that goes on
+    where it was broken off, those that were left. ``complete_through``: the desk's clock at which the last complete pass
+    began. ``counts`` are the outcomes of a reading that was not the first.
+    """
 
     first: bool
     read: int
@@ -88,7 +91,7 @@ async def load(workplace: Workplace, begin: Since | None) -> CommandResult:
         after = await standing_of(database)
     document = Backfill(
         first=first,
-        read=read + healer.rows,
+        read=read if first else healer.rows,
         seconds=round((after.now - before.now).total_seconds(), 1),
         complete_through=after.lease.complete_through,
         lease_until=after.lease.lease_until,

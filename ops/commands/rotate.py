@@ -1,7 +1,5 @@
 """``rotate``: follows a rotation of FreeScout's webhook key to its end."""
 
-from datetime import timedelta
-
 import typer
 from rich.console import Group
 from rich.markup import escape
@@ -28,7 +26,7 @@ def status(*, as_json: AsJson = False) -> None:
     """Which key signed the last deliveries, and whether the old one may go (0: yes, or there is none; 1: not yet).
 
     FreeScout's key follows from its APP_KEY, so the rotation is: both keys into the vault, then the new APP_KEY, and
-    80 minutes later the old key may go.
+    some minutes later the old key may go: FreeScout signs what it sends again with its new key.
     """
     run_command(look, as_json=as_json)
 
@@ -38,8 +36,7 @@ async def look(workplace: Workplace) -> CommandResult:
     keys = await workplace.keys()
     async with workplace.database() as database:
         now, uses = await read_key_uses(database, ENDPOINT)
-    keep = timedelta(seconds=workplace.settings.journal.keep)
-    found = judge_rotation(uses, keys.fingerprints(), now=now, keep=keep)
+    found = judge_rotation(uses, keys.fingerprints(), now=now)
     return CommandResult(found, picture(found), Exit.GOOD if found.at_rest else Exit.WRONG)
 
 

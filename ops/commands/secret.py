@@ -28,7 +28,8 @@ RANDOM_BYTES = 48
 _HEX_DIGITS = frozenset("0123456789abcdef")
 _FORM = '{"headers": {…}, "body": "…"}'
 """A recorded delivery."""
-_ASSUMED = "how the API key follows from APP_KEY was not measured: compare it with Manage » Settings » API & Webhooks"
+_SALT = "APIWEBHOOKS_API_KEY_SALT"
+_NO_SALT = f'if "Regenerate" was ever pressed, FreeScout\'s .env has {_SALT}, and another API key comes out: give that line too'
 
 app = typer.Typer(no_args_is_help=True, help="Make keys, derive FreeScout's, and check which one signs.")
 
@@ -41,11 +42,14 @@ class NewSecret(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DerivedKeys(msgspec.Struct, frozen=True, kw_only=True):
-    """What ``secret derive --json`` says; ``warning`` when the text does not look like an APP_KEY."""
+    """What ``secret derive --json`` says; ``salted``: the API key's salt was given.
+
+    ``warning`` when the text does not look like an APP_KEY.
+    """
 
     webhook_key: str
     api_key: str
-    api_key_assumed: bool = True
+    salted: bool
     warning: str | None = None
 
 
@@ -92,17 +96,24 @@ def new(*, as_json: AsJson = False) -> None:
 def derive(*, as_json: AsJson = False) -> None:
     """Derive an instance's webhook key and API key from its APP_KEY, which is read from standard input.
 
-    Give the value, or the line of FreeScout's .env: grep ^APP_KEY= .env | freescout-audit secret derive
+    Give the value, its line of FreeScout's .env, or all of .env: the API key also follows from APIWEBHOOKS_API_KEY_SALT,
+    which is there once "Regenerate" was pressed.
     """
 
     async def work(workplace: Workplace) -> CommandResult:
-        app_key = app_key_of(_read_secret("APP_KEY"))
-        keys = DerivedKeys(webhook_key=webhook_key(app_key), api_key=api_key(app_key), warning=what_is_strange(app_key))
+        given = _read_secret("APP_KEY")
+        app_key, salt = app_key_of(given), _value_of(_SALT, given) or ""
+        keys = DerivedKeys(
+            webhook_key=webhook_key(app_key),
+            api_key=api_key(app_key, salt),
+            salted=bool(salt),
+            warning=what_is_strange(app_key),
+        )
         if keys.warning is not None:
             workplace.warn(keys.warning)
-        workplace.remark(_ASSUMED)
-        picture = facts(("webhook key", keys.webhook_key), ("API key", f"{keys.api_key}  [dim](assumed)[/dim]"))
-        return CommandResult(keys, picture)
+        if not keys.salted:
+            workplace.remark(_NO_SALT)
+        return CommandResult(keys, facts(("webhook key", keys.webhook_key), ("API key", keys.api_key)))
 
     run_command(work, as_json=as_json)
 
@@ -166,10 +177,8 @@ def picture(found: CheckedDeliveries) -> Group:
 
 def app_key_of(text: str) -> str:
     """Return the APP_KEY out of what was given: the value, its line of ``.env``, or all of ``.env``."""
-    for line in text.splitlines():
-        name, equals, value = line.partition("=")
-        if equals and name.strip().removeprefix("export ").strip() == "APP_KEY":
-            return value.strip().strip("\"'")
+    if (app_key := _value_of("APP_KEY", text)) is not None:
+        return app_key
     if len(text.splitlines()) > 1:
         raise CommandError(
             "there is no APP_KEY= line on standard input",
@@ -177,6 +186,15 @@ def app_key_of(text: str) -> str:
             Exit.USAGE,
         )
     return text.strip("\"'")
+
+
+def _value_of(variable: str, text: str) -> str | None:
+    """Return a variable's value out of lines of ``.env``; None when it is not there."""
+    for line in text.splitlines():
+        name, equals, value = line.partition("=")
+        if equals and name.strip().removeprefix("export ").strip() == variable:
+            return value.strip().strip("\"'")
+    return None
 
 
 def what_is_strange(app_key: str) -> str | None:

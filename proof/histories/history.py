@@ -49,17 +49,27 @@ LATEST = 90 * 60
 PATIENCE = timedelta(seconds=60)
 """How long a poller waits for an answer."""
 PASS_EVERY = timedelta(seconds=120)
-ZONE = ZoneInfo("America/New_York")
-"""Dates in the hour after its clocks went back are an hour early. Where those in the hour before are late, as in
-Berlin, is not covered: docs/proof.md says what histories find there.
-"""
-CLOCKS_GO_BACK = datetime(2026, 11, 1, 6, tzinfo=UTC)
-"""New York's do, by an hour."""
 LONG_AGO = datetime.min.replace(tzinfo=UTC)
 BEAT_EVERY = timedelta(seconds=120)
 """Rarer than in life, and often enough: a poller counts as alive for `cache.lease`."""
 
 _APP_KEYS = tuple(f"base64:cHJvb2Yga2V5IG51bWJlciAlZCBvZiAzMiBieXRlcw{letter}=" for letter in "abcdefgh")
+
+
+@dataclass(frozen=True, slots=True)
+class Night:
+    """The night in which a zone's clocks go back by an hour, and when they do."""
+
+    zone: ZoneInfo
+    clocks_go_back: datetime
+
+
+NEW_YORK = Night(ZoneInfo("America/New_York"), datetime(2026, 11, 1, 6, tzinfo=UTC))
+"""Dates in the hour after are an hour early: those of the hour before once more."""
+BERLIN = Night(ZoneInfo("Europe/Berlin"), datetime(2026, 10, 25, 1, tzinfo=UTC))
+"""Dates in the hour before are an hour late: those of the hour after."""
+NIGHTS = {"hour": NEW_YORK, "ahead": BERLIN}
+"""The night that a theme is about."""
 
 
 @dataclass(eq=False)
@@ -111,20 +121,22 @@ class History:
         self.outcome = Outcome(seed)
         rng = self._rng
         self._mix = Mix.draw(rng, theme)
-        self._in_the_night, two_pollers = (self._mix.theme == each for each in ("hour", "pollers"))
-        has_a_night = rng.random() < (1 if self._in_the_night else 0.3)
-        start = CLOCKS_GO_BACK + timedelta(
+        two_pollers = self._mix.theme == "pollers"
+        self._in_the_night = self._mix.theme in NIGHTS
+        self._has_a_night = rng.random() < (1 if self._in_the_night else 0.3)
+        self._night = NIGHTS.get(self._mix.theme or "") or rng.choice(list(NIGHTS.values()))
+        start = self._night.clocks_go_back + timedelta(
             minutes=rng.uniform(-30, -10) if self._in_the_night else rng.uniform(-90, 30)
         )
         self._clock = ManualClock(start)
-        self._has_a_night, self._dates_repeat = has_a_night, False
+        self._dates_repeat = False
         self._oracle = Oracle(TERMS)
         self._desk = WitnessedDesk(
             self._oracle,
             clock=self._clock,
             seed=rng.getrandbits(32),
             app_key=_APP_KEYS[0],
-            timezone=ZONE if has_a_night else UTC,
+            timezone=self._night.zone if self._has_a_night else UTC,
             mailboxes=("Support", "Sales", "Abuse")[: rng.randint(1, 3)],
             random_ties=True,
             reuse_numbers=rng.random() < 0.2,
@@ -209,7 +221,7 @@ class History:
     def _note_that_dates_repeat(self) -> None:
         """Note when the desk's own clock, wrong as it may be, comes to the hour that its dates repeat."""
         ahead = timedelta(seconds=self._desk.faults.clock_offset)
-        repeat = self._has_a_night and self._clock.now() + ahead >= CLOCKS_GO_BACK
+        repeat = self._has_a_night and self._clock.now() + ahead >= self._night.clocks_go_back
         if repeat and not self._dates_repeat:
             self._oracle.set_back = self._clock.now()
         self._dates_repeat = repeat
@@ -233,9 +245,9 @@ class History:
             else:
                 self._say(happen(self._desk, self._rng, again=self._mix.again))
             self._oracle.note(self._desk.truth(), self._clock.now())
-        if self._in_the_night and self._clock.now() < CLOCKS_GO_BACK and self._rng.random() < OFTEN:
+        if self._in_the_night and self._clock.now() < self._night.clocks_go_back and self._rng.random() < OFTEN:
             # What has just happened bears a date that is yet to come again.
-            self._clock.advance_to(CLOCKS_GO_BACK + timedelta(minutes=self._rng.uniform(1, 15)))
+            self._clock.advance_to(self._night.clocks_go_back + timedelta(minutes=self._rng.uniform(1, 15)))
             self._say("the clocks go back")
         if self._mix.abrupt and self._rng.random() < self._mix.abrupt:
             self._jump()
@@ -422,8 +434,11 @@ class History:
         return status
 
     def _float(self, delivery: Attempt) -> None:
-        later = timedelta(seconds=self._rng.uniform(0, self._rng.choice((5, 120, LATEST))))
-        self._in_the_air.append((self._clock.now() + later, delivery))
+        overdue = self._rng.random() < self._mix.overdue
+        seconds = (
+            self._rng.uniform(3600, LATEST) if overdue else self._rng.uniform(0, self._rng.choice((5, 120, LATEST)))
+        )
+        self._in_the_air.append((self._clock.now() + timedelta(seconds=seconds), delivery))
 
     async def _receive(self, delivery: Attempt) -> int | None:
         """Give a delivery to the receiver; None when it died over it."""

@@ -10,6 +10,18 @@ from proof.histories.cache import CacheFaults
 THEMES: Mapping[str, Mapping[str, float]] = {
     "clock": {"abrupt": 0.2, "again": 0.5, "fleeting": 0.2, "lost": 0.3, "late": 0.5, "twice": 0.3, "away": 0.06},
     "hour": {"burst": 0.8, "slow": 0.5, "lost": 0.9, "again": 0.9, "tickets": 6, "days": 0.01, "page_size": 2},
+    "ahead": {
+        "late": 0.7,
+        "overdue": 0.8,
+        "lost": 0.1,
+        "again": 0.6,
+        "burst": 0.3,
+        "tickets": 4,
+        "days": 0.01,
+        "page_size": 4,
+        "away": 0,
+        "clock": 0,
+    },
     "alone": {"away": 0.1, "late": 0.4, "twice": 0.3, "api": 0.2, "replay": 6},
     "back": {"clock": 0.15, "back": 1, "turnover": 0.7, "lost": 0.7, "tickets": 6, "days": 0.1, "page_size": 4},
     "deletions": {
@@ -56,6 +68,8 @@ class Mix:
     """A delivery is never sent."""
     late: float
     """A delivery reaches us up to 90 minutes later, after FreeScout has given it up for this time."""
+    overdue: float
+    """A late one takes an hour or more."""
     twice: float
     """A delivery comes once more, later."""
     unanswered: float
@@ -110,6 +124,7 @@ class Mix:
             page_size=rng.randint(2, 6),
             lost=some(0.5),
             late=some(0.3),
+            overdue=0.0,
             twice=some(0.3),
             unanswered=some(0.2),
             reordered=some(0.5),

@@ -77,9 +77,24 @@ MUTANTS = (
         "a clock that was set back is not remembered",
         (
             (DESK_CLOCK, "max(lease.seen_through or date, date, would_read)", "max(lease.seen_through or date, date)"),
-            (DESK_CLOCK, "return msgspec.structs.replace(noted, set_back_through", "return noted  # (set_back_through"),
+            (DESK_CLOCK, "return _repeating(noted, would_read", "return noted  # (would_read"),
         ),
         theme="clock",
+    ),
+    Mutant(
+        "an hour that is dated ahead is not noticed",
+        ((DESK_CLOCK, " if late else noted", " if False else noted"),),
+        theme="ahead",
+    ),
+    Mutant(
+        "dates repeat no later than the row that shows it",
+        ((DESK_CLOCK, "_repeating(noted, min(late) + REPEATED_HOUR,", "_repeating(noted, max(late),"),),
+        theme="ahead",
+    ),
+    Mutant(
+        "each sign that dates repeat forgets the one before",
+        ((DESK_CLOCK, "since if still and since is not None else asked_at", "asked_at"),),
+        theme="ahead",
     ),
     Mutant(
         "without a poller only the last pass's own date counts",
