@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
 import msgspec
-from sqlalchemy import case, delete, func, or_, select, true, update
+from sqlalchemy import case, delete, or_, select, true, update
 
 from db import schema
 from db.database import Connection, Database

@@ -37,8 +37,7 @@ def note_desk_clock(lease: Lease, date: datetime, *, asked_at: datetime, now: da
 
     The offset stays as large as any pass has shown while the bounds allow. When they do not, the desk's clock was set
     back and dates repeat: a change from before may bear any date up to what the clock would read now. If it was set
-    back by more than `CLOCK_TOLERANCE`, the lease keeps that date too, and since when dates repeat. ``seen_through``
-    never moves back.
+    back by more than `CLOCK_TOLERANCE`, the lease keeps that date too. ``seen_through`` never moves back.
     """
     least, most = date - now, date + _WHOLE_SECOND - asked_at
     set_back = lease.seen_through is not None and lease.clock_offset > most
@@ -52,16 +51,16 @@ def note_desk_clock(lease: Lease, date: datetime, *, asked_at: datetime, now: da
     )
     if lease.clock_offset <= least + CLOCK_TOLERANCE:
         return noted
-    return _repeating(noted, would_read, date, asked_at=asked_at)
+    return _repeating(noted, would_read, asked_at=asked_at)
 
 
 def note_rows_ahead(lease: Lease, dates: Iterable[datetime], desk_clock: datetime, *, asked_at: datetime) -> Lease:
     """Return the lease after an answer whose rows bear these dates, some of them ahead of the desk's clock.
 
-    A row dated later than all that was seen shows that the desk's dates repeat. If it is ahead by no more than an hour,
-    that may be the hour that daylight saving repeats: where standard time is UTC or ahead of it, its first pass is dated
-    an hour late. A row of then that was written at *t* bears *t* + 1 h, and the second pass begins before that; so what
-    the first pass writes is dated no later than an hour after any such row. A minute ahead is no sign of that: the
+    A row dated later than all that was seen shows that the desk's dates repeat. If it is ahead by an hour at the most,
+    that may be the hour that daylight saving repeats: where standard time is UTC or ahead of it, the first pass bears
+    dates an hour late. A row of then, written at *t*, bears *t* + 1 h, and the second pass begins before that. So
+    what the first pass writes is dated no later than an hour after any such row. A minute ahead is no sign of that: the
     ``Date`` may be a proxy's.
     """
     seen = lease.seen_through or desk_clock
@@ -71,19 +70,14 @@ def note_rows_ahead(lease: Lease, dates: Iterable[datetime], desk_clock: datetim
     noted = msgspec.structs.replace(lease, seen_through=max(ahead))
     latest = desk_clock + REPEATED_HOUR + CLOCK_TOLERANCE
     late = [date for date in ahead if desk_clock + FUTURE_TOLERANCE < date <= latest]
-    return _repeating(noted, min(late) + REPEATED_HOUR, desk_clock, asked_at=asked_at) if late else noted
+    return _repeating(noted, min(late) + REPEATED_HOUR, asked_at=asked_at) if late else noted
 
 
-def _repeating(lease: Lease, through: datetime, desk_clock: datetime, *, asked_at: datetime) -> Lease:
-    """Return the lease when dates repeat up to ``through``, as the answer to a request sent at ``asked_at`` shows.
-
-    While they repeat already, what was read meanwhile has to stay guarded: ``set_back_at`` moves on only afterwards.
-    """
-    held, since = lease.set_back_through, lease.set_back_at
-    still = held is not None and held >= desk_clock
+def _repeating(lease: Lease, through: datetime, *, asked_at: datetime) -> Lease:
+    """Return the lease when dates repeat up to ``through``, as the answer to a request sent at ``asked_at`` shows."""
     return msgspec.structs.replace(
         lease,
         seen_through=max(lease.seen_through or through, through),
-        set_back_through=max(held or through, through),
-        set_back_at=since if still and since is not None else asked_at,
+        set_back_through=max(lease.set_back_through or through, through),
+        set_back_at=asked_at,
     )

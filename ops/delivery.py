@@ -6,6 +6,7 @@ import os
 import shlex
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -13,9 +14,11 @@ import typer
 from db.database import Database
 from db.opening import open_database
 from db.tickets import read_quietest
+from freescout_audit.errors import FreescoutAuditError, SettingsError
 from freescout_audit.signature import sign
 from ops.address import PATH
 from ops.rehearsal import demo_key
+from ops.running import beside, who_is_running
 from settings import Environment, Secret, load_environment, load_settings
 from settings.vault.live import read_secrets_once
 
@@ -57,7 +60,7 @@ async def pick(database: Database) -> tuple[int, str]:
 
 
 async def _pick_from(database_url: str | None) -> tuple[int, str]:
-    async with open_database(database_url, process="delivery") as database:
+    async with open_database(database_url, process="delivery", progress=partial(typer.echo, err=True)) as database:
         return await pick(database)
 
 
@@ -68,17 +71,37 @@ def _keys(environment: Environment) -> Sequence[Secret]:
     return asyncio.run(read_secrets_once(environment, load_settings(os.environ).vault)).webhook()
 
 
+def _receiver() -> tuple[str, Environment]:
+    """Return the address of the receiver of `make run`, or of PORT, and the environment it was started with.
+
+    Raises:
+        SettingsError: Neither is there: whoever listens on some port is none of ours.
+    """
+    running = who_is_running()
+    if running is not None and (surroundings := beside(running, os.environ)) is not None:
+        return running.url, load_environment(surroundings)
+    environment = load_environment(os.environ)
+    if not os.environ.get("PORT", "").strip():
+        raise SettingsError(
+            "make run is not running in this checkout", "start it in another terminal, or set PORT to a receiver's"
+        )
+    return f"http://127.0.0.1:{environment.port}", environment
+
+
 def main(
     ticket: Annotated[int | None, typer.Option(help="The ticket's id; one of the cache if left out.")] = None,
     status: Annotated[str, typer.Option(help="active, pending, closed or spam.")] = "closed",
 ) -> None:
     """Print a curl command for the receiver of `make run`, signed with its key and dated now."""
-    environment = load_environment(os.environ)
-    if ticket is None:
-        url = environment.database_url
-        ticket, status = asyncio.run(_pick_from(None if url is None else url.reveal()))
-    key = next(iter(_keys(environment)), Secret(demo_key())).reveal()
-    receiver = f"http://127.0.0.1:{environment.port}"
+    try:
+        receiver, environment = _receiver()
+        if ticket is None:
+            url = environment.database_url
+            ticket, status = asyncio.run(_pick_from(None if url is None else url.reveal()))
+        key = next(iter(_keys(environment)), Secret(demo_key())).reveal()
+    except FreescoutAuditError as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(1) from None
     # A little ahead, so that a pass that begins before it is pasted has not seen further.
     at = datetime.now(UTC) + timedelta(seconds=AHEAD)
     typer.echo(curl_command(receiver, key, ticket_id=ticket, status=status, at=at))

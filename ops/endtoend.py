@@ -59,7 +59,7 @@ async def run_test(
     async with AsyncExitStack() as stack:
         database = await stack.enter_async_context(workplace.database())
         desk = await stack.enter_async_context(workplace.desk())
-        await lease.claim_desk(database, desk.url)
+        await lease.claim_desk(database, desk.name)
         sighting = await desk.reads.conversation(ticket_id)
         if sighting is None or sighting.status is None or sighting.state != "published":
             raise CommandError(f"ticket {ticket_id} is gone, a draft, or deleted", "choose a published one, by its id")

@@ -30,8 +30,8 @@ _FEW_TWINS, _MANY_TWINS = 5, 0.4
 """Fewer than so many, or than this share, are no sign: two changes within a second look alike."""
 _DAY = timedelta(days=1)
 _REPEATED_HOUR = (
-    "in the hour that daylight saving repeats, a desk whose standard time is UTC or ahead of it (Berlin, London, Sydney)"
-    " dates changes an hour late, and they read none until it is over"
+    "in the hour that daylight saving repeats, a desk whose standard time is UTC or ahead of it (Berlin, London,"
+    " Sydney) dates changes an hour late, and they read none until it is over"
 )
 
 
@@ -111,7 +111,7 @@ async def _look_at_the_desk(workplace: Workplace, database: Database | None, sta
     if environment.freescout_url is None or workplace.secrets.api_key() is None:
         return []
     checks = []
-    if standing is not None and standing.desk_url not in {None, environment.freescout_url}:
+    if standing is not None and standing.desk_url not in {None, workplace.desk_name}:
         checks.append(
             red(
                 "desk",

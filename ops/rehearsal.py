@@ -63,9 +63,8 @@ def at_rest(desk: Desk) -> tuple[int, str]:
 
 
 @asynccontextmanager
-async def live(desk: Desk, story: "Story", *, receiver_url: str) -> AsyncIterator[None]:
-    """Run the desk: it changes by itself and sends its deliveries to the receiver."""
-    desk.register_webhook(receiver_url)
+async def live(desk: Desk, story: "Story") -> AsyncIterator[None]:
+    """Run the desk: it changes by itself and sends its deliveries."""
     worker = Worker(desk)
     async with HttpTransport() as transport:
         tasks = [

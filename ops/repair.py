@@ -35,7 +35,7 @@ async def open_healer(workplace: Workplace, stack: AsyncExitStack) -> tuple[Data
     """
     database = await stack.enter_async_context(workplace.database())
     desk = await stack.enter_async_context(workplace.desk())
-    await lease.claim_desk(database, desk.url)
+    await lease.claim_desk(database, desk.name)
     size = workplace.settings.poller.page_size
     return database, Healer(desk.reads, database, terms=workplace.terms, size=size)
 

@@ -1,8 +1,8 @@
 """How far a rotation of FreeScout's webhook key has come, and whether the old key may go. Pure.
 
-FreeScout signs each attempt with the key of that moment (measured): a delivery that failed under the old key comes again
-at the next minute, under the new one. So the old key has to stay only while FreeScout itself may still be at work with
-it: for some minutes after the last delivery that it signed, and after the first that the new one did.
+FreeScout signs each attempt with the key of that moment (measured): a delivery that failed under the old key comes
+again at the next minute, under the new one. So the old key has to stay only while FreeScout itself may still be at work
+with it: for some minutes after the last delivery that it signed, and after the first that the new one did.
 """
 
 from collections.abc import Sequence
@@ -84,8 +84,9 @@ def _judge_one_key(current: KeyUse | None, refused: datetime | None) -> tuple[St
     if refused is None or (current is not None and current.last_at > refused):
         return "single", "one key is accepted; no rotation is under way"
     message = (
-        "the last delivery was signed with a key that is not accepted any more: if FreeScout still has it, its deliveries"
-        " are answered 401, so put it back as the previous key until one signed with the new key has come (webhook test)"
+        "the last delivery was signed with a key that is not accepted any more: if FreeScout still has it, its"
+        " deliveries are answered 401, so put it back as the previous key until one signed with the new key has come"
+        " (webhook test)"
     )
     return "removed_early", message
 

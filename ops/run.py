@@ -14,21 +14,33 @@ import msgspec
 from rich.console import Console
 from rich.markup import escape
 
+from db import lease
+from db.belongings import read_belongings
+from db.database import Database
+from db.migrate import migrate
 from db.opening import open_database
+from db.webhook import forget_webhook, save_webhook
+from freescout_audit.delivery import CONVERSATION_EVENTS
+from freescout_audit.errors import FreescoutAuditError
 from freescout_audit.logs import set_up_logs
 from ops.address import PATH
 from ops.delivery import AHEAD, curl_command, pick
 from ops.rehearsal import Story, at_rest, live, make_desk
+from ops.running import MADE_UP, be_the_only_one, tell_the_others
 from poller.run import poll
 from receiver.app import create_app, serve
 from settings import Environment, Secret, Settings
+from settings.environment import API_KEY, WEBHOOK_SECRET
 from settings.process import run_process
 from simulator import serve as serve_desk
 
-MADE_UP = "the made-up desk of make run"
 REHEARSAL_INTERVAL = 20.0
 """Seconds between two passes over a made-up desk: who watches does not want to wait for two minutes."""
 LOG_FILE = Path(__file__).resolve().parent.parent / ".local" / "run.log"
+
+
+class OtherDatabaseError(FreescoutAuditError):
+    """The database is somebody else's, and a made-up desk would change it."""
 
 
 async def main(environment: Environment, settings: Settings, stop: asyncio.Event) -> None:
@@ -38,6 +50,7 @@ async def main(environment: Environment, settings: Settings, stop: asyncio.Event
     settings = msgspec.structs.replace(settings, receiver=msgspec.structs.replace(settings.receiver, host=host))
     console.print("[bold]freescout-audit[/bold] knows the status of every ticket, or says none.")
     async with AsyncExitStack() as stack:
+        stack.enter_context(be_the_only_one())
         database = await stack.enter_async_context(
             open_database(
                 None if environment.database_url is None else environment.database_url.reveal(),
@@ -47,6 +60,7 @@ async def main(environment: Environment, settings: Settings, stop: asyncio.Event
                 progress=lambda line: console.print(f"[dim]{escape(line)}[/dim]"),
             )
         )
+        await move_in(database, environment.freescout_url or MADE_UP)
         _log_to_file(stack, settings)
         desk = None
         if environment.freescout_url is None:
@@ -65,11 +79,15 @@ async def main(environment: Environment, settings: Settings, stop: asyncio.Event
         app = create_app(database, environment, settings)
         port = await stack.enter_async_context(serve(app, host=host, port=environment.port))
         url = f"http://{host}:{port}"
+        surroundings = _surroundings(environment, port, made_up=desk is not None)
+        tell_the_others(url, surroundings, made_up=desk is not None, given=os.environ)
         ticket_id, status = await pick(database) if desk is None else at_rest(desk)
         _introduce(console, environment, url, made_up=desk is not None, ticket_id=ticket_id, status=status)
         if desk is not None:
-            story = Story(desk, database, console)
-            await stack.enter_async_context(live(desk, story, receiver_url=url + PATH))
+            webhook = desk.register_webhook(url + PATH)
+            await forget_webhook(database)
+            await save_webhook(database, webhook.id, webhook.url, CONVERSATION_EVENTS)
+            await stack.enter_async_context(live(desk, Story(desk, database, console)))
         polling = None
         if environment.freescout_url is not None and (environment.freescout_api_key or environment.vault) is not None:
             tied_to = MADE_UP if desk is not None else environment.freescout_url
@@ -79,6 +97,43 @@ async def main(environment: Environment, settings: Settings, stop: asyncio.Event
         console.print("\nStopping.")
         if polling is not None:
             await polling
+
+
+async def move_in(database: Database, desk: str) -> None:
+    """Take a database for a desk, before anything is written that could be taken for another's.
+
+    An empty one is migrated.
+
+    Raises:
+        OtherDatabaseError: It is not empty, nor this desk's; only a made-up desk minds what is not tied to any.
+        OtherDeskError: It holds the tickets of another desk.
+        DatabaseUnavailableError: It is away, or not migrated and not empty either.
+    """
+    found = await read_belongings(database)
+    if desk == MADE_UP and found.desk_url != MADE_UP and (found.used or found.foreign or found.desk_url is not None):
+        holds = "deliveries of a desk" if found.used else "what is not ours"
+        raise OtherDatabaseError(
+            f"the database is not empty, and holds {found.desk_url or holds}: a made-up desk is not let into it",
+            "set FREESCOUT_URL to the desk it belongs to, or DATABASE_URL to an empty database",
+        )
+    if desk == MADE_UP or not (found.migrated or found.foreign):
+        await migrate(database.url)
+    await lease.claim_desk(database, desk)
+
+
+def _surroundings(environment: Environment, port: int, *, made_up: bool) -> dict[str, str]:
+    """Return the environment that the other commands need; what is secret only where the desk is made up."""
+    variables = {"PORT": str(port), "FLAG_FREESCOUT_WEBHOOK_RECEIVE": str(int(environment.receive))}
+    if environment.freescout_url is not None:
+        variables["FREESCOUT_URL"] = environment.freescout_url
+    if not made_up:
+        return variables
+    secrets = {
+        "DATABASE_URL": environment.database_url,
+        WEBHOOK_SECRET: next(iter(environment.webhook_secrets), None),
+        API_KEY: environment.freescout_api_key,
+    }
+    return variables | {name: value.reveal() for name, value in secrets.items() if value is not None}
 
 
 def _log_to_file(stack: AsyncExitStack, settings: Settings) -> None:

@@ -15,9 +15,10 @@ from freescout_audit.errors import DatabaseUnavailableError, FreescoutAuditError
 from freescout_audit.logs import set_up_logs
 from ops.output import fail, show
 from ops.result import CommandError, CommandResult, Exit
+from ops.running import MADE_UP, beside, who_is_running
 from ops.workplace import Workplace
 from poller.freescout import DeskError
-from settings import Environment, Settings, load_environment, load_settings
+from settings import load_environment, load_settings
 from settings.vault.infisical import VaultError
 
 _SIGINT_CODE, _SIGTERM_CODE = 130, 143
@@ -33,7 +34,7 @@ def run_command(work: Work, *, as_json: bool) -> None:
     """
     set_up_logs(process="console", style="auto", level="warning", stream=sys.stderr)
     try:
-        workplace = Workplace(*read_settings(), as_json=as_json)
+        workplace = read_workplace(as_json=as_json)
         found = asyncio.run(_until_told_to_stop(work(workplace)))
     except FreescoutAuditError as error:
         fail(error, _code(error), as_json=as_json)
@@ -50,9 +51,23 @@ def run_command(work: Work, *, as_json: bool) -> None:
         raise typer.Exit(found.code)
 
 
-def read_settings() -> tuple[Environment, Settings]:
-    """Return what this process is told: the one place where the console learns its settings and secrets."""
-    return load_environment(os.environ), load_settings(os.environ)
+def read_workplace(*, as_json: bool) -> Workplace:
+    """Return what this process is told: the one place where the console learns its settings and secrets.
+
+    While `make run` is running in this checkout, and the environment names no other place, that is where it works.
+    """
+    running = who_is_running()
+    surroundings = beside(running, os.environ)
+    if running is None or surroundings is None:
+        return Workplace(load_environment(os.environ), load_settings(os.environ), as_json=as_json)
+    workplace = Workplace(
+        load_environment(surroundings),
+        load_settings(surroundings),
+        as_json=as_json,
+        tied_to=MADE_UP if running.made_up else None,
+    )
+    workplace.remark(f"beside make run, {running.url}")
+    return workplace
 
 
 def _code(error: FreescoutAuditError) -> Exit:

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import sys
+from functools import partial
 from typing import Annotated
 
 import asyncpg
@@ -13,6 +14,7 @@ from rich.table import Table
 
 from db.opening import open_database
 from freescout_audit.errors import FreescoutAuditError
+from ops.running import beside, who_is_running
 from settings import load_environment
 
 CACHE = (
@@ -24,7 +26,7 @@ CACHE = (
 def main(
     query: Annotated[str, typer.Argument(help="A query; the runbook's look at the cache if left out.")] = CACHE,
 ) -> None:
-    """Run a query on the database of DATABASE_URL, or on the embedded one, and show its rows."""
+    """Run a query on the database of `make run`, of DATABASE_URL, or on the embedded one, and show its rows."""
     try:
         asyncio.run(_show(query))
     except (FreescoutAuditError, asyncpg.PostgresError) as error:
@@ -33,9 +35,11 @@ def main(
 
 
 async def _show(query: str) -> None:
-    url = load_environment(os.environ).database_url
+    url = load_environment(beside(who_is_running(), os.environ) or os.environ).database_url
     async with (
-        open_database(None if url is None else url.reveal(), process="sql") as database,
+        open_database(
+            None if url is None else url.reveal(), process="sql", progress=partial(typer.echo, err=True)
+        ) as database,
         database.connection() as connection,
     ):
         rows = await connection.driver.fetch(query)  # what an operator types is text

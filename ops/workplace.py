@@ -29,6 +29,8 @@ class Desk:
     """The desk as the console uses it: to read, and to change what an operator says."""
 
     url: str
+    name: str
+    """What a database is tied to that holds its tickets: its URL, unless it is made up."""
     reads: FreeScout
     changes: DeskChanges
 
@@ -40,8 +42,15 @@ class Workplace:
     environment: Environment
     settings: Settings
     as_json: bool = False
+    tied_to: str | None = None
+    """What the database is tied to, when it is not FREESCOUT_URL: a made-up desk has another address each time."""
     screen: Console = field(default_factory=lambda: Console(stderr=True))
     """For bars and remarks; the answer itself goes to stdout."""
+
+    @property
+    def desk_name(self) -> str | None:
+        """What the database is tied to, if it holds this desk's tickets; None: no desk is named."""
+        return self.tied_to or self.environment.freescout_url
 
     @property
     def terms(self) -> Terms:
@@ -126,7 +135,8 @@ class Workplace:
 
         async with http_transport(url, self.secrets.api_key, patience=self.settings.poller.timeout) as transport:
             reads = FreeScout(transport, concurrency=self.settings.poller.concurrency)
-            yield Desk(url, reads, DeskChanges(transport.send))
+            name = self.desk_name if url == self.environment.freescout_url else url
+            yield Desk(url, name or url, reads, DeskChanges(transport.send))
 
     def remark(self, line: str) -> None:
         """Tell people something on the way; programs are not told."""

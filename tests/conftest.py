@@ -43,6 +43,14 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str
         yield server.url
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _no_make_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """No test works beside a `make run` of this checkout."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ops.running._FOLDER", tmp_path_factory.mktemp("no_make_run"))
+        yield
+
+
 @pytest.fixture(scope="session")
 def template(postgres: Callable[[str], str]) -> str:
     """The name of a migrated database that tests get copies of."""

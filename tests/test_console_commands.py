@@ -322,7 +322,7 @@ class TestBackfill:
         """Pages share the rows of a second, and what is disputed is asked about again."""
         moment = "freescout_now() + interval '1 minute'"
         await sql.execute(
-            f"UPDATE freescout_ticket SET touched_at = {moment}, disputed_at = {moment}, grace_until = {moment},"  # noqa: S608 - no input
+            f"UPDATE freescout_ticket SET touched_at = {moment}, disputed_at = {moment}, grace_until = {moment},"
             " truth_at = NULL WHERE ticket_id = 5"
         )
 

@@ -65,16 +65,7 @@ def test_a_second_set_back_keeps_the_latest_date_that_repeats() -> None:
 
     noted = note_desk_clock(before, at(200), asked_at=at(200), now=at(200))
 
-    assert (noted.set_back_through, noted.set_back_at) == (at(10_000), at(-500))
-
-
-def test_a_set_back_after_dates_have_ceased_to_repeat_begins_anew() -> None:
-    """What was read in between needs no guard, and would be asked about for nothing."""
-    before = Lease(
-        seen_through=at(0), clock_offset=timedelta(minutes=10), set_back_through=at(199), set_back_at=at(-500)
-    )
-
-    assert note_desk_clock(before, at(200), asked_at=at(200), now=at(200)).set_back_at == at(200)
+    assert (noted.set_back_through, noted.set_back_at) == (at(10_000), at(200))
 
 
 def test_rows_dated_ahead_show_that_dates_repeat_for_an_hour_after_the_earliest_of_them() -> None:
@@ -82,14 +73,6 @@ def test_rows_dated_ahead_show_that_dates_repeat_for_an_hour_after_the_earliest_
 
     assert noted.seen_through == noted.set_back_through == at(1000) + HOUR
     assert noted.set_back_at == at(1)
-
-
-def test_what_was_read_since_dates_began_to_repeat_stays_guarded_when_another_row_shows_it() -> None:
-    first = note_rows_ahead(Lease(seen_through=at(0)), [at(100)], at(0), asked_at=at(1))
-
-    second = note_rows_ahead(first, [at(3800)], at(2000), asked_at=at(2001))
-
-    assert (second.set_back_through, second.set_back_at) == (at(3800) + HOUR, at(1))
 
 
 @pytest.mark.parametrize("ahead", [60, 3606, 86400])

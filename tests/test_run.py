@@ -1,6 +1,7 @@
 """``make run`` as a newcomer meets it: it shows the main job at work, takes a delivery by curl, and leaves nothing."""
 
 import asyncio
+import json
 import os
 import re
 import shlex
@@ -13,6 +14,7 @@ import aiohttp
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+KEPT = {name: value for name, value in os.environ.items() if name in {"PATH", "HOME", "LANG"}}
 
 
 async def lines_until(stream: asyncio.StreamReader, pattern: str) -> str:
@@ -50,14 +52,27 @@ def left_behind(folder: Path) -> list[str]:
     return found
 
 
+async def ended(checkout: Path, module: str, *arguments: str, **variables: str) -> tuple[int | None, str, str]:
+    """Run a command of the checkout to its end; return its code and what it said."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *("-m", module, *arguments),
+        cwd=checkout,
+        env=KEPT | {"COLUMNS": "200"} | variables,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    out, err = await asyncio.wait_for(process.communicate(), 60)
+    return process.returncode, out.decode(), err.decode()
+
+
 async def test_everything_comes_up_shows_itself_takes_a_delivery_and_goes(checkout: Path, unused_tcp_port: int) -> None:
-    kept = {name: value for name, value in os.environ.items() if name in {"PATH", "HOME", "LANG"}}
     running = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
         "ops.run",
         cwd=checkout,
-        env=kept | {"PORT": str(unused_tcp_port), "COLUMNS": "200"},
+        env=KEPT | {"PORT": str(unused_tcp_port), "COLUMNS": "200"},
         stdout=asyncio.subprocess.PIPE,
         limit=2**20,
     )
@@ -75,10 +90,25 @@ async def test_everything_comes_up_shows_itself_takes_a_delivery_and_goes(checko
         ):
             assert response.status == 200
             assert (await response.json())["outcome"] in {"applied", "disputed"}
+
+        # In another terminal, whose environment says nothing of all this.
+        second, sent, doctor = await asyncio.gather(
+            ended(checkout, "ops.run"),
+            ended(checkout, "ops.delivery"),
+            ended(checkout, "ops", "doctor", "--json"),
+        )
+        noted = checkout / ".local" / "run.json"
+        assert noted.stat().st_mode & 0o777 == 0o600
     finally:
         running.send_signal(signal.SIGINT)
         rest, _ = await asyncio.wait_for(running.communicate(), 30)
 
+    assert second[0] == 1
+    assert f"already (process {running.pid}, http://127.0.0.1:{unused_tcp_port})" in second[1]
+    assert sent[1].startswith(f"curl -sS http://127.0.0.1:{unused_tcp_port}/api/internal/")
+    checks = {check["name"]: check["state"] for check in json.loads(doctor[1])["checks"]}
+    assert (doctor[0], {name for name, state in checks.items() if state != "green"}) == (0, {"OPS_TOKEN"})
+    assert not noted.exists()
     assert running.returncode == 0
     assert rest.decode().rstrip().endswith("Stopping.")
     assert left_behind(checkout) == []

@@ -25,7 +25,7 @@ class Backfill(msgspec.Struct, frozen=True, kw_only=True):
     """What ``backfill --json`` says.
 
     ``first``: nothing had been read completely before. ``read``: how many tickets were; of a first load that goes on
-    where it was broken off, those that were left. ``complete_through``: the desk's clock at which the last complete pass
+    where it was broken off, those that were left. ``complete_through``: the desk's clock when the last complete pass
     began. ``counts`` are the outcomes of a reading that was not the first.
     """
 
@@ -66,7 +66,7 @@ async def load(workplace: Workplace, begin: Since | None) -> CommandResult:
             raise CommandError(
                 f"the poller {before.leader} is making the first load already", "watch it with freescout-audit status"
             )
-        await lease.claim_desk(database, desk.url)
+        await lease.claim_desk(database, desk.name)
         healer = Healer(desk.reads, database, terms=workplace.terms, size=workplace.settings.poller.page_size)
         read = 0
         if not first:

@@ -24,7 +24,8 @@ class Reconciliation(msgspec.Struct, frozen=True, kw_only=True):
     """What ``reconcile --json`` says.
 
     ``since`` is when the gap began, None for everything; ``older`` counts the rows that had not changed since then, so
-    that a change may have been missed; ``read`` counts the tickets that FreeScout answered for; ``missed`` are the tickets that differed.
+    that a change may have been missed; ``read`` counts the tickets that FreeScout answered for; ``missed`` are those
+    that differed.
     """
 
     since: datetime | None

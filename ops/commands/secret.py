@@ -29,7 +29,10 @@ _HEX_DIGITS = frozenset("0123456789abcdef")
 _FORM = '{"headers": {…}, "body": "…"}'
 """A recorded delivery."""
 _SALT = "APIWEBHOOKS_API_KEY_SALT"
-_NO_SALT = f'if "Regenerate" was ever pressed, FreeScout\'s .env has {_SALT}, and another API key comes out: give that line too'
+_NO_SALT = (
+    f'if "Regenerate" was ever pressed, FreeScout has {_SALT} in its .env,'
+    " and another API key comes out: give that line too"
+)
 
 app = typer.Typer(no_args_is_help=True, help="Make keys, derive FreeScout's, and check which one signs.")
 
@@ -96,7 +99,7 @@ def new(*, as_json: AsJson = False) -> None:
 def derive(*, as_json: AsJson = False) -> None:
     """Derive an instance's webhook key and API key from its APP_KEY, which is read from standard input.
 
-    Give the value, its line of FreeScout's .env, or all of .env: the API key also follows from APIWEBHOOKS_API_KEY_SALT,
+    Give the value, its line of FreeScout's .env, or all of .env: the API key follows from APIWEBHOOKS_API_KEY_SALT too,
     which is there once "Regenerate" was pressed.
     """
 

@@ -118,7 +118,7 @@ async def _register(
             await save_webhook(database, known_id, url, CONVERSATION_EVENTS)
             return _registered(known_id, url, already=True)
         desk = await stack.enter_async_context(workplace.desk())
-        await lease.claim_desk(database, desk.url)
+        await lease.claim_desk(database, desk.name)
         # An API that does not answer now must leave nothing in doubt.
         await desk.reads.count(retries=0)
         if known is not None and known.webhook_id is None:
@@ -220,7 +220,7 @@ async def _remove(workplace: Workplace, webhook_id: int | None, *, forget: bool,
                 else _unfinished(known)
             )
         desk = await stack.enter_async_context(workplace.desk())
-        await lease.claim_desk(database, desk.url)
+        await lease.claim_desk(database, desk.name)
         workplace.confirm(
             "No delivery will come any more."
             if removed == ours

@@ -92,11 +92,6 @@ MUTANTS = (
         theme="ahead",
     ),
     Mutant(
-        "each sign that dates repeat forgets the one before",
-        ((DESK_CLOCK, "since if still and since is not None else asked_at", "asked_at"),),
-        theme="ahead",
-    ),
-    Mutant(
         "without a poller only the last pass's own date counts",
         ((RULE, "[lease.complete_through, lease.covered_through]", "[lease.complete_through]"),),
         theme="clock",
