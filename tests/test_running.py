@@ -1,6 +1,7 @@
 """What `make run` started on is found beside it, and no database is used that is not its own."""
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import nullcontext
 from itertools import count
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import asyncpg
 import pytest
+import typer
 from typer.testing import CliRunner
 
 from conftest import Log
@@ -134,7 +136,7 @@ class TestBeside:
 
 def test_no_delivery_is_made_for_whoever_listens_on_the_usual_port(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(delivery, "who_is_running", lambda: None)
-    app = delivery.typer.Typer()
+    app = typer.Typer()
     app.command()(delivery.main)
 
     said = CliRunner().invoke(app, ["--ticket", "1"], env={"PORT": None})
@@ -146,7 +148,7 @@ def test_no_delivery_is_made_for_whoever_listens_on_the_usual_port(monkeypatch: 
 @pytest.fixture
 async def empty(postgres: Callable[[str], str]) -> AsyncIterator[Database]:
     """A database with nothing in it."""
-    name = f"running_{running.os.getpid()}_{next(_numbers)}"
+    name = f"running_{os.getpid()}_{next(_numbers)}"
     owner = await asyncpg.connect(postgres("postgres"))
     await owner.execute(f"CREATE DATABASE {name}")
     database = Database(normalise(postgres(name)))
