@@ -27,7 +27,12 @@ _NOT_MIGRATED = (
     asyncpg.UndefinedColumnError,
     asyncpg.UndefinedFunctionError,
 )
-OVERTAKEN = (asyncpg.SerializationError, asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError)
+OVERTAKEN = (
+    asyncpg.SerializationError,
+    asyncpg.LockNotAvailableError,
+    asyncpg.DeadlockDetectedError,
+    asyncpg.InvalidCachedStatementError,  # a migration has changed what a statement returns
+)
 """Another writer holds or has written what a transaction was about to write. The transaction is rolled back, and can be
 tried again on the same connection."""
 _UNAVAILABLE = (

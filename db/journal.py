@@ -1,25 +1,21 @@
-"""The journal of deliveries, and the gaps that passes found: what came, what did not, how late, signed by which key."""
+"""The journal of deliveries: what came, how late, signed by which key."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Any, Literal
 
 import msgspec
-from sqlalchemy import ColumnElement, and_, case, delete, exists, func, literal, or_, select, true, tuple_, update
+from sqlalchemy import ColumnElement, delete, exists, func, or_, select, true
 
 from db import schema
-from db.database import Connection, Database
+from db.database import Database
+from freescout_audit.desk_clock import WITHIN_A_SECOND
 from freescout_audit.events import JOURNAL_PRUNED
 from freescout_audit.logs import emit
-from freescout_audit.rule import Content
 
 SELF_TEST = "freescout-audit.selftest"
 """The event of a self-test's delivery, before a dot and eight characters of its own. It is about no ticket."""
 
-GapVerdict = Literal["waiting", "raced", "late", "lost"]
-VERDICTS: tuple[GapVerdict, ...] = ("waiting", "raced", "late", "lost")
-
-_delivery, _gap, _lease = schema.delivery.c, schema.gap.c, schema.lease.c
+_delivery, _lease = schema.delivery.c, schema.lease.c
 IS_SELF_TEST: ColumnElement[bool] = func.starts_with(_delivery.event, SELF_TEST) & _delivery.ticket_id.is_(None)
 """Whether a journalled delivery is a self-test of ours, which is none of FreeScout's: no query of those counts it.
 
@@ -68,39 +64,16 @@ class LastDelivery(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Lag(msgspec.Struct, frozen=True, kw_only=True):
-    """Seconds from the change at the desk to the cache, over the deliveries that were news."""
+    """Seconds from the change at the desk to the cache, over the deliveries that were news.
+
+    FreeScout's dates have whole seconds, and the change was made half a second after its date on the average.
+    """
 
     samples: int
     p50: float | None = None
     p95: float | None = None
     p99: float | None = None
     max: float | None = None
-
-
-class Gap(msgspec.Struct, frozen=True, kw_only=True):
-    """A change that an API read found before any delivery told of it; None for what does not apply or is not known."""
-
-    ticket_id: int
-    cached: Content
-    true: Content | None
-    """None: it is gone for ever."""
-    changed_at: datetime | None
-
-
-class GapEntry(msgspec.Struct, frozen=True, kw_only=True):
-    """A gap as it was written, and what became of its delivery; ``late_by`` in seconds."""
-
-    gap_id: int
-    ticket_id: int
-    cached_status: str | None
-    cached_state: str | None
-    true_status: str | None
-    true_state: str | None
-    changed_at: datetime | None
-    healed_at: datetime
-    verdict: GapVerdict
-    settled_at: datetime | None
-    late_by: float | None
 
 
 class KeyUse(msgspec.Struct, frozen=True, kw_only=True):
@@ -139,7 +112,8 @@ async def count_outcomes(database: Database, within: timedelta) -> Mapping[str, 
 
 async def read_lag(database: Database, within: timedelta) -> Lag:
     """Read how long the news of a time took, from the change at the desk to the cache, by the desk's clock."""
-    lag = func.extract("epoch", _delivery.received_at + _lease.clock_offset - _delivery.updated_at)
+    changed_at = _delivery.updated_at + WITHIN_A_SECOND - _lease.clock_offset
+    lag = func.greatest(func.extract("epoch", _delivery.received_at - changed_at), 0)
     shares = (0.5, 0.95, 0.99, 1.0)
     query = (
         select(
@@ -252,125 +226,6 @@ async def prune_journal(database: Database, *, keep: float, at_most: int = 5000)
             if pruned:
                 emit(JOURNAL_PRUNED, deliveries=pruned)
             return pruned
-
-
-async def count_gaps(database: Database, within: timedelta) -> Mapping[str, int]:
-    """Count the gaps of a time by what became of their deliveries."""
-    query = (
-        select(_gap.verdict, func.count().label("gaps"))
-        .where(_gap.healed_at > schema.now - within)
-        .group_by(_gap.verdict)
-    )
-    async with database.connection() as connection:
-        counts = {row["verdict"]: row["gaps"] for row in await connection.rows(query)}
-    return {verdict: counts.get(verdict, 0) for verdict in VERDICTS}
-
-
-async def read_gaps(
-    database: Database,
-    *,
-    ticket_id: int | None = None,
-    verdicts: Sequence[str] = (),
-    since: datetime | None = None,
-    at_most: int = 50,
-) -> Sequence[GapEntry]:
-    """Read the newest gaps that fit, the newest first."""
-    query = select(schema.gap).order_by(_gap.gap_id.desc()).limit(at_most)
-    if ticket_id is not None:
-        query = query.where(_gap.ticket_id == ticket_id)
-    if verdicts:
-        query = query.where(_gap.verdict.in_(verdicts))
-    if since is not None:
-        query = query.where(_gap.healed_at >= since)
-    async with database.connection() as connection:
-        rows = await connection.rows(query)
-    return [_gap_entry(row) for row in rows]
-
-
-async def write_gaps(connection: Connection, gaps: Sequence[Gap], *, healed_at: datetime) -> bool:
-    """Write gaps, in the transaction that healed them; return whether they were.
-
-    They are not before the first complete pass and the first delivery: until then no delivery could have told.
-    """
-    could_tell = select(
-        _lease.complete_through.is_not(None) & exists().where(_delivery.ticket_id.is_not(None))
-    ).scalar_subquery()
-    if not gaps or not await connection.scalar(select(could_tell)):
-        return False
-    rows: list[dict[str, Any]] = [
-        {
-            "ticket_id": gap.ticket_id,
-            "cached_status": gap.cached[0],
-            "cached_state": gap.cached[1],
-            "true_status": gap.true and gap.true[0],
-            "true_state": gap.true and gap.true[1],
-            "changed_at": gap.changed_at,
-            "healed_at": healed_at,
-        }
-        for gap in gaps
-    ]
-    await connection.execute(schema.gap.insert().values(rows))
-    return True
-
-
-async def settle_gaps(
-    database: Database, *, race: timedelta, retries_over: timedelta, keep: timedelta
-) -> tuple[Sequence[GapEntry], Sequence[GapEntry]]:
-    """Say what each waiting gap was, once that is known, and return those that were late and those that were lost.
-
-    Args:
-        database: The cache.
-        race: A delivery no later than this after the gap was found lost a race, and nothing else.
-        retries_over: After this, FreeScout sends it no more.
-        keep: How long a settled gap is kept.
-    """
-    waiting, heard_of = _gap.verdict == "waiting", schema.delivery.alias()
-    tells = or_(
-        and_(heard_of.c.event == "convo.deleted_forever", _gap.true_state.is_(None)),
-        tuple_(heard_of.c.status, heard_of.c.state) == tuple_(_gap.true_status, _gap.true_state),
-    )
-    heard = (
-        select(_gap.gap_id, func.min(heard_of.c.received_at).label("received_at"))
-        .join_from(schema.gap, schema.lease, true())
-        .join(
-            heard_of,
-            and_(
-                heard_of.c.ticket_id == _gap.ticket_id,
-                # A change may be dated after it was found: by an hour, where daylight saving repeats one.
-                heard_of.c.received_at >= func.least(_gap.changed_at - _lease.clock_offset, _gap.healed_at),
-            ),
-        )
-        .where(waiting, tells)
-        .group_by(_gap.gap_id)
-        .subquery()
-    )
-    after = heard.c.received_at - _gap.healed_at
-    settle_heard = (
-        update(schema.gap)
-        .where(_gap.gap_id == heard.c.gap_id)
-        .values(
-            verdict=case((after <= race, "raced"), else_="late"),
-            settled_at=heard.c.received_at,
-            late_by=func.greatest(after, literal(timedelta())),
-        )
-        .returning(schema.gap)
-    )
-    settle_lost = (
-        update(schema.gap)
-        .where(waiting, _gap.healed_at < schema.now - retries_over)
-        .values(verdict="lost", settled_at=schema.now)
-        .returning(schema.gap)
-    )
-    async with database.transaction() as connection:
-        settled = [_gap_entry(row) for row in await connection.rows(settle_heard)]
-        lost = [_gap_entry(row) for row in await connection.rows(settle_lost)]
-        await connection.execute(delete(schema.gap).where(_gap.settled_at < schema.now - keep))
-    return [gap for gap in settled if gap.verdict == "late"], lost
-
-
-def _gap_entry(row: Mapping[str, Any]) -> GapEntry:
-    late_by: timedelta | None = row["late_by"]
-    return GapEntry(**{**row, "late_by": None if late_by is None else late_by.total_seconds()})
 
 
 def _pattern(glob: str) -> str:

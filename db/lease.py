@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
 import msgspec
-from sqlalchemy import case, delete, or_, select, true, update
+from sqlalchemy import case, delete, func, or_, select, true, update
 
 from db import schema
 from db.database import Connection, Database
@@ -16,6 +16,7 @@ from freescout_audit.rule import Lease
 DeskState = Literal["unknown", "ok", "refused", "unavailable"]
 
 COLUMNS = tuple(schema.lease.c[name] for name in Lease.__struct_fields__)
+_begun = schema.lease.c.begun_by_pass
 _FORGETTING = 600.0
 """Seconds that forgetting a million tickets may take."""
 
@@ -125,6 +126,7 @@ async def see_through(database: Database, desk_clock: datetime, *, asked_at: dat
                 seen_through=noted.seen_through,
                 set_back_through=noted.set_back_through,
                 set_back_at=noted.set_back_at,
+                begun_by_pass=case((_begun > row["now"], asked_at), else_=func.greatest(_begun, asked_at)),
             )
         )
     return DeskClock(at=desk_clock, offset=noted.clock_offset, seen_through=noted.seen_through or desk_clock)

@@ -106,6 +106,11 @@ lease = Table(
     Column("covered_through", _moment),
     Column("set_back_through", _moment),
     Column("set_back_at", _moment),
+    Column(
+        "begun_by_pass",
+        _moment,
+        comment="Our clock when the latest pass asked first: an earlier read says nothing of who it does not list.",
+    ),
     comment="What the passes vouch for, for every ticket at once.",
 )
 
@@ -174,11 +179,15 @@ gap = Table(
     Column("verdict", Text, nullable=False, server_default=text("'waiting'")),
     Column("settled_at", _moment),
     Column("late_by", Interval),
-    CheckConstraint("verdict IN ('waiting', 'raced', 'late', 'lost')", name="freescout_gap_verdict_check"),
-    comment="Changes that a pass found before any delivery told of them.",
+    Column("cached_updated_at", _moment, comment="The date, by FreeScout, of what was held before."),
+    CheckConstraint(
+        "verdict IN ('peeked', 'waiting', 'raced', 'late', 'lost', 'never_sent')", name="freescout_gap_verdict_check"
+    ),
+    comment="Changes that the poller found before any delivery told of them.",
 )
 Index("freescout_gap_ticket", gap.c.ticket_id, gap.c.gap_id)
 Index("freescout_gap_waiting", gap.c.healed_at, postgresql_where=gap.c.verdict == "waiting")
+Index("freescout_gap_peeked", gap.c.healed_at, postgresql_where=gap.c.verdict == "peeked")
 
 webhook = Table(
     "freescout_webhook",

@@ -19,7 +19,8 @@ from sqlalchemy import func, select
 
 from db import statements
 from db.database import OVERTAKEN, PATIENCE, Connection, Database
-from db.journal import Entry, Gap, write_gaps
+from db.gaps import Gap, write_gaps
+from db.journal import Entry
 from db.lease import LoadProgress, lease_of, save_load
 from freescout_audit.errors import DatabaseUnavailableError
 from freescout_audit.rule import (
@@ -64,10 +65,12 @@ class Recorded(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TruthsRecorded(msgspec.Struct, frozen=True, kw_only=True):
-    """What became of a committed batch of truths, in its order, and the gaps it healed."""
+    """What became of a committed batch of truths, in its order, and the gaps it healed; a peek's are not known yet."""
 
     verdicts: Sequence[Verdict]
     gaps: Sequence[Gap]
+    news: int
+    """How many of them said something that was not held."""
 
 
 async def record_deliveries(
@@ -106,24 +109,27 @@ async def record_truths(
     *,
     terms: Terms,
     load: LoadProgress | None = None,
+    peeked: bool = False,
     durable: bool = True,
     deadline: float | None = None,
     lock_patience: float | None = None,
 ) -> TruthsRecorded:
     """Apply API reads in their order, write rows and gaps, and return after the commit.
 
-    ``load`` is how far the first load has come with these rows; ``durable`` as in `Database.transaction`: answers to
-    questions need not be, since one that is lost leaves its question open. A pass vouches for what it has read, and
-    might survive a crash that takes some of it back. ``lock_patience`` and errors as `record_deliveries`.
+    ``load`` is how far the first load has come with these rows. ``peeked``: a peek read them, which vouches for
+    nothing: what is held and undisputed is left alone, and what is news is no gap yet. ``durable`` as in
+    `Database.transaction`: answers to questions need not be, since one that is lost leaves its question open. A pass
+    vouches for what it has read, and might survive a crash that takes some of it back. ``lock_patience`` and errors as
+    `record_deliveries`.
     """
 
     async def judge(batch: "_Batch") -> TruthsRecorded:
-        verdicts = [batch.apply_truth(truth, terms) for truth in truths]
+        verdicts = [batch.apply_truth(truth, terms, peeked=peeked) for truth in truths]
         await batch.write_back()
-        gaps = await batch.write_gaps()
+        gaps = await batch.write_gaps(peeked=peeked)
         if load is not None:
             await save_load(batch.connection, load)
-        return TruthsRecorded(verdicts=verdicts, gaps=gaps)
+        return TruthsRecorded(verdicts=verdicts, gaps=gaps, news=batch.news)
 
     tickets = {truth.ticket_id for truth in truths}
     lend = partial(database.transaction, durable=durable)
@@ -207,6 +213,8 @@ class _Batch:
         self._rows = {row.ticket_id: row for row in held if row.ticket_id not in self._empty}
         self._changed: set[int] = set()
         self._gaps: list[Gap] = []
+        self.news = 0
+        """How many truths said something that was not held."""
 
     @classmethod
     async def read(cls, connection: Connection, ticket_ids: Sequence[int], patience: timedelta) -> Self:
@@ -234,9 +242,13 @@ class _Batch:
             ticket_id, judge_claim(self._rows.get(ticket_id), claim, lease=self.lease, terms=terms, now=self.now)
         )
 
-    def apply_truth(self, truth: Truth, terms: Terms) -> Verdict:
+    def apply_truth(self, truth: Truth, terms: Terms, *, peeked: bool) -> Verdict:
         before = self._rows.get(truth.ticket_id)
+        known = before is not None and truth.sighting is not None and before.holds(truth.sighting)
+        if peeked and known and before is not None and before.disputed_at is None:
+            return Verdict(outcome="dropped", row=before, reason="known")
         verdict = self._keep(truth.ticket_id, judge_truth(before, truth, lease=self.lease, terms=terms, now=self.now))
+        self.news += not known and verdict.outcome != "dropped"
         if before is not None and is_discovery(before, verdict):
             said = truth.sighting
             self._gaps.append(
@@ -245,6 +257,7 @@ class _Batch:
                     cached=before.content,
                     true=None if said is None else (said.status, said.state),
                     changed_at=None if said is None else said.updated_at,
+                    cached_updated_at=before.updated_at,
                 )
             )
         return verdict
@@ -280,9 +293,10 @@ class _Batch:
         if still_empty := self._empty - self._changed:
             await self.connection.driver.execute(statements.DROP_EMPTY, sorted(still_empty))
 
-    async def write_gaps(self) -> Sequence[Gap]:
-        """Write the gaps that were found, and return those that were written."""
-        return self._gaps if await write_gaps(self.connection, self._gaps, healed_at=self.now) else ()
+    async def write_gaps(self, *, peeked: bool) -> Sequence[Gap]:
+        """Write the gaps that were found, and return those that are known to be some."""
+        written = await write_gaps(self.connection, self._gaps, healed_at=self.now, peeked=peeked)
+        return self._gaps if written and not peeked else ()
 
 
 _rows = msgspec.json.Decoder(tuple[Row, ...])

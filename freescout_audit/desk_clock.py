@@ -16,6 +16,8 @@ CLOCK_TOLERANCE = timedelta(seconds=5)
 REPEATED_HOUR = timedelta(hours=1)
 """How late some zones date the first pass of the hour that daylight saving repeats; see `note_rows_ahead`."""
 _WHOLE_SECOND = timedelta(seconds=1)
+WITHIN_A_SECOND = timedelta(seconds=0.5)
+"""How long after its date, which has whole seconds, something happened on the average."""
 
 
 class DeskClock(msgspec.Struct, frozen=True, kw_only=True):

@@ -67,6 +67,14 @@ POLLER_STEPS_DOWN = LogEvent("poller.steps_down", "info", "This process polls no
 POLLER_FAULT = LogEvent(
     "poller.fault", "error", "A job ended in an unexpected error and is tried again; please report it."
 )
+POLLER_CLOCK_JUMPED = LogEvent(
+    "poller.clock_jumped",
+    "warning",
+    "The clock of the poller's host was set by `seconds`: every job runs at once, and another poller may lead.",
+)
+POLLER_AT_FAULT = LogEvent(
+    "poller.at_fault", "error", "This process cannot poll as it should, `reason` says why: another poller may lead."
+)
 LOAD_PROGRESS = LogEvent("load.progress", "info", "The first load goes on: `done` of `total` conversations.")
 PASS_STARTED = LogEvent("pass.started", "debug", "A pass begins to read what changed since the last complete one.")
 PASS_COMPLETED = LogEvent(
@@ -87,11 +95,18 @@ QUESTION_FAILED = LogEvent(
     "question.failed", "warning", "FreeScout did not answer questions; they are asked again, later."
 )
 GAP_FOUND = LogEvent(
-    "gap.found", "info", "A pass found a change that no delivery had told of, and healed it; it may yet come."
+    "gap.found",
+    "info",
+    "A pass, or a peek 200 s before, found a change that no delivery had told of, and healed it; it may yet come.",
 )
 GAP_LATE = LogEvent("gap.late", "warning", "The delivery of a change came long after a pass had found it.")
-GAP_LOST = LogEvent(
-    "gap.lost", "warning", "The delivery of a change was lost or never sent; FreeScout's retries are over."
+GAP_LOST = LogEvent("gap.lost", "warning", "The delivery of a change was lost; FreeScout's retries are over.")
+GAP_NEVER_SENT = LogEvent(
+    "gap.never_sent", "info", "A change was one that FreeScout tells nobody of: an undone reply, a deleted mailbox."
+)
+PEEK_FOUND = LogEvent("peek.found", "info", "A peek found `rows` changes before their deliveries or a pass did.")
+PEEK_FAILED = LogEvent(
+    "peek.failed", "info", "FreeScout did not answer a peek; the next waits longer. Said once until one is answered."
 )
 LEASE_EXPIRED = LogEvent(
     "lease.expired", "error", "No pass was complete for `cache.lease`: what only it vouched for reads none."

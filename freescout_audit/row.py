@@ -54,6 +54,10 @@ class Row(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         """Status and state: what a change is a change of."""
         return self.status, self.state
 
+    def holds(self, said: Sighting) -> bool:
+        """Tell whether what was said is what the row holds, with the same date."""
+        return not self.gone and (*self.content, self.updated_at) == (said.status, said.state, said.updated_at)
+
 
 class Claim(msgspec.Struct, frozen=True, kw_only=True):
     """What one verified delivery says of a ticket; ``says_gone`` for ``convo.deleted_forever``."""
@@ -92,6 +96,8 @@ class Lease(msgspec.Struct, frozen=True, kw_only=True):
     """The desk's clock minus ours, as the passes have measured it."""
     heartbeat_at: datetime | None = None
     """When the poller last said it is alive."""
+    begun_by_pass: datetime | None = None
+    """When the latest pass asked first, complete or not, by our clock."""
 
 
 class Terms(msgspec.Struct, frozen=True, kw_only=True):

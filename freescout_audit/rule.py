@@ -141,12 +141,12 @@ def judge_truth(row: Row | None, truth: Truth, *, lease: Lease, terms: Terms, no
     """
     if row is not None and row.truth_at is not None and truth.asked_at <= row.truth_at:
         return Verdict(outcome="dropped", row=row, reason="truth_is_newer")
-    if row is None and lease.renewed_by_pass is not None and truth.asked_at <= lease.renewed_by_pass:
-        nothing = _nothing(truth.ticket_id, now, via="poller")
+    if truth.sighting is not None and (row is None or row.gone) and _a_pass_may_lack_it(truth, lease, now):
+        nothing = row or _nothing(truth.ticket_id, now, via="poller")
         return Verdict(
             outcome="contested",
             row=_dispute(nothing, nothing, lease=lease, now=now, terms=terms),
-            reason="a_later_pass_lacked_it",
+            reason="a_later_pass_may_lack_it",
         )
     if row is not None and row.truth_until is not None and truth.asked_at <= row.truth_until and _differs(row, truth):
         # Of two reads that overlap, the one that was asked later may have been answered earlier.
@@ -199,6 +199,13 @@ def is_discovery(before: Row | None, verdict: Verdict) -> bool:
     if before.disputed_at is not None and before.touched_at is not None and before.touched_at >= before.disputed_at:
         return False
     return after.gone or after.content != before.content
+
+
+def _a_pass_may_lack_it(truth: Truth, lease: Lease, now: datetime) -> bool:
+    """Tell whether a pass has begun since a truth was asked: it counts, and may count without the ticket."""
+    if lease.renewed_by_pass is not None and truth.asked_at <= lease.renewed_by_pass:
+        return True
+    return lease.begun_by_pass is not None and truth.asked_at < lease.begun_by_pass <= now
 
 
 def _horizon(row: Row | None, lease: Lease, *, alive: bool) -> datetime | None:

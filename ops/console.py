@@ -59,7 +59,7 @@ COMMANDS = (
         "gaps",
         "journal",
         _LOOK_CLOSER,
-        "The changes that a pass found before any delivery told of them, the newest first.",
+        "The changes that the poller found before any delivery told of them, the newest first.",
     ),
     Entry(
         "logs",

@@ -18,6 +18,7 @@ OUTCOME_STYLES = {
     "waiting": "yellow",
     "late": "yellow",
     "lost": "red",
+    "never_sent": "dim",
 }
 """How the outcome of a delivery, or the verdict on a gap, is drawn."""
 

@@ -8,7 +8,8 @@ from datetime import UTC, datetime, timedelta
 
 from db import lease
 from db.database import Database
-from db.journal import count_gaps, count_twins, read_last_delivery
+from db.gaps import count_gaps
+from db.journal import count_twins, read_last_delivery
 from db.revision import NEWEST, age_of
 from db.standing import Standing, read_standing, server_version
 from db.webhook import Webhook, read_webhook

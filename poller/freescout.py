@@ -24,7 +24,8 @@ SortField = Literal["updatedAt", "createdAt", "number"]
 RETRIES = 3
 LONGEST_WAIT = 60.0
 """Seconds we wait at the most before asking again, whatever Retry-After says."""
-_FIRST_WAIT = 2.0
+FIRST_WAIT = 2.0
+"""Seconds we wait at the most after the first failure; twice as long after each further one."""
 _IN_BETWEEN = "is a proxy in between?"
 
 
@@ -38,6 +39,10 @@ class DeskUnavailableError(DeskError):
     def __init__(self, problem: str, next_step: str = "", *, retry_after: float | None = None) -> None:
         super().__init__(problem, next_step)
         self.retry_after = retry_after
+
+
+class DeskBrokeError(DeskUnavailableError):
+    """FreeScout's own error, 500: it may be one conversation that it cannot list."""
 
 
 class DeskRefusedError(DeskError):
@@ -217,7 +222,7 @@ class FreeScout:
                 attempt += 1
                 wait = error.retry_after
                 if wait is None:
-                    wait = backoff(attempt, first=_FIRST_WAIT, longest=LONGEST_WAIT)
+                    wait = backoff(attempt, first=FIRST_WAIT, longest=LONGEST_WAIT)
                 emit(
                     DESK_RETRY,
                     reason=error.problem,
@@ -296,7 +301,9 @@ def what_it_means(answer: DeskResponse) -> DeskError:
         )
     if 300 <= status < 400:  # noqa: PLR2004
         return DeskRefusedError(f"FreeScout answers {status}, a redirect", "set FREESCOUT_URL to where it leads")
-    if status == 429 or status >= 500:  # noqa: PLR2004
+    if status == 500:  # noqa: PLR2004
+        return DeskBrokeError(f"FreeScout answers {status}", "is the desk up?")
+    if status == 429 or status > 500:  # noqa: PLR2004
         next_step = "let our address through at what limits requests" if status == 429 else "is the desk up?"  # noqa: PLR2004
         return DeskUnavailableError(f"FreeScout answers {status}", next_step, retry_after=_retry_after(answer))
     if status == 200:  # noqa: PLR2004

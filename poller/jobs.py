@@ -1,4 +1,4 @@
-"""What a leading poller does, and when: passes, questions, the heartbeat, the watch, and the nightly reading."""
+"""What a leading poller does, and when: passes, peeks, questions, the heartbeat, the watch, the nightly reading."""
 
 import asyncio
 import logging
@@ -9,7 +9,6 @@ from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
-from apscheduler.triggers.interval import IntervalTrigger
 
 from db import lease
 from db.database import Database
@@ -20,11 +19,15 @@ from freescout_audit.events import (
     FULL_WALK_COMPLETED,
     FULL_WALK_FAILED,
     PASS_FAILED,
+    POLLER_AT_FAULT,
+    POLLER_CLOCK_JUMPED,
     POLLER_FAULT,
 )
 from freescout_audit.logs import emit, where
-from poller.freescout import DeskError, DeskRefusedError
+from poller.freescout import DeskError, DeskRefusedError, FreeScout
+from poller.host import Every, Host
 from poller.passes import Passes
+from poller.peek import Peeks
 from poller.questions import Questions
 from poller.watch import Watch, settle_gaps
 from settings.table import Settings
@@ -34,6 +37,11 @@ QUESTIONS_EVERY = 1.0
 """Seconds between two looks for open questions; a notification hastens the next."""
 GAPS_EVERY = 60.0
 WATCH_EVERY = 10.0
+LOOK_AT_HOST_EVERY = 1.0
+CROWDED_PEEK_EVERY = 10.0
+"""Seconds between two passes that begin because a peek could not see everything that was news."""
+FAULTY_FOR = 3
+"""Intervals of a pass for which a job may end in nothing but unexpected errors."""
 FULL_WALK_EVERY = 900.0
 """Seconds between two looks whether everything has to be read once more; one that failed is tried again then."""
 
@@ -41,20 +49,55 @@ Job = Callable[[], Awaitable[None]]
 
 
 class Jobs:
-    """The jobs of a process that leads; `start` them once, and `stop` them for good."""
+    """The jobs of a process that leads; `start` them once, and `stop` them for good.
+
+    Args:
+        database: The cache.
+        desk: The desk's API, as passes and questions use it.
+        aside: The same in a lane of its own, for peeks.
+        passes: Makes the passes.
+        questions: Asks the questions.
+        settings: How often.
+        disputed: Set when a dispute has been committed.
+        give_up: Lets another process lead: this one's host, loop or code is at fault.
+        host: Knows this host's clock.
+    """
 
     def __init__(
-        self, database: Database, passes: Passes, questions: Questions, *, settings: Settings, disputed: asyncio.Event
+        self,
+        database: Database,
+        desk: FreeScout,
+        aside: FreeScout,
+        passes: Passes,
+        questions: Questions,
+        *,
+        settings: Settings,
+        disputed: asyncio.Event,
+        give_up: Callable[[], None],
+        host: Host | None = None,
     ) -> None:
         self._database = database
+        self._desk = desk
         self._passes = passes
         self._questions = questions
         self._settings = settings
         self._disputed = disputed
+        self._give_up = give_up
+        self._host = host or Host()
         self._watch = Watch(database, patience=timedelta(seconds=2 * settings.poller.interval))
+        self._peeks = Peeks(
+            aside,
+            database,
+            terms=settings.cache.terms,
+            every=settings.poller.peek,
+            crowded=lambda: self.pass_now(at_most_every=CROWDED_PEEK_EVERY),
+        )
+        self._faulty_since: dict[str, float] = {}
+        """Since when each job has ended in nothing but unexpected errors."""
         self._passing = asyncio.Lock()
         self._pass_wanted = False
-        self._extra_pass_at = -math.inf
+        self._extra_pass_at: dict[float, float] = {}
+        """When the last pass that was asked for began, by how often it may be."""
         self._running: set[asyncio.Task[None]] = set()
         # The defaults drop a run that comes a second late, and a poller that is late is just the one that must run.
         self._scheduler = AsyncIOScheduler(
@@ -70,13 +113,16 @@ class Jobs:
             ("beat", self._beat, beat_every),
             ("pass", self._make_passes, interval),
             ("watch", self._watch.look, WATCH_EVERY),
-            ("gaps", lambda: settle_gaps(self._database), GAPS_EVERY),
+            ("gaps", lambda: settle_gaps(self._database, mailboxes=self._desk.mailboxes), GAPS_EVERY),
             ("journal", self._prune, PRUNE_EVERY),
             ("full walk", self._read_everything, FULL_WALK_EVERY),
         ):
             self._add(name, job, seconds)
         self._scheduler.start()
         self._track(asyncio.create_task(self._ask_for_ever()))
+        self._track(asyncio.create_task(self._watch_the_host()))
+        if self._settings.poller.peek:
+            self._track(asyncio.create_task(self._peek_for_ever()))
 
     async def stop(self) -> None:
         """End every job where it is; what is not committed is rolled back."""
@@ -88,12 +134,15 @@ class Jobs:
         self._scheduler.shutdown(wait=False)  # by itself it would wait for none of them
         await asyncio.sleep(0)  # it ends in the next round of the loop
 
-    def pass_now(self) -> None:
-        """Make a pass at once, or again when the one that is running has ended; once an interval at the most."""
-        now = time.monotonic()
-        if now - self._extra_pass_at < self._settings.poller.interval:
+    def pass_now(self, *, at_most_every: float | None = None) -> None:
+        """Make a pass at once, or again when the one that is running has ended.
+
+        Once in ``at_most_every`` seconds at the most (None: in an interval) for those who say the same.
+        """
+        now, every = time.monotonic(), self._settings.poller.interval if at_most_every is None else at_most_every
+        if now - self._extra_pass_at.get(every, -math.inf) < every:
             return
-        self._extra_pass_at = now
+        self._extra_pass_at[every] = now
         self._pass_wanted = True
         if not self._passing.locked():
             self._track(asyncio.create_task(self._guard("pass", self._make_passes)))
@@ -108,7 +157,7 @@ class Jobs:
             with suppress(asyncio.CancelledError):  # by `stop`; the scheduler would report it as a failure
                 await self._guard(name, job)
 
-        self._scheduler.add_job(run, IntervalTrigger(seconds=seconds), id=name, next_run_time=datetime.now(UTC))
+        self._scheduler.add_job(run, Every(seconds), id=name, next_run_time=datetime.now(UTC))
 
     def _track(self, task: "asyncio.Task[None]") -> None:
         self._running.add(task)
@@ -122,6 +171,28 @@ class Jobs:
             emit(POLLER_FAULT, job=name, reason=error.problem, next_step=error.next_step or None)
         except Exception as error:  # noqa: BLE001 - a poller that stops for one odd answer heals nothing
             emit(POLLER_FAULT, job=name, error=type(error).__name__, where=where(error))
+            now = time.monotonic()
+            if now - self._faulty_since.setdefault(name, now) >= FAULTY_FOR * self._settings.poller.interval:
+                self._at_fault(f"the job {name} ends in nothing but unexpected errors")
+        else:
+            self._faulty_since.pop(name, None)
+
+    def _at_fault(self, reason: str) -> None:
+        emit(POLLER_AT_FAULT, reason=reason)
+        self._give_up()
+
+    async def _watch_the_host(self) -> None:
+        """Keep the schedule when the wall clock is set, which it follows, and give up what this host cannot do."""
+        while True:
+            await asyncio.sleep(LOOK_AT_HOST_EVERY)
+            seen = self._host.look()
+            if seen.jumped:
+                emit(POLLER_CLOCK_JUMPED, seconds=round(seen.jumped, 1))
+                for job in self._scheduler.get_jobs():
+                    job.modify(next_run_time=datetime.now(UTC))
+                self._give_up()
+            elif seen.stood_still:
+                self._at_fault(f"its event loop stood still for {seen.stood_still:.0f} s")
 
     async def _beat(self) -> None:
         await lease.beat(self._database)
@@ -173,6 +244,11 @@ class Jobs:
 
     async def _prune(self) -> None:
         await prune_journal(self._database, keep=self._settings.journal.keep)
+
+    async def _peek_for_ever(self) -> None:
+        while True:
+            await self._guard("peek", self._peeks.look)
+            await asyncio.sleep(self._peeks.pause)
 
     async def _ask_for_ever(self) -> None:
         try:

@@ -14,7 +14,6 @@ from db.store import record_absences, record_truths
 from freescout_audit.desk_clock import CLOCK_TOLERANCE, DeskClock
 from freescout_audit.events import (
     DESK_CLOCK_WENT_BACK,
-    GAP_FOUND,
     PASS_COMPLETED,
     PASS_STARTED,
     TICKET_MISSING,
@@ -25,6 +24,7 @@ from poller.deletions import TRIES, Deletions
 from poller.freescout import DeskUnavailableError, FreeScout
 from poller.tally import Tally
 from poller.walk import Read, Reader
+from poller.watch import tell_of_gap
 
 Progress = Callable[[int, int], None]
 """Told how many of how many conversations a long read has come to."""
@@ -218,15 +218,7 @@ async def write_truths(
         database, truths, terms=terms, load=load, durable=durable, deadline=deadline, lock_patience=lock_patience
     )
     for gap in recorded.gaps:
-        emit(
-            GAP_FOUND,
-            ticket_id=gap.ticket_id,
-            cached_status=gap.cached[0],
-            cached_state=gap.cached[1],
-            true_status=None if gap.true is None else gap.true[0],
-            true_state="gone" if gap.true is None else gap.true[1],
-            changed_at=gap.changed_at,
-        )
+        tell_of_gap(gap)
 
 
 def _check_that_the_clock_went_on(clock: DeskClock, last: Read | None) -> None:

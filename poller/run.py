@@ -13,6 +13,7 @@ from poller.freescout import FreeScout
 from poller.jobs import Jobs
 from poller.leader import TRY_EVERY, lead, process_name
 from poller.passes import Passes, Progress
+from poller.peek import PATIENCE
 from poller.questions import Questions
 from poller.transport import http_transport
 from settings.environment import Environment
@@ -83,24 +84,31 @@ async def _lead_with_keys(
         await secrets.known()
     if url is None or secrets.api_key() is None:
         raise SettingsError("the poller needs FREESCOUT_URL and FREESCOUT_API_KEY", "set both, or scale it to 0")
-    async with http_transport(url, secrets.api_key, patience=settings.poller.timeout) as transport:
+    async with (
+        http_transport(url, secrets.api_key, patience=settings.poller.timeout) as transport,
+        http_transport(url, secrets.api_key, patience=min(PATIENCE, settings.poller.timeout)) as in_passing,
+    ):
         desk = FreeScout(transport, concurrency=settings.poller.concurrency)
-        await _lead_again_and_again(database, desk, tied_to or url, settings, progress)
+        await _lead_again_and_again(
+            database, desk, FreeScout(in_passing, concurrency=1), tied_to or url, settings, progress
+        )
 
 
 async def _lead_again_and_again(
-    database: Database, desk: FreeScout, tied_to: str, settings: Settings, progress: Progress
+    database: Database, desk: FreeScout, aside: FreeScout, tied_to: str, settings: Settings, progress: Progress
 ) -> None:
     while True:
         try:
             await lease.claim_desk(database, tied_to)
-            await _lead_once(database, desk, settings, progress)
+            await _lead_once(database, desk, aside, settings, progress)
         except DatabaseUnavailableError as error:
             emit(POLLER_FAULT, job="lead", reason=error.problem, next_step=error.next_step or None)
         await asyncio.sleep(TRY_EVERY)
 
 
-async def _lead_once(database: Database, desk: FreeScout, settings: Settings, progress: Progress) -> None:
+async def _lead_once(
+    database: Database, desk: FreeScout, aside: FreeScout, settings: Settings, progress: Progress
+) -> None:
     """Lead until the right to do so is lost, or until cancelled."""
     terms = settings.cache.terms
     passes = Passes(
@@ -123,7 +131,16 @@ async def _lead_once(database: Database, desk: FreeScout, settings: Settings, pr
             clock=time.monotonic,
             crowded=lambda: jobs.pass_now(),  # noqa: PLW0108 - made below
         )
-        jobs = Jobs(database, passes, questions, settings=settings, disputed=leadership.disputed)
+        jobs = Jobs(
+            database,
+            desk,
+            aside,
+            passes,
+            questions,
+            settings=settings,
+            disputed=leadership.disputed,
+            give_up=leadership.give_up,
+        )
         jobs.start()
         try:
             await leadership.lost.wait()

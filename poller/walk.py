@@ -16,7 +16,7 @@ import msgspec
 
 from freescout_audit.conversation import Sighting
 from freescout_audit.rule import Truth
-from poller.freescout import DeskUnavailableError, FreeScout, Page
+from poller.freescout import RETRIES, DeskUnavailableError, FreeScout, Page
 
 By = Literal["updatedAt", "createdAt"]
 Clock = Callable[[], Awaitable[datetime]]
@@ -90,10 +90,10 @@ class Reader:
         """Return the page of what was created first from a date on."""
         return await self._read(created_since, by="createdAt", mailboxes=mailboxes)
 
-    async def latest(self, size: int) -> Read:
+    async def latest(self, size: int, *, number: int = 1, retries: int = RETRIES) -> Read:
         """Return a page of what was updated last, the latest first."""
         asked_at = await self._clock()
-        page = await self._desk.page(size=size, sort="updatedAt", order="desc")
+        page = await self._desk.page(size=size, number=number, sort="updatedAt", order="desc", retries=retries)
         return Read(asked_at=asked_at, size=size, cursor=None, page=page)
 
     async def _rest_by_number(

@@ -30,6 +30,7 @@ def quicken(factor: float) -> None:
 
     for name in ("BEAT_EVERY", "QUESTIONS_EVERY", "GAPS_EVERY", "WATCH_EVERY", "PRUNE_EVERY"):
         setattr(jobs, name, max(LEAST, getattr(jobs, name) / factor))
+    jobs.LOOK_AT_HOST_EVERY *= factor
     for name in ("FIRST_BACKOFF", "LONGEST_BACKOFF", "LONGEST_PAUSE"):
         setattr(questions, name, getattr(questions, name) / factor)
 
@@ -38,8 +39,10 @@ async def main(environment: Environment, settings: Settings, stop: asyncio.Event
     """Poll until told to stop."""
     from poller.__main__ import main as poll  # noqa: PLC0415 - once its clockwork is quick
 
-    interval = settings.poller.interval / float(sys.argv[1])
-    quick = msgspec.structs.replace(settings.poller, interval=interval)
+    factor = float(sys.argv[1])
+    # A peek's pauses are shorter as every pause is.
+    peek = settings.poller.peek and max(settings.poller.peek, LEAST * factor)
+    quick = msgspec.structs.replace(settings.poller, interval=settings.poller.interval / factor, peek=peek)
     await poll(environment, msgspec.structs.replace(settings, poller=quick), stop)
 
 

@@ -10,6 +10,7 @@ from db.store import Delivery, Recorded, record_deliveries
 from freescout_audit import events
 from freescout_audit.conversation import UnusableBodyError
 from freescout_audit.delivery import read_claim
+from freescout_audit.desk_clock import WITHIN_A_SECOND
 from freescout_audit.logs import emit, where
 from freescout_audit.rule import Claim, Terms, Verdict
 from receiver.endpoints import VerifiedDelivery
@@ -111,7 +112,8 @@ class AuditHandler:
         said, outcome = delivery.claim.sighting, verdict.outcome
         lag = None
         if said.updated_at is not None:
-            lag = round((recorded.now + recorded.lease.clock_offset - said.updated_at).total_seconds(), 3)
+            passed = recorded.now + recorded.lease.clock_offset - said.updated_at - WITHIN_A_SECOND
+            lag = round(passed.total_seconds(), 3)
         emit(
             _EVENTS[outcome] if said.understood else events.DELIVERY_NOT_UNDERSTOOD,
             endpoint=delivery.endpoint,

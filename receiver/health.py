@@ -14,7 +14,7 @@ import msgspec
 from aiohttp import web
 
 from db.database import Database
-from db.journal import count_gaps
+from db.gaps import count_gaps
 from db.revision import age_of
 from db.standing import Standing, read_standing
 from db.tickets import count_disputes

@@ -8,6 +8,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 from prometheus_client.core import CounterMetricFamily
 from prometheus_client.registry import Collector
 
+from db.gaps import VERDICTS
 from freescout_audit import __version__
 from freescout_audit.delivery import event_label
 from freescout_audit.logs import dropped_lines
@@ -81,7 +82,7 @@ class Metrics:
         )
         self._gaps = Gauge(
             "freescout_audit_gaps",
-            "Changes of the last day that a pass found first, by what became of their delivery.",
+            "Changes of the last day that the poller found first, by what became of their delivery.",
             ["verdict"],
             registry=self.registry,
         )
@@ -95,7 +96,7 @@ class Metrics:
 
     def gaps_of_a_day(self, by_verdict: Mapping[str, int]) -> None:
         """Show how many gaps the last day had."""
-        for verdict in ("waiting", "raced", "late", "lost"):
+        for verdict in VERDICTS:
             self._gaps.labels(verdict).set(by_verdict.get(verdict, 0))
 
     @contextmanager

@@ -41,6 +41,10 @@ class PollerSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     interval: Annotated[
         float, Meta(ge=1, le=300, description="from the start of one pass to the start of the next")
     ] = 120
+    peek: Annotated[
+        float,
+        Meta(ge=0, le=60, description="from one look at what was updated last to the next, between passes; 0: none"),
+    ] = 3
     overlap: Annotated[
         float,
         Meta(ge=0, le=86400, description="how far behind the last pass a walk begins; covers the repeated hour"),

@@ -589,7 +589,7 @@ class TestStatus:
         assert 890 < document["lease"]["seconds_left"] <= 900
         assert document["last_delivery"]["ticket_id"] == 12
         assert document["deliveries_24h"] == {"applied": 1}
-        assert document["gaps_24h"] == {"waiting": 1, "raced": 0, "late": 0, "lost": 0}
+        assert document["gaps_24h"] == {"waiting": 1, "raced": 0, "late": 0, "lost": 0, "never_sent": 0}
         assert 0 <= document["lag_24h"]["p50"] == document["lag_24h"]["max"] < 10
         for shown in ("valid for 15 min", "poller.1 leads", "1 applied", "1 waiting", "ticket 12"):
             assert shown in picture

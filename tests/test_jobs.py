@@ -1,11 +1,13 @@
 """What a leading poller does by itself: jobs that come round, questions that hang, passes that take too long."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta, tzinfo
 
 import aiohttp
+import apscheduler.schedulers.base
 import asyncpg
 import msgspec
 import pytest
@@ -14,9 +16,11 @@ from conftest import Log
 from db import lease
 from db.database import Connection, Database
 from db.store import record_absences
+from freescout_audit.errors import DatabaseUnavailableError
 from freescout_audit.rule import Terms
 from poller import jobs as jobs_module
-from poller.freescout import DeskResponse
+from poller.freescout import DeskResponse, DeskUnavailableError
+from poller.host import Every, Host
 from poller.jobs import Jobs
 from poller.questions import Questions
 from settings import load_settings
@@ -36,10 +40,26 @@ async def world(database: Database, sql: asyncpg.Connection) -> AsyncIterator[Wo
 
 
 @asynccontextmanager
-async def at_work(world: World, *, interval: float = 300) -> AsyncIterator[Jobs]:
+async def at_work(
+    world: World,
+    *,
+    interval: float = 300,
+    peek: float = 0,
+    give_up: Callable[[], None] = lambda: None,
+    host: Host | None = None,
+) -> AsyncIterator[Jobs]:
     """A leading poller's jobs; each has its first run at once."""
-    settings = load_settings({"POLLER_INTERVAL": str(interval)})
-    jobs = Jobs(world.database, world.passes, world.questions, settings=settings, disputed=asyncio.Event())
+    jobs = Jobs(
+        world.database,
+        world.freescout,
+        world.freescout,
+        world.passes,
+        world.questions,
+        settings=load_settings({"POLLER_INTERVAL": str(interval), "POLLER_PEEK": str(peek)}),
+        disputed=asyncio.Event(),
+        give_up=give_up,
+        host=host,
+    )
     jobs.start()
     try:
         yield jobs
@@ -146,6 +166,148 @@ class TestPassesThatTakeTooLong:
                 await until(lambda: len(log.lines("pass.completed")) >= 3)
 
             assert len(log.lines("pass.completed")) == 3
+
+
+@pytest.fixture
+def set_clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[timedelta], None]:
+    """Set the wall clock that the scheduler and we go by."""
+    ahead = timedelta()
+
+    class WallClock(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> datetime:  # type: ignore[override] # naive time is not asked for
+            return datetime.now(tz) + ahead
+
+    def set_by(seconds: timedelta) -> None:
+        nonlocal ahead
+        ahead = seconds
+
+    monkeypatch.setattr(apscheduler.schedulers.base, "datetime", WallClock)
+    monkeypatch.setattr(jobs_module, "datetime", WallClock)
+    monkeypatch.setattr(jobs_module, "LOOK_AT_HOST_EVERY", 0.02)
+    return set_by
+
+
+class TestAHostWhoseClockIsSet:
+    @pytest.mark.parametrize("seconds", [-3600, 365 * 86400])
+    async def test_everything_runs_at_once_and_goes_on_and_leadership_is_given_up(
+        self, world: World, log: Log, set_clock: Callable[[timedelta], None], seconds: int
+    ) -> None:
+        ahead, given_up, runs = 0.0, list[None](), list[float]()
+        host = Host(wall=lambda: time.time() + ahead)
+
+        async def run() -> None:
+            runs.append(time.monotonic())
+
+        world.passes.run = run  # type: ignore[method-assign]
+        async with at_work(world, interval=1, give_up=lambda: given_up.append(None), host=host) as jobs:
+            await until(lambda: len(runs) == 1)
+            jobs._scheduler.reschedule_job("pass", trigger=Every(0.2))  # noqa: SLF001 - no test waits a second
+            ahead = seconds
+            set_clock(timedelta(seconds=seconds))
+            began, busy = time.monotonic(), time.process_time()
+            await until(lambda: len(runs) >= 4)
+
+        assert runs[1] - began < 0.5, "at once"
+        assert runs[3] - began < 2
+        assert time.process_time() - busy < 2, "no missed run is counted"
+        (line,) = log.lines("poller.clock_jumped")
+        assert line["seconds"] == pytest.approx(seconds, abs=1)
+        assert given_up == [None]
+        assert not log.lines("poller.fault")
+
+
+class TestAPollerAtFault:
+    async def test_a_loop_that_stood_still_gives_leadership_up(
+        self, world: World, log: Log, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(jobs_module, "LOOK_AT_HOST_EVERY", 0.02)
+        given_up, held_up = list[None](), 0.0
+        host = Host(wall=time.time, steady=lambda: time.monotonic() + held_up)
+
+        async with at_work(world, give_up=lambda: given_up.append(None), host=host):
+            await asyncio.sleep(0)
+            held_up = 30
+            host._wall = lambda: time.time() + 30  # noqa: SLF001 - time passed, by both clocks
+            await until(lambda: bool(given_up))
+
+        (line,) = log.lines("poller.at_fault")
+        assert line["reason"] == "its event loop stood still for 30 s"
+
+    async def test_a_job_that_ends_in_nothing_but_unexpected_errors_gives_it_up_and_one_that_heals_does_not(
+        self, world: World, log: Log, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(jobs_module, "FAULTY_FOR", 0.3)
+        given_up, runs = list[None](), 0
+
+        async def run() -> None:
+            nonlocal runs
+            runs += 1
+            if runs != 2:
+                raise ZeroDivisionError
+
+        world.passes.run = run  # type: ignore[method-assign]
+        async with at_work(world, interval=1, give_up=lambda: given_up.append(None)) as jobs:
+            jobs._scheduler.reschedule_job("pass", trigger=Every(0.2))  # noqa: SLF001 - no test waits a second
+            await until(lambda: bool(given_up))
+
+        assert runs >= 4
+        (line, *_) = log.lines("poller.at_fault")
+        assert line["reason"] == "the job pass ends in nothing but unexpected errors"
+
+    @pytest.mark.parametrize("fault", [DeskUnavailableError("no answer"), DatabaseUnavailableError("away", "")])
+    async def test_a_desk_or_a_database_that_fails_everybody_is_no_reason(
+        self, world: World, log: Log, monkeypatch: pytest.MonkeyPatch, fault: Exception
+    ) -> None:
+        monkeypatch.setattr(jobs_module, "FAULTY_FOR", 0.0)
+        given_up, runs = list[None](), 0
+
+        async def run() -> None:
+            nonlocal runs
+            runs += 1
+            raise fault
+
+        world.passes.run = run  # type: ignore[method-assign]
+        async with at_work(world, interval=1, give_up=lambda: given_up.append(None)) as jobs:
+            jobs._scheduler.reschedule_job("pass", trigger=Every(0.1))  # noqa: SLF001 - no test waits a second
+            await until(lambda: runs >= 3)
+
+        assert given_up == []
+
+
+class TestPeeks:
+    async def test_a_change_that_no_delivery_tells_of_is_known_within_a_peek(self, world: World, log: Log) -> None:
+        async with at_work(world, peek=0.05):
+            await until(lambda: len(log.lines("pass.completed")) == 2)
+            world.desk.set_status(5, "pending" if world.desk.get(5).status == "spam" else "spam")
+            changed = time.monotonic()
+            while await world.state(5) != world.truth(5):
+                assert time.monotonic() - changed < 5
+
+        assert len(log.lines("pass.completed")) == 2
+
+    async def test_zero_turns_it_off(self, world: World, log: Log) -> None:
+        async with at_work(world, peek=0):
+            await until(lambda: len(log.lines("pass.completed")) == 2)
+            requests = world.freescout.requests
+            await asyncio.sleep(0.2)
+
+        assert world.freescout.requests == requests
+
+    async def test_more_news_than_it_can_see_bring_a_pass_and_one_such_in_ten_seconds(
+        self, world: World, log: Log
+    ) -> None:
+        async with at_work(world, peek=0.05):
+            await until(lambda: len(log.lines("pass.completed")) == 2)
+            for status, passes in (("spam", 3), ("closed", 3)):
+                before = len(log.lines("peek.found"))
+                world.desk.bulk_set_status(range(1, 41), status)
+                await world._move(world.clock.now() + timedelta(seconds=2))  # noqa: SLF001 - nothing is delivered
+                await until(lambda before=before: len(log.lines("peek.found")) > before)  # type: ignore[misc] # bound now
+                await until(lambda passes=passes: len(log.lines("pass.completed")) == passes)  # type: ignore[misc] # same
+                await asyncio.sleep(0.1)
+
+        assert len(log.lines("pass.completed")) == 3
 
 
 def five_at_once(world: World, *, crowded: Callable[[], None]) -> Questions:

@@ -570,6 +570,23 @@ class TestTruths:
 
         assert read(None, truth("closed", 0, asked=71), standing=later).outcome == "written"
 
+    @pytest.mark.parametrize("held", ["nothing", "a tombstone"])
+    def test_a_truth_about_nobody_alive_is_a_question_when_a_pass_has_begun_since(self, held: str) -> None:
+        """It may have counted already, without the ticket, and vouch for it when it ends."""
+        begun = msgspec.structs.replace(ALONE, begun_by_pass=at(71))
+        row = None if held == "nothing" else read(None, not_found(asked=60), now=65).row
+
+        verdict = read(row, truth("closed", 0, asked=70), standing=begun)
+        assert verdict.outcome == "contested"
+        assert verdict.row is not None
+        assert (verdict.row.gone, verdict.row.disputed_at) == (True, at(100))
+
+        # What the pass reads itself is asked when it begins, or later.
+        assert read(row, truth("closed", 0, asked=71), standing=begun).outcome == "written"
+        # A pass that has yet to begin is a clock that was wrong.
+        ahead = msgspec.structs.replace(ALONE, begun_by_pass=at(10_000))
+        assert read(row, truth("closed", 0, asked=70), standing=ahead).outcome == "written"
+
     def test_a_404_leaves_a_tombstone_and_a_200_revives_it(self) -> None:
         dead = read(row("active", 0), not_found(asked=70)).row
         assert dead is not None

@@ -415,3 +415,21 @@ async def test_the_journal_keeps_what_is_young(database: Database, clock: Clock,
     assert await prune_journal(database, keep=3600, at_most=1) == 1
     assert await prune_journal(database, keep=3600) == 0
     assert await sql.fetchval("SELECT min(received_at) FROM freescout_delivery") == at(10)
+
+
+async def test_a_migration_that_changes_what_a_statement_returns_is_noticed_and_no_failure(
+    database: Database, clock: Clock, sql: asyncpg.Connection
+) -> None:
+    """A release migrates under processes that have prepared the statement."""
+    await record_truths(database, [truth("active", -9, asked=1)], terms=TERMS)
+    made: str = await sql.fetchval("SELECT pg_get_functiondef('freescout_read_tickets'::regproc)")
+    await sql.execute("DROP FUNCTION freescout_read_tickets")
+    await sql.execute(
+        made.replace("OUT versions json", "OUT versions json, OUT more text").replace(
+            "CREATE OR REPLACE FUNCTION", "CREATE FUNCTION"
+        )
+    )
+
+    (verdict,) = (await record_truths(database, [truth("spam", -3, asked=2)], terms=TERMS)).verdicts
+
+    assert verdict.outcome == "written"

@@ -9,6 +9,7 @@ import pytest
 
 from conftest import Log
 from db.database import Database
+from simulator import ApiFault
 from support.world import Watch, World, make_world, settle_gaps
 
 
@@ -55,7 +56,7 @@ class TestGaps:
     async def test_a_change_that_a_pass_found_first_is_kept_with_what_was_and_what_is(
         self, world: World, log: Log
     ) -> None:
-        before = world.desk.get(3).status
+        before, dated = world.desk.get(3).status, datetime.fromtimestamp(world.desk.get(3).updated, UTC)
         world.desk.faults.drop_next = 1
         now = flip(world, 3)
         changed_at = world.clock.now()
@@ -77,6 +78,7 @@ class TestGaps:
             "verdict": "waiting",
             "settled_at": None,
             "late_by": None,
+            "cached_updated_at": dated,
         }
         assert [line["ticket_id"] for line in log.lines("gap.found")] == [3]
 
@@ -87,7 +89,7 @@ class TestGaps:
         await world.poll()
 
         await world.advance(400)
-        await settle_gaps(world.database)
+        await settle_gaps(world.database, mailboxes=world.freescout.mailboxes)
 
         assert await gaps(world) == [(3, now, "late")]
         assert 300 < log.lines("gap.late")[0]["late_by_s"] < 400
@@ -99,7 +101,7 @@ class TestGaps:
         await world.poll()
 
         await world.advance(30)
-        await settle_gaps(world.database)
+        await settle_gaps(world.database, mailboxes=world.freescout.mailboxes)
 
         assert await gaps(world) == [(3, now, "raced")]
         assert not log.lines("gap.late")
@@ -112,10 +114,10 @@ class TestGaps:
         await world.poll()
 
         await world.advance(79 * 60)
-        await settle_gaps(world.database)
+        await settle_gaps(world.database, mailboxes=world.freescout.mailboxes)
         assert await gaps(world) == [(3, now, "waiting")]
         await world.advance(61)
-        await settle_gaps(world.database)
+        await settle_gaps(world.database, mailboxes=world.freescout.mailboxes)
 
         assert await gaps(world) == [(3, now, "lost")]
         assert [line["ticket_id"] for line in log.lines("gap.lost")] == [3]
@@ -136,9 +138,106 @@ class TestGaps:
             await world.poll()
 
             await world.advance(30)
-            await settle_gaps(world.database)
+            await settle_gaps(world.database, mailboxes=world.freescout.mailboxes)
 
             assert await gaps(world) == [(3, now, "raced")]
+    async def test_a_later_change_to_the_same_status_is_not_its_delivery(self, world: World) -> None:
+        world.desk.faults.drop_next = 1
+        now = flip(world, 3)
+        await world.advance(60)
+        await world.poll()
+        await world.advance(300)
+        world.desk.bulk_set_status([3], now)
+        await world.advance(30)
+
+        await settle_gaps(world.database, mailboxes=world.freescout.mailboxes)
+        assert await gaps(world) == [(3, now, "waiting")]
+        await world.advance(81 * 60)
+        await settle_gaps(world.database, mailboxes=world.freescout.mailboxes)
+
+        assert await gaps(world) == [(3, now, "lost")]
+
+    async def test_an_earlier_date_than_the_one_found_is_its_delivery_if_only_the_date_moved_on(
+        self, world: World
+    ) -> None:
+        """FreeScout tells nobody of a new subject, which moves the date on."""
+        world.desk.faults.delay = 400
+        now = flip(world, 3)
+        await world.advance(20)
+        world.desk.change_subject(3, "Another")
+        await world.advance(60)
+        await world.poll()
+        await world.advance(400)
+
+        await settle_gaps(world.database, mailboxes=world.freescout.mailboxes)
+
+        assert await gaps(world) == [(3, now, "late")]
+
+    async def test_a_deletions_own_event_settles_a_deletion_only(self, world: World) -> None:
+        """It shows the last living state: the status that a pass has found."""
+        world.desk.faults.drop_next = 1
+        now = flip(world, 3)
+        await world.advance(60)
+        await world.poll()
+        world.desk.delete_forever(3)
+        await world.advance(120)
+
+        await settle_gaps(world.database, mailboxes=world.freescout.mailboxes)
+
+        assert await gaps(world) == [(3, now, "waiting")]
+
+    async def test_what_the_repeated_hour_dates_an_hour_ahead_is_not_lost(self, world: World) -> None:
+        world.desk.faults.delay = 400
+        now = flip(world, 3)
+        await world.advance(60)
+        await world.poll()
+        ahead = "SET updated_at = updated_at + interval '1 hour'"
+        await world.advance(400)
+        await world.sql.execute(f"UPDATE freescout_delivery {ahead} WHERE ticket_id = 3")
+        await world.sql.execute("UPDATE freescout_gap SET changed_at = changed_at + interval '1 hour'")
+
+        await settle_gaps(world.database, mailboxes=world.freescout.mailboxes)
+
+        assert await gaps(world) == [(3, now, "late")]
+
+    async def test_what_freescout_never_sends_is_never_sent_and_not_lost(self, world: World, log: Log) -> None:
+        started = world.desk.start_in_ui(mailbox_id=1, status="closed")
+        await world.advance(5)
+        await world.poll()
+        world.desk.undo_start(started)
+        gone = world.desk.delete_mailbox(2)
+        lost = next(ticket_id for ticket_id in range(1, 13) if ticket_id in world.desk.conversations)
+        for job in world.desk.queue:
+            job.doomed = True
+        world.desk.delete_forever(lost)
+        world.desk.faults.drop_next = 2
+        await world.advance(60)
+        await world.poll()
+        await settle_gaps(world.database, mailboxes=world.freescout.mailboxes)
+        assert {gap for gap in await gaps(world) if gap[2] != "waiting"} == {(started, "closed", "never_sent")}
+        await world.advance(81 * 60)
+        world.desk.faults.api = ApiFault.UNAVAILABLE
+        await settle_gaps(world.database, mailboxes=world.freescout.mailboxes)
+        assert (lost, None, "waiting") in await gaps(world), "nobody knows yet whether its mailbox has gone"
+        world.desk.faults.api = None
+
+        await settle_gaps(world.database, mailboxes=world.freescout.mailboxes)
+
+        assert gone
+        assert set(await gaps(world)) == {
+            (started, "closed", "never_sent"),
+            (lost, None, "lost"),
+            *((ticket_id, None, "never_sent") for ticket_id in gone),
+        }
+        assert {line["ticket_id"] for line in log.lines("gap.never_sent")} == {started, *gone}
+
+    async def test_a_forwarded_conversation_which_no_event_tells_of_is_no_gap(self, world: World) -> None:
+        child = world.desk.forward(3, status="closed")
+        await world.advance(60)
+        await world.poll()
+
+        assert await world.state(child) == "closed"
+        assert await gaps(world) == []
 
     async def test_a_lost_deletion_is_a_gap(self, world: World) -> None:
         world.desk.faults.drop_next = 1
@@ -185,10 +284,10 @@ class TestGaps:
         await world.advance(60)
         await world.poll()
         await world.advance(81 * 60)
-        await settle_gaps(world.database)
+        await settle_gaps(world.database, mailboxes=world.freescout.mailboxes)
         await world.advance(90 * 86400)
 
-        await settle_gaps(world.database)
+        await settle_gaps(world.database, mailboxes=world.freescout.mailboxes)
 
         assert await gaps(world) == []
 

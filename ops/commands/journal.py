@@ -12,7 +12,8 @@ from rich.text import Text
 
 from db import lease
 from db.database import Database
-from db.journal import GapEntry, JournalledDelivery, read_deliveries, read_gaps
+from db.gaps import GapEntry, read_gaps
+from db.journal import JournalledDelivery, read_deliveries
 from freescout_audit.conversation import MAX_ID
 from ops.drawing import OUTCOME_STYLES, columns, content, moment, span, titled
 from ops.output import AsJson
@@ -34,12 +35,13 @@ class Outcome(StrEnum):
 
 
 class VerdictChoice(StrEnum):
-    """What became of the delivery of a change that a pass found first."""
+    """What became of the delivery of a change that the poller found first."""
 
     WAITING = "waiting"
     RACED = "raced"
     LATE = "late"
     LOST = "lost"
+    NEVER_SENT = "never_sent"
 
 
 class Deliveries(msgspec.Struct, frozen=True, kw_only=True):
@@ -100,7 +102,7 @@ def gaps(
     limit: LimitOption = 50,
     as_json: AsJson = False,
 ) -> None:
-    """The changes that a pass found before any delivery told of them, the newest first."""
+    """The changes that the poller found before any delivery told of them, the newest first."""
     _list(
         "gaps",
         lambda database, begin: read_gaps(
@@ -176,6 +178,6 @@ def _draw_gaps(found: Sequence[GapEntry]) -> Table:
             content(gap.true_status, gap.true_state or "gone"),
             "" if gap.changed_at is None else moment(gap.changed_at, year=False),
             moment(gap.healed_at, day=False),
-            Text(f"{gap.verdict}{late}", OUTCOME_STYLES.get(gap.verdict, "")),
+            Text(f"{gap.verdict.replace('_', ' ')}{late}", OUTCOME_STYLES.get(gap.verdict, "")),
         )
     return table

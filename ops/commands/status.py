@@ -7,7 +7,8 @@ import msgspec
 from rich.console import RenderableType
 from rich.text import Text
 
-from db.journal import Lag, LastDelivery, count_gaps, count_outcomes, read_lag, read_last_delivery
+from db.gaps import count_gaps
+from db.journal import Lag, LastDelivery, count_outcomes, read_lag, read_last_delivery
 from db.standing import Standing
 from db.tickets import read_holdings
 from ops.drawing import ago, facts, moment, span, titled
@@ -208,7 +209,7 @@ def _draw_counts(counts: Mapping[str, int], *, red: tuple[str, ...], yellow: tup
     text = Text()
     for name, count in counts.items():
         style = "" if not count else "red" if name in red else "yellow" if name in yellow else ""
-        text.append(", " if text else "").append(f"{count:,} {name}", style)
+        text.append(", " if text else "").append(f"{count:,} {name.replace('_', ' ')}", style)
     return text
 
 

@@ -10,7 +10,8 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from db.database import Database
-from db.journal import read_deliveries, read_gaps
+from db.gaps import read_gaps
+from db.journal import read_deliveries
 from db.tickets import TicketRow, find_tickets, read_row
 from freescout_audit.conversation import MAX_ID
 from ops.drawing import OUTCOME_STYLES, ago, columns, content, facts, moment, span, titled

@@ -18,7 +18,7 @@ _LABELS = {
     "endpoint": frozenset({"audit"}),
     "event": KNOWN_EVENTS | {"other"},
     "outcome": _OUTCOMES,
-    "verdict": frozenset({"waiting", "raced", "late", "lost"}),
+    "verdict": frozenset({"peeked", "waiting", "raced", "late", "lost", "never_sent"}),
 }
 
 _STRANGE_ENTRIES = """

@@ -1,0 +1,121 @@
+"""The peek: between passes, one short list of what was updated last, so that a change is known within seconds.
+
+FreeScout's worker sleeps, stands still every hour, and loses deliveries. A peek finds what it has not told of yet. Its
+rows are truths like any other, but it vouches for nothing: it says nothing of what it does not list, so that lease,
+watermarks, the desk's clock and the desk's state stay what passes made of them.
+
+The list has no index at the desk: what it costs grows with the desk. So the desk is left alone for nine times as long
+as it took.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+
+from db import lease
+from db.database import Database
+from db.store import record_truths
+from freescout_audit.backoff import backoff
+from freescout_audit.events import PEEK_FAILED, PEEK_FOUND
+from freescout_audit.logs import emit
+from freescout_audit.rule import Terms
+from poller.freescout import FIRST_WAIT, LONGEST_WAIT, DeskBrokeError, DeskError, DeskUnavailableError, FreeScout
+from poller.walk import Read, Reader
+
+SIZES = (12, 6, 3, 1)
+"""Rows of a peek; and of its parts, while one of its rows makes every list with it fail."""
+REST = 9
+"""A pause is at least so many times as long as what the desk was asked before took."""
+PATIENCE = 10.0
+"""Seconds that an answer may take: one that is later tells of nothing in time."""
+
+
+class Peeks:
+    """Peeks at one desk, again and again.
+
+    Args:
+        desk: The desk's API, in a lane of its own: a peek must not take a turn that a pass or a question waits for.
+        database: The cache.
+        terms: How long answers are vouched for.
+        every: Seconds from one peek to the next.
+        clock: Seconds that only go forward.
+        crowded: Called when all rows were news: there may be more than a peek can see.
+    """
+
+    def __init__(
+        self,
+        desk: FreeScout,
+        database: Database,
+        *,
+        terms: Terms,
+        every: float,
+        clock: Callable[[], float] = time.monotonic,
+        crowded: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._database = database
+        self._terms = terms
+        self._every = every
+        self._clock = clock
+        self._crowded = crowded
+        self._reader = Reader(desk, lambda: lease.now(database), size=SIZES[0])
+        self._failures = 0
+        self.pause = every
+        """Seconds from the end of the last peek to the next."""
+
+    async def look(self) -> None:
+        """Peek once, write what is news, and set the pause.
+
+        Raises:
+            DatabaseUnavailableError: Nothing was written.
+        """
+        began, self.pause = self._clock(), self._every
+        try:
+            reads = await self._read(0, [1])
+        except DeskError as error:
+            self._failed(error, self._clock() - began)
+            return
+        answered = self._clock()
+        self._failures = 0
+        found = await self._write(reads)
+        self.pause = max(REST * (answered - began), self._every - (self._clock() - began))
+        if found:
+            emit(PEEK_FOUND, rows=found)
+        if found and found == sum(len(read.truths) for read in reads) < max(read.page.total for read in reads):
+            self._crowded()
+
+    async def _read(self, step: int, numbers: Sequence[int]) -> Sequence[Read]:
+        """Read pages of the latest rows, and of one that breaks its parts, down to the row that it breaks over.
+
+        Raises:
+            DeskError: None of these pages is answered, or one is not for another reason.
+        """
+        reads: list[Read] = []
+        broken: DeskBrokeError | None = None
+        parts: list[int] = []
+        for number in numbers:
+            try:
+                reads.append(await self._reader.latest(SIZES[step], number=number, retries=0))
+            except DeskBrokeError as error:
+                broken = error
+                share = SIZES[step] // SIZES[step + 1] if step + 1 < len(SIZES) else 0
+                parts += [(number - 1) * share + part for part in range(1, share + 1)]
+        if broken is not None and not reads and step > 0:
+            raise broken
+        if parts:
+            reads += await self._read(step + 1, parts)
+        return reads
+
+    async def _write(self, reads: Sequence[Read]) -> int:
+        """Write what is news, and return how many rows were."""
+        truths = [truth for read in reads for truth in read.truths]
+        # What is lost in a crash is read again by a pass.
+        recorded = await record_truths(self._database, truths, terms=self._terms, peeked=True, durable=False)
+        return recorded.news
+
+    def _failed(self, error: DeskError, took: float) -> None:
+        """Wait longer after each failure in a row."""
+        self._failures += 1
+        asked = error.retry_after if isinstance(error, DeskUnavailableError) else None
+        wait = backoff(self._failures, first=max(self._every, FIRST_WAIT), longest=LONGEST_WAIT)
+        self.pause = max(REST * took, min(asked or wait, LONGEST_WAIT))
+        if self._failures == 1:
+            emit(PEEK_FAILED, reason=error.problem, next_step=error.next_step or None, wait_s=round(self.pause, 1))

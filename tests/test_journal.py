@@ -1,0 +1,43 @@
+"""What the journal says of how late deliveries are."""
+
+from datetime import timedelta
+
+import asyncpg
+import pytest
+
+from db.database import Database
+from db.journal import read_lag
+
+DAY = timedelta(days=1)
+
+
+async def test_the_lag_of_a_healthy_desk_is_that_of_its_worker_though_its_dates_have_whole_seconds(
+    database: Database, sql: asyncpg.Connection
+) -> None:
+    """FreeScout's worker looks every 5 s; changes come at any moment, also within a second."""
+    await sql.execute("UPDATE freescout_lease SET clock_offset = interval '2 minutes'")
+    await sql.execute("""
+        INSERT INTO freescout_delivery
+            (received_at, endpoint, event, ticket_id, outcome, reason, updated_at, body_bytes, body_ms, signed_with)
+        SELECT changed + n * 1.37 % 5 * interval '1 second', 'audit', 'convo.status', n,
+               'applied', 'news', date_trunc('second', changed + interval '2 minutes'), 1, 1, 'current'
+        FROM generate_series(1, 1000) n
+        CROSS JOIN LATERAL (SELECT freescout_now() - interval '2 hours' + n * interval '3.1 s' AS changed)
+    """)
+
+    lag = await read_lag(database, DAY)
+
+    assert lag.samples == 1000
+    assert (lag.p50, lag.p95) == (pytest.approx(2.5, abs=0.2), pytest.approx(4.8, abs=0.1))
+    assert lag.p95 is not None
+    assert lag.p95 < 5
+
+
+async def test_no_lag_is_shorter_than_none(database: Database, sql: asyncpg.Connection) -> None:
+    await sql.execute("""
+        INSERT INTO freescout_delivery
+            (received_at, endpoint, event, ticket_id, outcome, reason, updated_at, body_bytes, body_ms, signed_with)
+        VALUES (freescout_now(), 'audit', 'convo.status', 1, 'applied', 'news', freescout_now(), 1, 1, 'current')
+    """)
+
+    assert (await read_lag(database, DAY)).max == 0
