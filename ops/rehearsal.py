@@ -129,7 +129,7 @@ class Story:
         change = waiting.change
         healed = change.lost or not change.deliveries
         line = f"ticket {change.conversation_id}: the cache says [bold]{ticket_state}[/bold] after {seconds:.1f} s"
-        self._say(f"    [cyan]{line}: healed by a pass[/cyan]" if healed else f"    [green]{line}[/green]")
+        self._say(f"    [cyan]{line}: healed by the poller[/cyan]" if healed else f"    [green]{line}[/green]")
 
     def _truth(self, ticket_id: int) -> str:
         """Return what the cache should answer for a ticket."""

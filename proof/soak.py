@@ -41,6 +41,7 @@ from proof.live import (
     take_down,
     until,
 )
+from proof.standstill import LONGEST, SECONDS, Standstill, share
 from proof.witness import Longest, Sights, Witness
 from simulator import ApiFault, Desk, Fate, HttpTransport, Report, Worker, serve, step
 
@@ -208,6 +209,8 @@ class Result:
     memory: dict[tuple[str, int], Memory] = field(default_factory=dict)
     """By process, and by which of its starts."""
     sights: Sights = field(default_factory=Sights)
+    standstill: Sequence[float] = ()
+    """Seconds that each change was unknown while FreeScout's worker stood still, the shortest first."""
     failures: list[str] = field(default_factory=list)
 
 
@@ -463,10 +466,26 @@ async def soak(*, hours: float, seed: int, speed: float, folder: Path) -> Result
     try:
         await migrate(normalise(server.url()))
         result = await Soak(server.url(), hours=hours, seed=seed, speed=speed, folder=folder).run()
+        result.standstill = await _stand_still(server, folder, seed)
+        if not result.standstill or result.standstill[-1] > LONGEST:
+            result.failures.append(f"a change is not in the cache within {LONGEST:g} s while the worker stands still")
     finally:
         await asyncio.to_thread(server.stop)
     result.failures += left_behind(marks, folder)
     return result
+
+
+async def _stand_still(server: EmbeddedPostgres, folder: Path, seed: int) -> Sequence[float]:
+    """Let FreeScout's worker stand still for a minute, at the machine's speed and on a database of its own."""
+    name, own = "standstill", folder / "standstill"
+    own.mkdir()
+    administrator = await asyncpg.connect(server.url("postgres"))
+    try:
+        await administrator.execute(f"CREATE DATABASE {name}")
+    finally:
+        await administrator.close()
+    await migrate(normalise(server.url(name)))
+    return await Standstill(server.url(name), folder=own, seed=seed).run()
 
 
 def report(result: Result) -> Table:
@@ -481,11 +500,13 @@ def report(result: Result) -> Table:
         ("answered 200, and in the journal", f"{result.answered:,}"),
         ("late by more than 5 minutes", f"{result.late:,}"),
         ("lost, given up", f"{result.fates[Fate.LOST]:,}, {result.fates[Fate.GIVEN_UP]:,}"),
-        ("healed by a pass", f"{sum(result.gaps.values()):,}"),
+        ("found by the poller first", f"{sum(result.gaps.values()):,}"),
         ("their verdicts", _listed(result.gaps)),
         ("passes complete, failed", f"{result.passes:,}, {result.failed_passes:,}"),
         ("answers looked at", f"{sights.answers:,}"),
         ("longest wrong answer", _lasted(sights.wrong, result.speed)),
+        ("wrong while a poller read the desk", _spread(sorted(sights.wrong_while_polled))),
+        (f"worker still for {SECONDS:g} s: a change unknown", _spread(result.standstill)),
     ]
     counts += [
         (f"longest none without need, {why}", _lasted(longest, result.speed))
@@ -510,6 +531,16 @@ def _lasted(longest: Longest, speed: float) -> str:
         return "never"
     desk = timedelta(seconds=round(longest.seconds))
     return f"{desk} at the desk ({longest.seconds / speed:.2f} s of the machine), until {longest.until:%a %H:%M}"
+
+
+def _spread(seconds: Sequence[float]) -> str:
+    """Write how long sorted times were."""
+    if not seconds:
+        return "never"
+    return (
+        f"longest {seconds[-1]:.1f} s, p50 {share(seconds, 0.5):.1f} s, p99 {share(seconds, 0.99):.1f} s"
+        f" ({len(seconds):,} times)"
+    )
 
 
 def _listed(counter: Counter[str]) -> str:

@@ -15,6 +15,7 @@ import asyncpg
 from db.database import Database
 from db.reads import read_from
 from freescout_audit.errors import DatabaseUnavailableError
+from freescout_audit.rule import Terms
 from simulator import Clock, Desk
 
 NONE = "none"
@@ -23,14 +24,14 @@ _READERS_DEADLINE = 2.0
 _SHOWN = 5
 
 _LOOK = """
-SELECT n.now, l.renewed_by_pass, t.ticket_id,
+SELECT n.now, l.renewed_by_pass, t.ticket_id, p.desk_state = 'ok' AND l.heartbeat_at > n.now - $1::interval AS polled,
        CASE WHEN c.ttl_expires > n.now THEN c.status ELSE 'none' END AS answer,
        t.grace_until IS NOT NULL AS disputed, t.gone, t.state = 'published' AS published
-FROM freescout_lease l CROSS JOIN (SELECT freescout_now() AS now) n
+FROM freescout_lease l CROSS JOIN freescout_poller p CROSS JOIN (SELECT freescout_now() AS now) n
 LEFT JOIN freescout_ticket t ON true
 LEFT JOIN freescout_ticket_cache c USING (ticket_id)
 """
-"""What readers get for every ticket, and *s* of the last complete pass, in one snapshot."""
+"""What readers get for every ticket, *s* of the last complete pass, and whether one polls, in one snapshot."""
 
 
 @dataclass(slots=True)
@@ -55,6 +56,8 @@ class Sights:
     answers: int = 0
     wrong: Longest = field(default_factory=Longest)
     """The longest that a reader would have got an answer that was neither true nor ``none``."""
+    wrong_while_polled: list[float] = field(default_factory=list)
+    """How long each wrong answer lasted during which a poller was alive and the desk answered it."""
     withheld: dict[str, Longest] = field(default_factory=lambda: defaultdict(Longest))
     """The longest that a reader would have got ``none`` where there was an answer, by reason."""
     reasons: Counter[str] = field(default_factory=Counter)
@@ -81,6 +84,8 @@ class Witness:
         self._history: dict[int, tuple[list[datetime], list[str]]] = {}
         self._last_id = 0
         self._withheld_since: dict[int, tuple[datetime, str]] = {}
+        self._wrong: dict[int, tuple[datetime, bool]] = {}
+        """Since when each ticket is wrong, and whether a poller has been alive all the time."""
         self.note_all()
 
     def note(self, ticket_id: int) -> None:
@@ -112,7 +117,7 @@ class Witness:
         before = self._clock.now()
         try:
             async with self._database.connection(_READERS_DEADLINE) as connection:
-                records = await connection.driver.fetch(_LOOK)
+                records = await connection.driver.fetch(_LOOK, Terms().lease)
         except DatabaseUnavailableError:
             return False
         now, passed = records[0]["now"], records[0]["renewed_by_pass"]
@@ -120,6 +125,7 @@ class Witness:
         self.sights.looks += 1
         answers = {record["ticket_id"]: record for record in records if record["ticket_id"] is not None}
         withheld: dict[int, str] = {}
+        wrong: dict[int, datetime] = {}
         for ticket_id in self._history:
             record = answers.get(ticket_id)
             answer = NONE if record is None else str(record["answer"])
@@ -130,12 +136,13 @@ class Witness:
                     withheld[ticket_id] = _why(record)
                 continue
             if answer not in possible:
-                since = self._false_since(ticket_id, answer)
+                since = wrong[ticket_id] = self._false_since(ticket_id, answer)
                 self.sights.wrong.see((now - since).total_seconds(), ticket_id, now)
             in_grace = record is not None and record["disputed"]
             if passed is not None and not in_grace and answer not in self._truths_since(ticket_id, passed):
                 self._violated(f"ticket {ticket_id} read {answer} at {now}, false since before a pass at {passed}")
         self._follow(withheld, now)
+        self._follow_wrong(wrong, now, polled=bool(records[0]["polled"]))
         return True
 
     async def read(self, ticket_id: int) -> None:
@@ -197,6 +204,16 @@ class Witness:
         for ticket_id, why in withheld.items():
             since, first = self._withheld_since.setdefault(ticket_id, (now, why))
             self.sights.withheld[first].see((now - since).total_seconds(), ticket_id, now)
+
+    def _follow_wrong(self, wrong: dict[int, datetime], now: datetime, *, polled: bool) -> None:
+        """Measure how long each ticket was wrong, where a poller could have done something about it all the time."""
+        for ticket_id in self._wrong.keys() - wrong.keys():
+            since, all_the_time = self._wrong.pop(ticket_id)
+            if all_the_time and polled:
+                self.sights.wrong_while_polled.append((now - since).total_seconds())
+        for ticket_id, since in wrong.items():
+            first, all_the_time = self._wrong.get(ticket_id, (since, True))
+            self._wrong[ticket_id] = min(first, since), all_the_time and polled
 
     def _violated(self, what: str) -> None:
         if len(self.sights.violations) < _SHOWN:

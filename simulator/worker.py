@@ -23,6 +23,9 @@ IDLE_SECONDS = 5
 _NAP = timedelta(seconds=IDLE_SECONDS)
 TIMEOUT_SECONDS = 30
 RESTART_SECONDS = 3600
+STANDSTILL_SECONDS = 60
+"""Stopped every hour, it begins again at the next minute; retries are another process's, and go on."""
+_HOUR, _STANDSTILL = timedelta(seconds=RESTART_SECONDS), timedelta(seconds=STANDSTILL_SECONDS)
 RETRY_GAPS_MINUTES = (1, 2, 4, 6, 8, 10, 12, 14, 16)
 """The next tick of the minute, then 2, 4, … 16 minutes: ten attempts in about 72 minutes."""
 EXPECT_ABOVE_BYTES = 1 << 20
@@ -111,18 +114,19 @@ class Worker:
         self._report = report or (lambda _: None)
         self._count = 0
         self._known: dict[int, Webhook] = {}
+        self._wakes = self._stops = desk.clock.now()
         self.restart()
 
     def restart(self) -> None:
-        """Restart, as FreeScout does every hour: it knows the webhooks registered since, and looks at once."""
-        self._wakes = self._started = self._desk.clock.now()
-        self._known = dict(self._desk.webhooks)
+        """Restart: it knows the webhooks registered since, and looks at once; after an hour it stands still."""
+        self._begin(self._desk.clock.now())
+        self._stops = self._wakes + _HOUR
 
     def next_due(self) -> datetime | None:
         """Return when something will be sent next if nothing else happens; None when nothing waits."""
         waiting, retry = self._desk.queue.next_due(), self._desk.retries.next_due()
         if waiting is not None:
-            waiting = self._wakes + max(0, -((self._wakes - waiting) // _NAP)) * _NAP
+            waiting = self._look_at_or_after(waiting)
         return min((due for due in (waiting, retry) if due is not None), default=None)
 
     async def run_due(self, transport: Transport) -> list[Report]:
@@ -130,15 +134,14 @@ class Worker:
 
         A transport may move a ``ManualClock``: a slow receiver makes everything behind it later.
         """
-        if self._desk.clock.now() - self._started >= timedelta(seconds=RESTART_SECONDS):
-            self.restart()
         reports: list[Report] = []
         looked = self._last_look()
         while job := self._take(looked):
             async for report in self._do(job, transport):
                 reports.append(report)
                 self._report(report)
-            looked = self._desk.clock.now()
+            # What it was at when it was to stop it has finished.
+            looked = None if self._stands_still() else self._desk.clock.now()
         return reports
 
     async def run_until_idle(self, transport: Transport, clock: ManualClock, *, within: float = 7200.0) -> list[Report]:
@@ -156,7 +159,36 @@ class Worker:
             await self.run_due(transport)
             await asyncio.sleep(look_every)
 
+    def _begin(self, at: datetime) -> None:
+        self._wakes = at
+        self._known = dict(self._desk.webhooks)
+
+    def _stands_still(self) -> bool:
+        """Tell whether it is stopped now; if it began again since it was asked last, let it know what is new."""
+        now = self._desk.clock.now()
+        if now < self._stops:
+            return False
+        stopped = self._stops + (now - self._stops) // _HOUR * _HOUR
+        if now < stopped + _STANDSTILL:
+            return True
+        self._begin(stopped + _STANDSTILL)
+        self._stops = stopped + _HOUR
+        return False
+
+    def _look_at_or_after(self, moment: datetime) -> datetime:
+        """Return when it looks for the first time at a moment or later."""
+        look, stop = self._wakes + max(0, -((self._wakes - moment) // _NAP)) * _NAP, self._stops
+        if look >= stop:
+            stop += (moment - stop) // _HOUR * _HOUR if moment > stop else timedelta()
+            begins = stop + _STANDSTILL
+            look = begins + max(0, -((begins - moment) // _NAP)) * _NAP
+            if look >= stop + _HOUR:
+                look = stop + _HOUR + _STANDSTILL
+        return look
+
     def _last_look(self) -> datetime | None:
+        if self._stands_still():
+            return None
         # It looked every 5 s while nobody watched; what came after the last look waits for the next.
         asleep = self._desk.clock.now() - self._wakes
         if asleep < timedelta(0):

@@ -10,6 +10,11 @@ from typing import Any
 import asyncpg
 import pytest
 
+from conftest import Log
+from db.database import Database
+from poller import jobs, run
+from poller.host import Host, Sight
+from settings import load_environment, load_settings
 from simulator import ApiFault, Desk, SystemClock, serve
 from support.processes import Process, process
 
@@ -105,6 +110,28 @@ async def who_leads(first: Process, second: Process) -> tuple[Process, Process]:
         task.cancel()
     await asyncio.gather(*pending, return_exceptions=True)
     return (second, first) if waits[0] in done else (first, second)
+
+
+async def test_a_poller_whose_clock_was_set_lets_another_lead_and_leads_again_if_there_is_none(
+    database: Database, sql: asyncpg.Connection, log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = iter([Sight(jumped=-3600.0)])
+    monkeypatch.setattr(Host, "look", lambda _self: next(seen, Sight()))
+    monkeypatch.setattr(jobs, "LOOK_AT_HOST_EVERY", 0.1)
+    monkeypatch.setattr(run, "TRY_EVERY", 0.01)
+    desk, stop = make_desk(), asyncio.Event()
+    async with serve(desk) as url:
+        environment = load_environment({"FREESCOUT_URL": url, "FREESCOUT_API_KEY": desk.api_key})
+        polling = asyncio.create_task(run.poll(database, environment, load_settings({}), stop))
+        async with asyncio.timeout(20):
+            while not log.lines("poller.steps_down") or log.lines()[-1]["event"] != "pass.completed":  # noqa: ASYNC110 - a log has no event
+                await asyncio.sleep(0.01)
+        stop.set()
+        await polling
+
+    events = [line["event"] for line in log.lines() if line["event"].startswith("poller.")]
+    assert events[:4] == ["poller.leads", "poller.clock_jumped", "poller.steps_down", "poller.leads"]
+    assert not {"poller.fault", "library.message"} & set(events)
 
 
 async def test_a_killed_database_is_no_end(database_url: str, sql: asyncpg.Connection) -> None:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from freescout_audit.signature import verify_freescout_hmac
 from simulator import Attempt, DeliveryError, Desk, Fate, ManualClock, Worker, step
 from simulator.testing import Recorder
+from simulator.worker import STANDSTILL_SECONDS
 
 START = datetime(2026, 3, 2, 9, 0, 20, tzinfo=UTC)
 
@@ -209,6 +210,40 @@ async def test_a_webhook_registered_while_running_misses_the_delayed_events(at: 
 
     late = [delivery.event for delivery in received.deliveries if delivery.url == "http://late.test/"]
     assert late == ["convo.status", "convo.assigned"]
+
+
+@pytest.mark.parametrize("hours", [1, 2, 30])
+async def test_every_hour_it_stands_still_for_a_minute_and_then_all_comes_in_order(at: Rehearsal, hours: int) -> None:
+    at.clock.advance(hours * 3600 - 2)
+    received = Recorder()
+    before = at.desk.customer_writes()
+    again = START + timedelta(seconds=hours * 3600 + STANDSTILL_SECONDS)
+    assert at.worker.next_due() == again, "its next look would come too late"
+    at.clock.advance(30)
+    after = at.desk.customer_writes()
+
+    assert await at.worker.run_due(received) == []
+    assert at.worker.next_due() == again
+    reports = await at.worker.run_until_idle(received, at.clock)
+
+    assert [(report.conversation_id, report.at) for report in reports] == [(before, again), (after, again)]
+    at.desk.customer_writes()
+    assert at.worker.next_due() == again + timedelta(seconds=5)
+
+
+async def test_retries_go_on_while_it_stands_still(at: Rehearsal) -> None:
+    at.clock.advance(3590)
+    at.desk.customer_writes()
+    at.clock.advance(5)
+    await at.worker.run_due(Recorder(503))
+    retry = at.worker.next_due()
+    assert retry is not None
+    assert START + timedelta(hours=1) < retry < START + timedelta(hours=1, seconds=STANDSTILL_SECONDS)
+    at.clock.advance_to(retry)
+
+    (report,) = await at.worker.run_due(Recorder())
+
+    assert report.fate is Fate.SENT
 
 
 async def test_after_an_hour_the_worker_restarts_and_knows_it(at: Rehearsal) -> None:

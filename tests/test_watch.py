@@ -141,6 +141,7 @@ class TestGaps:
             await settle_gaps(world.database, mailboxes=world.freescout.mailboxes)
 
             assert await gaps(world) == [(3, now, "raced")]
+
     async def test_a_later_change_to_the_same_status_is_not_its_delivery(self, world: World) -> None:
         world.desk.faults.drop_next = 1
         now = flip(world, 3)

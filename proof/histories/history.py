@@ -19,6 +19,7 @@ from freescout_audit.errors import DatabaseUnavailableError
 from freescout_audit.rule import FUTURE_TOLERANCE, Terms
 from poller.freescout import DeskError, DeskResponse, FreeScout
 from poller.passes import Passes
+from poller.peek import Peeks
 from poller.questions import Questions
 from proof.histories.cache import MICROSECOND, CacheFaults, Look, StagedCache
 from proof.histories.desk_life import WitnessedDesk, come_and_go, happen, lose_a_mailbox, turn_over
@@ -44,11 +45,13 @@ SELDOM, OFTEN = 0.1, 0.25
 MANY_ROUNDS = 100
 TERMS = Terms()
 OVERLAP = timedelta(seconds=3900)
+_REPORTS = "SELECT * FROM freescout_lease CROSS JOIN freescout_poller"
 LATEST = 90 * 60
 """Seconds that the network may keep a delivery."""
 PATIENCE = timedelta(seconds=60)
 """How long a poller waits for an answer."""
 PASS_EVERY = timedelta(seconds=120)
+PEEK_EVERY = 3.0
 LONG_AGO = datetime.min.replace(tzinfo=UTC)
 BEAT_EVERY = timedelta(seconds=120)
 """Rarer than in life, and often enough: a poller counts as alive for `cache.lease`."""
@@ -79,10 +82,13 @@ class _Poller:
     process: Process
     passes: Passes
     questions: Questions
+    peeks: Peeks
     task: "asyncio.Task[None] | None" = None
+    peeking: "asyncio.Task[None] | None" = None
     next_pass: datetime = LONG_AGO
     next_look: datetime = LONG_AGO
     next_beat: datetime = LONG_AGO
+    next_peek: datetime = LONG_AGO
 
 
 @dataclass
@@ -204,6 +210,7 @@ class History:
             (3.0, self._let_time_pass),
             (3.0, self._let_people_act),
             (mix.replay * bool(self._received), self._replay),
+            (mix.peek * bool(self._oracle.passed), self._peek_alone),
             (5 * mix.crash, self._crash),
             (5 * mix.away, self._send_a_poller_away),
             (5 * mix.clock, self._jump),
@@ -330,6 +337,12 @@ class History:
         if poller.next_pass <= now and (poller.task is None or poller.task.done()):
             poller.next_pass = now + PASS_EVERY
             poller.task = self._stage.start(poller.process, self._pass(poller))
+        if (
+            poller.next_peek <= now
+            and (poller.peeking is None or poller.peeking.done())
+            and self._rng.random() < self._mix.peek
+        ):
+            poller.peeking = self._stage.start(poller.process, self._peek(poller))
         if poller.next_look <= now and (self._disputed or self._rng.random() < SELDOM):
             poller.next_look = now + timedelta(seconds=1)
             self._stage.start(poller.process, self._ask(poller))
@@ -364,7 +377,10 @@ class History:
             clock=lambda: self._clock.now().timestamp(),
             sleep=self._sleep,
         )
-        return _Poller(process, passes, questions)
+        # In a lane of their own, as in life.
+        aside = FreeScout(self._ask_the_desk, sleep=self._sleep)
+        peeks = Peeks(aside, self._cache, terms=TERMS, every=PEEK_EVERY, clock=lambda: self._clock.now().timestamp())
+        return _Poller(process, passes, questions, peeks)
 
     async def _pass(self, poller: _Poller) -> None:
         try:
@@ -384,6 +400,32 @@ class History:
             await poller.questions.look()
         except DatabaseUnavailableError:
             self._say(f"{poller.process.name}: nobody knows what is open")
+
+    async def _peek(self, poller: _Poller) -> None:
+        try:
+            await poller.peeks.look()
+        except DatabaseUnavailableError:
+            self._say(f"{poller.process.name}: nobody knows what a peek has seen")
+        else:
+            self._say(f"{poller.process.name}: it has peeked")
+        poller.next_peek = self._clock.now() + timedelta(seconds=poller.peeks.pause)
+
+    async def _peek_alone(self) -> None:
+        """Let somebody peek while nothing else happens: it must not vouch for anything."""
+        before, reports = await self._cache.look(), await self._cache.outside(_REPORTS)
+        faults, self._cache.faults = self._cache.faults, CacheFaults()
+        peeks = self._start_poller(8).peeks
+        await self._stage.alone(Process("a peek"), peeks.look())
+        self._cache.faults = faults
+        after = await self._cache.look()
+        self._say("a peek, and nothing else")
+        if await self._cache.outside(_REPORTS) != reports:
+            raise WrongError("a peek has changed what passes vouch for")
+        for ticket_id, seen in before.tickets.items():
+            now = after.tickets[ticket_id]
+            same = (seen.answer, seen.updated_at, seen.disputed_at) == (now.answer, now.updated_at, now.disputed_at)
+            if same and not seen.disputed and now.expires != seen.expires:
+                raise WrongError(f"a peek prolonged ticket {ticket_id} from {seen.expires} to {now.expires}")
 
     async def _beat(self) -> None:
         try:

@@ -35,6 +35,17 @@ THEMES: Mapping[str, Mapping[str, float]] = {
         "page_size": 4,
     },
     "fleeting": {"fleeting": 0.7, "late": 0.7, "lost": 0.3, "tickets": 2, "page_size": 6},
+    "peek": {
+        "peek": 1,
+        "dense": 0.6,
+        "slow": 0.5,
+        "fleeting": 0.4,
+        "lost": 0.7,
+        "turnover": 0.3,
+        "tickets": 3,
+        "days": 0.01,
+        "page_size": 6,
+    },
     "push": {
         "unpolled": 1,
         "late": 0.5,
@@ -90,6 +101,8 @@ class Mix:
     """Play without a poller until the faults stop: push is all there is."""
     clock: float
     """The desk's clock jumps."""
+    peek: float
+    """The poller peeks as soon as it may."""
     abrupt: float
     """It jumps right after something has happened."""
     back: float
@@ -136,6 +149,7 @@ class Mix:
             away=some(0.03, 0.4),
             unpolled=0.0,
             clock=some(0.05, 0.3),
+            peek=some(0.5),
             abrupt=0.0,
             back=0.0,
             keys=some(0.03, 0.3),

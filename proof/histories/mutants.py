@@ -11,7 +11,8 @@ from types import CodeType, ModuleType
 
 RULE, DESK_CLOCK = "freescout_audit.rule", "freescout_audit.desk_clock"
 STATEMENTS, LEASE = "db.statements", "db.lease"
-PASSES, WALK, DELETIONS = "poller.passes", "poller.walk", "poller.deletions"
+STORE = "db.store"
+PASSES, WALK, DELETIONS, PEEK = "poller.passes", "poller.walk", "poller.deletions", "poller.peek"
 
 
 class MutantError(Exception):
@@ -257,6 +258,74 @@ MUTANTS = (
                 "        with __import__('contextlib').suppress(Exception): await deletions.search()\n",
             ),
         ),
+    ),
+    Mutant(
+        "a peek moves what passes have seen",
+        (
+            (
+                PEEK,
+                "        found = await self._write(reads)\n",
+                """\
+        first = reads[0]
+        await lease.see_through(self._database, first.page.desk_clock, asked_at=first.asked_at)
+        found = await self._write(reads)
+""",
+            ),
+        ),
+        theme="peek",
+    ),
+    Mutant(
+        "a peek renews the lease",
+        (
+            (
+                PEEK,
+                "        found = await self._write(reads)\n",
+                """\
+        found, beginning = await self._write(reads), await lease.read_beginning(self._database)
+        clock = await lease.see_through(self._database, reads[0].page.desk_clock, asked_at=reads[0].asked_at)
+        seen = {"clock": clock, "covered_through": clock.seen_through, "lease": self._terms.lease}
+        await lease.renew(self._database, beginning, rows=found, requests=1, **seen)
+""",
+            ),
+        ),
+        theme="peek",
+    ),
+    Mutant(
+        "a peek is a heartbeat",
+        (
+            (
+                PEEK,
+                "        found = await self._write(reads)\n",
+                "        await lease.beat(self._database)\n        found = await self._write(reads)\n",
+            ),
+        ),
+        theme="peek",
+    ),
+    Mutant(
+        "a peek prolongs what it finds as it was",
+        ((STORE, "if peeked and known and before is not None", "if False and before is not None"),),
+        theme="peek",
+    ),
+    Mutant(
+        "a peek's rows are true as of their answer",
+        (
+            (
+                WALK,
+                "        asked_at = await self._clock()\n        page = await self._desk.page(size=size, number=n",
+                "        page = await self._desk.page(size=size, number=n",
+            ),
+            (
+                WALK,
+                "        return Read(asked_at=asked_at, size=size, cursor=None, page=page)",
+                "        return Read(asked_at=await self._clock(), size=size, cursor=None, page=page)",
+            ),
+        ),
+        theme="peek",
+    ),
+    Mutant(
+        "who a pass may lack is revived by an earlier read",
+        ((RULE, "truth.asked_at < lease.begun_by_pass <= now", "False"),),
+        theme="peek",
     ),
     Mutant(
         "a later pass's lease is overwritten",
