@@ -160,6 +160,21 @@ def turn_over(desk: Desk, rng: random.Random) -> str:
     return f"ticket {desk.customer_writes(mailbox_id=row.mailbox_id, created=row.created)} is written"
 
 
+def change_and_go(desk: Desk, rng: random.Random, *, time_passes: Callable[[], None]) -> str:
+    """Let a ticket change twice in one second, once more later, and be deleted for ever."""
+    rows = [row for row in desk.truth() if row.state == "published"]
+    if len(rows) <= FEWEST:
+        return f"ticket {desk.customer_writes(mailbox_id=rng.choice(list(desk.mailboxes)))} is written"
+    row = rng.choice(rows)
+    for status in rng.sample(STATUSES, 2):
+        desk.set_status(row.id, status)
+    time_passes()
+    desk.set_status(row.id, rng.choice([status for status in STATUSES if status != row.status]))
+    time_passes()
+    desk.delete_forever(row.id)
+    return f"ticket {row.id} changes three times and is deleted for ever"
+
+
 def lose_a_mailbox(desk: Desk, rng: random.Random) -> str:
     """Delete a mailbox with all that is in it, if enough is left."""
     in_it = {box: sum(row.mailbox_id == box for row in desk.truth()) for box in desk.mailboxes}

@@ -22,7 +22,7 @@ from poller.passes import Passes
 from poller.peek import Peeks
 from poller.questions import Questions
 from proof.histories.cache import MICROSECOND, CacheFaults, Look, StagedCache
-from proof.histories.desk_life import WitnessedDesk, come_and_go, happen, lose_a_mailbox, turn_over
+from proof.histories.desk_life import WitnessedDesk, change_and_go, come_and_go, happen, lose_a_mailbox, turn_over
 from proof.histories.faults import FaultLog
 from proof.histories.http import PATH, Handler, make_handler, request_of
 from proof.histories.mix import Mix
@@ -247,6 +247,8 @@ class History:
         for _ in range(self._rng.randint(2, 4) if self._rng.random() < self._mix.burst else 1):
             if self._rng.random() < self._mix.fleeting:
                 self._say(come_and_go(self._desk, self._rng))
+            elif self._rng.random() < self._mix.doomed:
+                self._say(change_and_go(self._desk, self._rng, time_passes=self._some_seconds_pass))
             elif self._rng.random() < self._mix.turnover:
                 self._say(turn_over(self._desk, self._rng))
             else:
@@ -258,6 +260,9 @@ class History:
             self._say("the clocks go back")
         if self._mix.abrupt and self._rng.random() < self._mix.abrupt:
             self._jump()
+
+    def _some_seconds_pass(self) -> None:
+        self._clock.advance(self._rng.uniform(1, 5))
 
     def _lose_a_mailbox(self) -> None:
         self._say(lose_a_mailbox(self._desk, self._rng))

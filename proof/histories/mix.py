@@ -53,7 +53,7 @@ THEMES: Mapping[str, Mapping[str, float]] = {
         "again": 0.4,
         "burst": 0.6,
         "lost": 0.05,
-        "turnover": 0.1,
+        "doomed": 0.3,
         "tickets": 5,
         "days": 30,
     },
@@ -113,6 +113,8 @@ class Mix:
     """A mailbox is deleted."""
     fleeting: float
     """What happens is that somebody writes, and is deleted for ever."""
+    doomed: float
+    """What happens is that a ticket changes twice in one second, once more, and is deleted for ever."""
     turnover: float
     """What happens is that a ticket is deleted for ever, or one comes that bears the date of the oldest."""
     dense: float
@@ -156,6 +158,7 @@ class Mix:
             mailbox=some(0.02, 0.3),
             fleeting=0.03,
             dense=0.0,
+            doomed=0.0,
             turnover=0.0,
             again=0.0,
             burst=some(0.8),
