@@ -1,7 +1,7 @@
 """How many living tickets we hold, and which: what is compared with the desk's own counts to find deletions."""
 
 from collections.abc import Collection
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import msgspec
 from sqlalchemy import ColumnElement, Select, func, select
@@ -10,6 +10,7 @@ from db import schema
 from db.database import Database
 
 _ticket = schema.ticket.c
+_SECOND = timedelta(seconds=1)
 
 
 class Cell(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,6 +55,23 @@ class Census:
         async with self._database.connection() as connection:
             held = set(await connection.column(query))
         return set(ticket_ids) - (held - self.suspects)
+
+    async def created_in(self, second: datetime | None) -> set[int]:
+        """Return the living tickets created within a second, suspects too; None: those whose creation is not known."""
+        created = _ticket.created_at
+        within = created.is_(None) if second is None else (created >= second) & (created < second + _SECOND)
+        async with self._database.connection() as connection:
+            return set(await connection.column(select(_ticket.ticket_id).where(~_ticket.gone, within)))
+
+    async def neighbours(self, second: datetime) -> tuple[int | None, int | None]:
+        """Return the living tickets that were created last until a second, and first after it."""
+        created, ticket_id = _ticket.created_at, _ticket.ticket_id
+        until = select(ticket_id).where(~_ticket.gone, created < second + _SECOND)
+        after = select(ticket_id).where(~_ticket.gone, created >= second + _SECOND)
+        async with self._database.connection() as connection:
+            before: int | None = await connection.scalar(until.order_by(created.desc(), ticket_id.desc()).limit(1))
+            behind: int | None = await connection.scalar(after.order_by(created, ticket_id).limit(1))
+        return before, behind
 
     async def middle(self, cell: Cell) -> datetime | None:
         """Return the date of creation that halves a cell; None when it does not split it."""

@@ -18,6 +18,8 @@ REPEATED_HOUR = timedelta(hours=1)
 _WHOLE_SECOND = timedelta(seconds=1)
 WITHIN_A_SECOND = timedelta(seconds=0.5)
 """How long after its date, which has whole seconds, something happened on the average."""
+_DRIFT = timedelta(seconds=0.25)
+"""By so much a desk's clock may fall behind ours from one pass to the next, without being set back."""
 
 
 class DeskClock(msgspec.Struct, frozen=True, kw_only=True):
@@ -83,3 +85,11 @@ def _repeating(lease: Lease, through: datetime, *, asked_at: datetime) -> Lease:
         set_back_through=max(lease.set_back_through or through, through),
         set_back_at=asked_at,
     )
+
+
+def before_the_question(date: datetime, asked: datetime) -> timedelta:
+    """Return by how much an answer that bears ``date`` is older than its question; zero when nothing shows.
+
+    ``asked`` is what the desk's clock read, as far as it was known, when the question was sent.
+    """
+    return max(asked - date - _WHOLE_SECOND - _DRIFT, timedelta())

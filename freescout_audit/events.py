@@ -117,6 +117,17 @@ DESK_STATE = LogEvent("desk.state", "warning", "FreeScout's API answers otherwis
 DESK_STRANGE_ROW = LogEvent(
     "desk.strange_row", "error", "A listed conversation is not understood; it reads none. Check FreeScout's version."
 )
+DESK_CAPS_PAGES = LogEvent(
+    "desk.caps_pages",
+    "info",
+    "The desk gives fewer rows a page than were asked for (`given` of `asked`); lists are read in pages of that size.",
+)
+DESK_UNLISTABLE = LogEvent(
+    "desk.unlistable",
+    "error",
+    "A conversation makes every list with it answer 500. Only its own answer counts for it; without one it reads none."
+    " See storage/logs at the desk.",
+)
 DESK_CLOCK_WENT_BACK = LogEvent(
     "desk.clock_went_back",
     "warning",

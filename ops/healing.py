@@ -3,7 +3,7 @@
 import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Literal
 
 import msgspec
@@ -14,9 +14,11 @@ from db.database import Database
 from db.store import record_absences, record_truths
 from db.tickets import Held, disputed_ids, read_contents
 from freescout_audit.rule import Terms, Truth, Verdict
+from poller.answer import not_before
 from poller.deletions import Deletions
 from poller.freescout import DeskError, DeskUnavailableError, FreeScout
 from poller.tally import Tally
+from poller.unlisted import Unlisted
 from poller.walk import By, Read, Reader
 
 MOST_NAMED = 1000
@@ -54,8 +56,8 @@ class Healer:
         self._desk = desk
         self._database = database
         self._terms = terms
-        self._size = size
-        self._reader = Reader(desk, self._now, size=size)
+        self._ahead: timedelta | None = None
+        self._reader = Reader(desk, self._now, size=size, ahead=lambda: self._ahead)
         self._outcomes: dict[int, Outcome] = {}
         self._findings: dict[int, Finding] = {}
         self.failure: DeskError | None = None
@@ -110,6 +112,7 @@ class Healer:
             DeskError: The list cannot be read on; what was read is written.
         """
         tally = Tally()
+        await self._asking()
         async for read in self._reader.walk(since, by=by):
             if read.cursor is not None:
                 reached(read.cursor)
@@ -126,15 +129,11 @@ class Healer:
             DeskError: The counts cannot be compared.
         """
         census = Census(self._database)
-        begun = await self._desk.page(size=1, sort="createdAt")
+        await self._asking()
+        begun = await self._desk.clock()
+        unlisted = Unlisted(self._reader, census, write=self._write, dispute=self._dispute)
         await Deletions(
-            self._desk,
-            census,
-            self._now,
-            since=begun.desk_clock,
-            size=self._size,
-            write=self._write_once_more,
-            dispute=self._dispute,
+            self._reader, census, unlisted, since=begun, write=self._write_once_more, dispute=self._dispute
         ).search()
         await self.ask(await disputed_ids(self._database))
 
@@ -147,9 +146,10 @@ class Healer:
                 del self._outcomes[ticket_id]
 
     async def _ask_one(self, ticket_id: int) -> Finding:
-        asked_at = await self._now()
+        asked_at = await self._asking()
         try:
-            sighting = await self._desk.conversation(ticket_id)
+            with not_before(self._reader.desk_clock(asked_at)):
+                sighting = await self._desk.conversation(ticket_id)
             if sighting is None and await self._desk.count(retries=0) == 0:
                 # The same care as the poller's: an API that lists nothing is more likely broken.
                 raise DeskUnavailableError(
@@ -184,6 +184,13 @@ class Healer:
             if finding.outcome != "same" and len(self._findings) < MOST_NAMED:
                 self._findings[ticket_id] = finding
         return finding
+
+    async def _asking(self) -> datetime:
+        """Return our clock, and learn how far the desk's is ahead of it, if a pass has read it."""
+        beginning = await lease.read_beginning(self._database)
+        known = beginning.lease.seen_through is not None
+        self._ahead = beginning.lease.clock_offset if known else None
+        return beginning.asked_at
 
     async def _now(self) -> datetime:
         return await lease.now(self._database)

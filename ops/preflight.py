@@ -20,7 +20,7 @@ from ops.check import Check, green, red, yellow
 from ops.drawing import ago, moment, span
 from ops.result import CommandError
 from ops.workplace import Workplace
-from poller.freescout import DeskError, FreeScout
+from poller.freescout import DeskError, DeskServerError, FreeScout
 from settings import Secret, unwise
 
 _DESK_PATIENCE = 20.0
@@ -143,11 +143,16 @@ async def _ask_the_desk(
     size = workplace.settings.poller.page_size
     began = time.perf_counter()
     try:
-        rows = (await desk.page(size=size, retries=0)).rows
+        page = await desk.page(size=size, retries=0)
+    except DeskServerError as error:
+        checks.append(red("page size", f"{size} rows: {error.problem}", error.next_step))
     except DeskError as error:
         checks.append(red("page size", f"{size} rows: {error.problem}", "set a smaller POLLER_PAGE_SIZE"))
     else:
-        checks.append(green("page size", f"{rows} of {size} rows in {span(time.perf_counter() - began)}"))
+        detail = f"{page.rows} of {size} rows in {span(time.perf_counter() - began)}"
+        if page.limit < size:
+            detail = f"the desk gives at most {page.limit} rows a page, whatever is asked for; read in such pages"
+        checks.append(green("page size", detail))
     return checks
 
 
@@ -242,7 +247,15 @@ def poller(standing: Standing, workplace: Workplace) -> list[Check]:
         return [yellow("poller", detail, activate)]
     checks = [green("poller", f"{standing.leader} leads, heartbeat {ago(standing.lease.heartbeat_at, standing.now)}")]
     until = standing.lease.lease_until
-    if until is None:
+    if until is None and standing.desk_state in {"refused", "unavailable"}:
+        checks.append(
+            red(
+                "lease",
+                f"no pass is complete yet: {standing.desk_detail}",
+                "freescout-audit logs --event pass.failed says more",
+            )
+        )
+    elif until is None:
         checks.append(
             yellow("lease", "the first pass is not complete yet", "wait: freescout-audit status shows how far")
         )

@@ -10,6 +10,7 @@ from typing import Protocol
 import msgspec
 
 from freescout_audit.conversation import Status
+from poller.answer import UNREADABLE
 from poller.freescout import (
     DeskError,
     DeskRefusedError,
@@ -77,7 +78,7 @@ class DeskChanges:
             raise _refusal(answer)
         try:
             return msgspec.json.decode(answer.body, type=_Registered, strict=False).id
-        except msgspec.MsgspecError as error:
+        except UNREADABLE as error:
             raise DeskUnavailableError("FreeScout registered the webhook, but does not tell its id") from error
 
     async def remove_webhook(self, webhook_id: int) -> bool:
@@ -101,7 +102,7 @@ def _refusal(answer: DeskResponse) -> DeskError:
     if answer.status == _INVALID and _is_json(answer):
         try:
             problems = msgspec.json.decode(answer.body, type=_Refusal).embedded.errors
-        except msgspec.MsgspecError:
+        except UNREADABLE:
             problems = []
         if problems:
             said = "; ".join(f"{problem.path}: {problem.message}" for problem in problems)

@@ -11,8 +11,9 @@ from datetime import datetime, timedelta
 import msgspec
 
 from db.census import Cell, Census
-from poller.freescout import DeskUnavailableError, FreeScout
-from poller.walk import Clock, Read, Reader
+from poller.answer import DeskUnavailableError
+from poller.unlisted import Listed, ListMovedError, Second, Unlisted
+from poller.walk import Read, Reader
 
 TRIES = 6
 """How often the counts may differ, because the desk moves while they are taken, before a pass gives up."""
@@ -39,27 +40,25 @@ class Deletions:
 
     def __init__(
         self,
-        desk: FreeScout,
+        reader: Reader,
         census: Census,
-        clock: Clock,
+        unlisted: Unlisted,
         *,
         since: datetime,
-        size: int,
         write: Write,
         dispute: Dispute,
     ) -> None:
-        self._desk = desk
+        self._reader = reader
+        self._desk = reader.desk
         self._census = census
-        self._clock = clock
+        self._unlisted = unlisted
         self._since = since
-        self._size = size
         self._write = write
         self._dispute = dispute
-        self._reader = Reader(desk, clock, size=size)
         self._in_one_go = True
         self._counted = 0, 0
-        self.last: Read | None = None
-        """The last list that was compared one by one."""
+        self._nameless: dict[Cell, list[Second]] = {}
+        """When conversations were created that the desk counts, that we do not hold, and whose ids nobody can tell."""
 
     async def search(self) -> None:
         """Return when we hold exactly what the desk has, suspects left out.
@@ -69,7 +68,10 @@ class Deletions:
         """
         before: tuple[int, int] | None = None
         for _ in range(TRIES):
-            agrees = await self._agrees()
+            try:
+                agrees = await self._agrees()
+            except ListMovedError:
+                agrees = False
             # What comes and goes between two counts can hide what had vanished before: they are taken in one go, or
             # show the same twice.
             if agrees and (self._in_one_go or self._counted == before):
@@ -86,7 +88,7 @@ class Deletions:
         early date.
         """
         dates = [sighting.updated_at for sighting in latest.page.sightings if sighting.updated_at is not None]
-        if latest.page.rows < latest.size or (dates and min(dates) < self._since):
+        if latest.page.ends or (dates and min(dates) < self._since):
             return await self._takes_over(latest)
         found = False
         async for read in self._reader.walk(self._since):
@@ -109,9 +111,9 @@ class Deletions:
 
     async def _agrees(self) -> bool:
         """Compare once, and take care of every difference; return whether there was none."""
-        newest = Cell(since=await self._census.newest(self._size * 3 // 4))
-        requests, began = self._desk.requests, await self._clock()
-        latest = await self._reader.latest(max(1, min(_LATEST, self._size // _LATEST_OF_A_PAGE)))
+        newest = Cell(since=await self._census.newest(self._reader.size * 3 // 4))
+        requests, began = self._desk.requests, await self._reader.clock()
+        latest = await self._reader.latest(max(1, min(_LATEST, self._reader.size // _LATEST_OF_A_PAGE)))
         total = latest.page.total
         if total == 0 and await self._census.count(Cell()) > 0:
             # An API that lists nothing at all is more likely broken than a desk that lost everything.
@@ -119,9 +121,9 @@ class Deletions:
                 "FreeScout lists no conversation at all, and we hold some",
                 "look at the desk: are its conversations there?",
             )
-        read = self.last = await self._reader.one(newest.since)
+        read = await self._reader.one(newest.since)
         self._in_one_go = self._desk.requests - requests == _COUNTS and read.asked_at - began < IN_ONE_GO
-        if read.page.total > read.page.rows:
+        if not read.page.ends:
             self._in_one_go = False
             differed = await self._compare_all(newest)
         else:
@@ -134,22 +136,24 @@ class Deletions:
         if await self._finds_new_ones(latest):
             differed = True
         if differed:
-            total, after = await self._desk.count(), await self._desk.count(created_since=newest.since)
+            total, after = await self._reader.count(), await self._reader.count(created_since=newest.since)
+        older = Cell(until=newest.since)
         ours = await self._census.count(Cell()) - await self._census.count(newest)
+        ours += sum(older.holds(second) for seconds in self._nameless.values() for second in seconds)
         if ours == total - after:
             self._counted = total, after
             return not differed
         if not await self._by_mailbox():
-            await self._narrow(Cell(until=newest.since), ours, total - after, after=after)
+            await self._narrow(older, ours, total - after, after=after)
         return False
 
     async def _by_mailbox(self, mailboxes: tuple[int, ...] | None = None) -> bool:
         """Look in the mailboxes that differ, and return whether there was one; a mailbox that is gone answers 0."""
         if mailboxes is None:
-            mailboxes = tuple(sorted(await self._census.mailboxes() | await self._desk.mailboxes()))
+            mailboxes = tuple(sorted(await self._census.mailboxes() | await self._reader.mailboxes()))
         cell = Cell(mailboxes=mailboxes)
-        asked_at = await self._clock()
-        theirs, ours = await self._desk.count(mailboxes=mailboxes), await self._census.count(cell)
+        asked_at = await self._reader.clock()
+        theirs, ours = await self._reader.count(mailboxes=mailboxes), await self._census.count(cell)
         if ours == theirs:
             return False
         if theirs == 0:
@@ -166,7 +170,7 @@ class Deletions:
         """Halve a cell by creation until one page holds what differs; ``after``: how many the desk has behind it."""
         if ours == theirs:
             return
-        if theirs <= self._size:
+        if theirs <= self._reader.size:
             read = await self._reader.one(cell.since, mailboxes=cell.mailboxes)
             if _covers(read, cell):
                 await self._compare(cell, [read])
@@ -175,7 +179,7 @@ class Deletions:
         if middle is None:
             await self._compare_all(cell)
             return
-        later = await self._desk.count(created_since=middle, mailboxes=cell.mailboxes)
+        later = await self._reader.count(created_since=middle, mailboxes=cell.mailboxes)
         older = msgspec.structs.replace(cell, until=middle)
         newer = msgspec.structs.replace(cell, since=middle)
         ours_newer = await self._census.count(newer)
@@ -187,16 +191,18 @@ class Deletions:
         reads: list[Read] = []
         found: set[int] = set()
         counted: tuple[int, int] | None = None
+        holes = 0
         async for read in self._reader.walk(cell.since, by="createdAt", mailboxes=cell.mailboxes):
             reads.append(read)
             on_page = _of(cell, read)
             found |= on_page
+            holes += read.holes
             if read.by_number:
                 # Numbers need not be in the order of dates: only the desk knows how many there are.
                 if not on_page and cell.until is not None:
                     if counted is None or counted[0] != len(found):
                         counted = len(found), await self._count(cell)
-                    if len(found) >= counted[1]:
+                    if len(found) + holes >= counted[1]:
                         break
             elif _covers(read, cell):
                 break
@@ -204,15 +210,20 @@ class Deletions:
 
     async def _count(self, cell: Cell) -> int:
         """Return how many the desk has in a cell now."""
-        since = await self._desk.count(created_since=cell.since, mailboxes=cell.mailboxes)
-        return since - await self._desk.count(created_since=cell.until, mailboxes=cell.mailboxes)
+        since = await self._reader.count(created_since=cell.since, mailboxes=cell.mailboxes)
+        return since - await self._reader.count(created_since=cell.until, mailboxes=cell.mailboxes)
 
     async def _compare(self, cell: Cell, reads: Sequence[Read]) -> bool:
         """Take over the rows of a cell that was read completely, suspect what it lacks; return whether it differed."""
         theirs = set[int]().union(*(_of(cell, read) for read in reads))
-        ours = await self._census.ids(cell)
         for read in reads:
             await self._write(read)
+        if any(read.holes for read in reads):
+            rows = {row.ticket_id: row for read in reads for row in read.page.sightings}
+            listed = Listed(since=cell.since, until=cell.until, mailboxes=cell.mailboxes)
+            unlisted, self._nameless[cell] = await self._unlisted.account(listed, rows)
+            theirs |= unlisted
+        ours = await self._census.ids(cell)
         await self._suspect(ours - theirs, reads[0].asked_at)
         return ours != theirs
 
@@ -229,7 +240,7 @@ def _of(cell: Cell, read: Read) -> set[int]:
 
 def _covers(read: Read, cell: Cell) -> bool:
     """Whether an answer reaches the end of the list, or of the cell."""
-    if read.page.rows < read.size:
+    if read.page.ends:
         return True
     created = [sighting.created_at for sighting in read.page.sightings if sighting.created_at is not None]
     return cell.until is not None and bool(created) and max(created) >= cell.until

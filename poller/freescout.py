@@ -5,56 +5,55 @@ All of it is knowledge about FreeScout (measured on API & Webhooks module 1.0.82
 """
 
 import asyncio
+import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
-from typing import Literal, Protocol, TypeVar
+from datetime import datetime
+from functools import partial
+from typing import Protocol, TypeVar
 
 import msgspec
 
 from freescout_audit.backoff import backoff
-from freescout_audit.conversation import Sighting, UnusableBodyError, decode_conversation
-from freescout_audit.errors import FreescoutAuditError
-from freescout_audit.events import DESK_RETRY, DESK_STRANGE_ROW
+from freescout_audit.conversation import MAX_ID, Sighting, UnusableBodyError, decode_conversation
+from freescout_audit.events import DESK_RETRY
 from freescout_audit.logs import emit
+from poller.answer import (
+    IN_BETWEEN,
+    UNREADABLE,
+    DeskError,
+    DeskRefusedError,
+    DeskResponse,
+    DeskServerError,
+    DeskUnavailableError,
+    check_its_age,
+    desk_clock,
+)
+from poller.asked import PAST_THE_END, Asked, Order, SortField
+from poller.page import Page, read_page
+
+__all__ = [
+    "RETRIES",
+    "DeskError",
+    "DeskRefusedError",
+    "DeskResponse",
+    "DeskServerError",
+    "DeskUnavailableError",
+    "FreeScout",
+    "Page",
+    "Transport",
+    "no_answer",
+    "what_it_means",
+]
 
 T = TypeVar("T")
-SortField = Literal["updatedAt", "createdAt", "number"]
 
 RETRIES = 3
+_MAILBOXES = 1000
+"""Mailboxes in one list request."""
 LONGEST_WAIT = 60.0
 """Seconds we wait at the most before asking again, whatever Retry-After says."""
 FIRST_WAIT = 2.0
 """Seconds we wait at the most after the first failure; twice as long after each further one."""
-_IN_BETWEEN = "is a proxy in between?"
-
-
-class DeskError(FreescoutAuditError):
-    """FreeScout's API did not give an answer that counts."""
-
-
-class DeskUnavailableError(DeskError):
-    """It may pass: no answer in time, 429, 5xx, HTML, a connection that broke."""
-
-    def __init__(self, problem: str, next_step: str = "", *, retry_after: float | None = None) -> None:
-        super().__init__(problem, next_step)
-        self.retry_after = retry_after
-
-
-class DeskBrokeError(DeskUnavailableError):
-    """FreeScout's own error, 500: it may be one conversation that it cannot list."""
-
-
-class DeskRefusedError(DeskError):
-    """It will not pass by itself: a key that is not accepted, a URL that is no FreeScout."""
-
-
-class DeskResponse(msgspec.Struct, frozen=True, kw_only=True):
-    """An HTTP answer; header names in lower case."""
-
-    status: int
-    headers: Mapping[str, str]
-    body: bytes
 
 
 class Transport(Protocol):
@@ -69,32 +68,6 @@ class Transport(Protocol):
         ...
 
 
-class Page(msgspec.Struct, frozen=True, kw_only=True):
-    """One page of a list."""
-
-    sightings: Sequence[Sighting]
-    """The rows that have a usable id, in the list's order."""
-    rows: int
-    """All rows: a page with fewer than were asked for is the last."""
-    total: int
-    """``totalElements``: how many the whole list has."""
-    desk_clock: datetime
-    """The answer's ``Date``."""
-
-
-class _Rows(msgspec.Struct):
-    conversations: list[msgspec.Raw]
-
-
-class _PageInfo(msgspec.Struct, rename="camel"):
-    total_elements: int
-
-
-class _List(msgspec.Struct):
-    embedded: _Rows = msgspec.field(name="_embedded")
-    page: _PageInfo
-
-
 class _Mailbox(msgspec.Struct):
     id: int
 
@@ -103,15 +76,19 @@ class _Mailboxes(msgspec.Struct):
     mailboxes: list[_Mailbox]
 
 
+class _MailboxTotal(msgspec.Struct, rename="camel"):
+    total_elements: int = 0
+
+
 class _MailboxList(msgspec.Struct):
     embedded: _Mailboxes = msgspec.field(name="_embedded")
+    page: _MailboxTotal = msgspec.field(default_factory=_MailboxTotal)
 
 
 class _Message(msgspec.Struct):
     message: str
 
 
-_list = msgspec.json.Decoder(_List, strict=False)
 _mailbox_list = msgspec.json.Decoder(_MailboxList, strict=False)
 _message = msgspec.json.Decoder(_Message)
 
@@ -144,25 +121,31 @@ class FreeScout:
         size: int,
         number: int = 1,
         sort: SortField = "updatedAt",
-        order: Literal["asc", "desc"] = "asc",
+        order: Order = "asc",
         updated_since: datetime | None = None,
         created_since: datetime | None = None,
         mailboxes: Sequence[int] | None = None,
         retries: int = RETRIES,
+        once: bool = False,
     ) -> Page:
         """Return a page of the conversations, whatever their status and state.
 
+        ``once``: a 500 is not asked about again, as the same rows would make it once more.
+
         Raises:
+            DeskServerError: FreeScout answers 500.
             DeskError: No answer that counts.
         """
-        query = {"sortField": sort, "sortOrder": order, "pageSize": str(size), "page": str(number)}
-        if updated_since is not None:
-            query["updatedSince"] = _date(updated_since)
-        if created_since is not None:
-            query["createdSince"] = _date(created_since)
-        if mailboxes is not None:
-            query["mailboxId"] = ",".join(map(str, mailboxes))
-        return await self._ask("conversations", query, _page, retries=retries)
+        asked = Asked(
+            size=size,
+            number=number,
+            sort=sort,
+            order=order,
+            updated_since=updated_since,
+            created_since=created_since,
+            mailboxes=mailboxes,
+        )
+        return await self._ask("conversations", asked.query, partial(read_page, asked), retries=retries, once=once)
 
     async def count(
         self,
@@ -173,7 +156,8 @@ class FreeScout:
         retries: int = RETRIES,
     ) -> int:
         """Return how many conversations there are, for the price of one row; errors as `page`."""
-        page = await self.page(
+        ask = partial(
+            self.page,
             size=1,
             sort="createdAt" if updated_since is None else "updatedAt",
             updated_since=updated_since,
@@ -181,7 +165,17 @@ class FreeScout:
             mailboxes=mailboxes,
             retries=retries,
         )
+        try:
+            page = await ask(once=True)
+        except DeskServerError:
+            # Its one row may be what makes lists fail: a page without rows counts too.
+            page = await ask(number=PAST_THE_END)
         return page.total
+
+    async def clock(self) -> datetime:
+        """Return the desk's clock, by an answer that no cache can have; errors as `page`."""
+        number = random.randrange(10**9, MAX_ID)  # noqa: S311 - not to be guessed by nobody, only new each time
+        return await self._ask("conversations", {"pageSize": "1", "number": str(number)}, desk_clock)
 
     async def conversation(self, ticket_id: int) -> Sighting | None:
         """Return one conversation; None when FreeScout itself says, in its own JSON form, that it is gone.
@@ -199,8 +193,16 @@ class FreeScout:
         return await self._ask(f"conversations/{ticket_id}", {"embed": "none"}, read, retries=0, may_be_gone=True)
 
     async def mailboxes(self) -> set[int]:
-        """Return the ids of the mailboxes, the first thousand of them; errors as `page`."""
-        return await self._ask("mailboxes", {"pageSize": "1000"}, _mailbox_ids)
+        """Return the ids of the mailboxes; errors as `page`."""
+        found: set[int] = set()
+        number = 0
+        while True:
+            number += 1
+            query = {"pageSize": str(_MAILBOXES), "page": str(number)}
+            ids, total = await self._ask("mailboxes", query, _mailbox_ids)
+            if ids <= found or len(found | ids) >= total:
+                return found | ids
+            found |= ids
 
     async def _ask(
         self,
@@ -210,6 +212,7 @@ class FreeScout:
         *,
         retries: int = RETRIES,
         may_be_gone: bool = False,
+        once: bool = False,
     ) -> T:
         """Send a request until its answer can be read, or is not worth asking for any more."""
         attempt = 0
@@ -217,7 +220,7 @@ class FreeScout:
             try:
                 return read(await self._ask_once(path, query, may_be_gone=may_be_gone))
             except DeskUnavailableError as error:
-                if attempt == retries:
+                if attempt == retries or not error.again or (once and isinstance(error, DeskServerError)):
                     raise
                 attempt += 1
                 wait = error.retry_after
@@ -239,37 +242,27 @@ class FreeScout:
             except OSError as error:
                 raise no_answer(error) from error
         _judge(answer, may_be_gone=may_be_gone)
+        check_its_age(answer)
         return answer
-
-
-def _page(answer: DeskResponse) -> Page:
-    try:
-        listed = _list.decode(answer.body)
-    except msgspec.MsgspecError as error:
-        raise DeskUnavailableError("FreeScout's list is not what it should be", _IN_BETWEEN) from error
-    return Page(
-        sightings=[sighting for raw in listed.embedded.conversations if (sighting := _row(raw)) is not None],
-        rows=len(listed.embedded.conversations),
-        total=listed.page.total_elements,
-        desk_clock=_desk_clock(answer),
-    )
 
 
 def _conversation(answer: DeskResponse, ticket_id: int) -> Sighting:
     try:
         sighting = decode_conversation(answer.body)
     except UnusableBodyError as error:
-        raise DeskUnavailableError("FreeScout's answer is no conversation", _IN_BETWEEN) from error
+        raise DeskUnavailableError("FreeScout's answer is no conversation", IN_BETWEEN) from error
     if sighting.ticket_id != ticket_id:
         raise DeskUnavailableError(f"FreeScout answered with ticket {sighting.ticket_id}", "is a cache in between?")
     return sighting
 
 
-def _mailbox_ids(answer: DeskResponse) -> set[int]:
+def _mailbox_ids(answer: DeskResponse) -> tuple[set[int], int]:
+    """Return the mailboxes of an answer, and how many there are in all."""
     try:
-        return {mailbox.id for mailbox in _mailbox_list.decode(answer.body).embedded.mailboxes}
-    except msgspec.MsgspecError as error:
-        raise DeskUnavailableError("FreeScout's mailboxes are not what they should be", _IN_BETWEEN) from error
+        listed = _mailbox_list.decode(answer.body)
+    except UNREADABLE as error:
+        raise DeskUnavailableError("FreeScout's mailboxes are not what they should be", IN_BETWEEN) from error
+    return {mailbox.id for mailbox in listed.embedded.mailboxes}, listed.page.total_elements
 
 
 def _judge(answer: DeskResponse, *, may_be_gone: bool) -> None:
@@ -302,8 +295,8 @@ def what_it_means(answer: DeskResponse) -> DeskError:
     if 300 <= status < 400:  # noqa: PLR2004
         return DeskRefusedError(f"FreeScout answers {status}, a redirect", "set FREESCOUT_URL to where it leads")
     if status == 500:  # noqa: PLR2004
-        return DeskBrokeError(f"FreeScout answers {status}", "is the desk up?")
-    if status == 429 or status > 500:  # noqa: PLR2004
+        return DeskServerError(f"FreeScout answers {status}", "see storage/logs at the desk")
+    if status == 429 or status >= 500:  # noqa: PLR2004
         next_step = "let our address through at what limits requests" if status == 429 else "is the desk up?"  # noqa: PLR2004
         return DeskUnavailableError(f"FreeScout answers {status}", next_step, retry_after=_retry_after(answer))
     if status == 200:  # noqa: PLR2004
@@ -316,7 +309,7 @@ def what_it_means(answer: DeskResponse) -> DeskError:
 def _says(answer: DeskResponse, message: str) -> bool:
     try:
         return _message.decode(answer.body).message == message
-    except msgspec.MsgspecError:
+    except UNREADABLE:
         return False
 
 
@@ -324,27 +317,3 @@ def _retry_after(answer: DeskResponse) -> float | None:
     """Return ``Retry-After`` in seconds; None without one, or when it is a date (no proxy we know sends one)."""
     given = answer.headers.get("retry-after", "")
     return float(given) if given.isascii() and given.isdecimal() else None
-
-
-def _desk_clock(answer: DeskResponse) -> datetime:
-    try:
-        return parsedate_to_datetime(answer.headers["date"]).astimezone(UTC)
-    except (KeyError, ValueError) as error:
-        raise DeskRefusedError(
-            "FreeScout's answers have no Date header; a proxy takes it away", "let it through"
-        ) from error
-
-
-def _row(raw: msgspec.Raw) -> Sighting | None:
-    try:
-        sighting = decode_conversation(memoryview(raw))
-    except UnusableBodyError:
-        emit(DESK_STRANGE_ROW, reason="no usable id")
-        return None
-    if not sighting.understood:
-        emit(DESK_STRANGE_ROW, ticket_id=sighting.ticket_id, reason="its status, state or date is not one we know")
-    return sighting
-
-
-def _date(moment: datetime) -> str:
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

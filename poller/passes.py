@@ -11,7 +11,7 @@ from db.census import Census
 from db.database import Database
 from db.lease import LoadProgress
 from db.store import record_absences, record_truths
-from freescout_audit.desk_clock import CLOCK_TOLERANCE, DeskClock
+from freescout_audit.desk_clock import DeskClock, before_the_question
 from freescout_audit.events import (
     DESK_CLOCK_WENT_BACK,
     PASS_COMPLETED,
@@ -20,9 +20,11 @@ from freescout_audit.events import (
 )
 from freescout_audit.logs import emit
 from freescout_audit.rule import ABSURD, Terms, Truth
+from poller.answer import DeskUnavailableError, older_than_asked
 from poller.deletions import TRIES, Deletions
-from poller.freescout import DeskUnavailableError, FreeScout
+from poller.freescout import FreeScout
 from poller.tally import Tally
+from poller.unlisted import Listed, ListMovedError, Unlisted
 from poller.walk import Read, Reader
 from poller.watch import tell_of_gap
 
@@ -59,9 +61,11 @@ class Passes:
         self._database = database
         self._terms = terms
         self._overlap = overlap
-        self._size = page_size
         self._progress = progress
-        self._reader = Reader(desk, self._now, size=page_size)
+        self._ahead: timedelta | None = None
+        """How far the desk's clock is ahead of ours; None until this pass has read it."""
+        self._reader = Reader(desk, self._now, size=page_size, ahead=lambda: self._ahead)
+        self._unlisted = Unlisted(self._reader, Census(database), write=self._write_truths, dispute=self._distrust)
         self._rows = 0
         self._seen: datetime | None = None
 
@@ -72,16 +76,15 @@ class Passes:
             DeskError: The pass is not complete; the lease stays as it was.
             DatabaseUnavailableError: The same, for the database.
         """
-        self._rows, requests = 0, self._desk.requests
+        self._rows, self._ahead, requests = 0, None, self._desk.requests
         beginning = await lease.read_beginning(self._database)
         emit(PASS_STARTED, complete_through=beginning.lease.complete_through)
         clock = await self._read_changes(beginning)
         census = Census(self._database)
         deletions = Deletions(
-            self._desk, census, self._now, since=clock.at, size=self._size, write=self._write, dispute=self._dispute
+            self._reader, census, self._unlisted, since=clock.at, write=self._write, dispute=self._dispute
         )
         await deletions.search()
-        _check_that_the_clock_went_on(clock, deletions.last)
         requests = self._desk.requests - requests
         seconds = await lease.renew(
             self._database,
@@ -107,8 +110,10 @@ class Passes:
         Finds what no date tells of: a desk restored from a backup, an edit behind FreeScout's back. ``pause`` is
         called with the seconds that each answer took, to leave the desk as much time for others.
         """
-        rows = 0
-        async for read in self._reader.walk(None, by="createdAt"):
+        rows, before = 0, (await lease.read_beginning(self._database)).lease
+        ahead = None if before.seen_through is None else before.clock_offset
+        reader = Reader(self._desk, self._now, size=self._reader.size, ahead=lambda: ahead)
+        async for read in reader.walk(None, by="createdAt"):
             await write_truths(self._database, read.truths, terms=self._terms)
             rows += read.page.rows
             await pause((await self._now() - read.asked_at).total_seconds())
@@ -125,7 +130,7 @@ class Passes:
         async for read in self._reader.walk(since):
             reads.append(read)
             if clock is None:
-                clock = await self._look_at_the_clock(read)
+                clock = await self._look_at_the_clock(read, beginning)
                 went_back = clock.went_back(beginning.complete_offset)
                 if went_back:
                     # What changed since then bears dates that are so much older: begin there.
@@ -154,17 +159,27 @@ class Passes:
         """Tell whether a walk of several requests can have missed a conversation.
 
         In the hour that daylight saving repeats, a change gives a conversation an earlier date than it had: from ahead
-        of the cursor it comes to lie behind it.
+        of the cursor it comes to lie behind it. What makes lists fail is missing too, and taken care of by itself.
         """
-        ids = {ticket_id for read in reads for ticket_id in read.ticket_ids}
-        return len(reads) > 1 and await self._desk.count(updated_since=since) != len(ids)
+        shown = {sighting.ticket_id: sighting for read in reads for sighting in read.page.sightings}
+        holes = any(read.holes for read in reads)
+        if len(reads) == 1 and not holes:
+            return False
+        missing = await self._reader.count(updated_since=since) - len(shown)
+        if missing > 0 and holes:
+            try:
+                await self._unlisted.account(Listed(updated_since=since), shown)
+            except ListMovedError:
+                return True
+            return False
+        return missing != 0
 
     async def _first_load(self, beginning: lease.Beginning) -> DeskClock:
         """Read everything, going on where an earlier attempt came to, and then what changed since it began."""
         load, clock, tally = beginning.load, None, Tally()
         async for read in self._reader.walk(None if load is None else load.cursor, by="createdAt"):
             if clock is None:
-                clock = await self._look_at_the_clock(read)
+                clock = await self._look_at_the_clock(read, beginning)
                 load = LoadProgress(cursor=read.cursor, began=clock.at if load is None else min(load.began, clock.at))
             assert load is not None  # noqa: S101 - set at the first answer
             load = LoadProgress(cursor=read.cursor, began=load.began)
@@ -175,16 +190,39 @@ class Passes:
         await self._walk((clock.at if load is None else load.began) - self._overlap)
         return clock
 
-    async def _look_at_the_clock(self, read: Read) -> DeskClock:
+    async def _look_at_the_clock(self, read: Read, beginning: lease.Beginning) -> DeskClock:
         """Note the desk's clock before anything of the first answer is used."""
+        await self._check_that_it_is_of_now(read, beginning)
         clock = await lease.see_through(self._database, read.page.desk_clock, asked_at=read.asked_at)
-        self._seen = clock.seen_through
+        self._seen, self._ahead = clock.seen_through, clock.offset
         return clock
+
+    async def _check_that_it_is_of_now(self, read: Read, beginning: lease.Beginning) -> None:
+        """Check that a pass's first answer is no cache's, and dated early only if the desk's clock was set back.
+
+        Raises:
+            DeskUnavailableError: A cache gave it.
+        """
+        before = beginning.lease
+        if before.seen_through is not None and not before_the_question(
+            read.page.desk_clock, read.asked_at + before.clock_offset
+        ):
+            return
+        date = await self._desk.clock()
+        older = before_the_question(read.page.desk_clock, read.asked_at + (date - await self._now()))
+        if older:
+            raise older_than_asked(older)
 
     async def _write(self, read: Read, load: LoadProgress | None = None) -> None:
         self._rows += read.page.rows
         await self._see_dates_ahead(read)
         await write_truths(self._database, read.truths, terms=self._terms, load=load)
+
+    async def _write_truths(self, truths: Sequence[Truth]) -> None:
+        await write_truths(self._database, truths, terms=self._terms)
+
+    async def _distrust(self, ticket_ids: Collection[int], asked_at: datetime) -> None:
+        await record_absences(self._database, ticket_ids, asked_at=asked_at, terms=self._terms)
 
     async def _see_dates_ahead(self, read: Read) -> None:
         """Note that we have seen a row dated after the desk's clock, whose dates repeat: claims as old are no news."""
@@ -219,19 +257,6 @@ async def write_truths(
     )
     for gap in recorded.gaps:
         tell_of_gap(gap)
-
-
-def _check_that_the_clock_went_on(clock: DeskClock, last: Read | None) -> None:
-    """Check that the desk's clock was not set back while the pass went on.
-
-    What is created or changed after that bears a date that the pass was past already: it is missing from the walk, and
-    in the counts it makes up for what was deleted.
-
-    Raises:
-        DeskUnavailableError: It was set back.
-    """
-    if last is not None and last.asked_at + clock.offset - last.page.desk_clock > CLOCK_TOLERANCE:
-        raise DeskUnavailableError("the desk's clock was set back while it was read: the next pass begins earlier")
 
 
 def _known(clock: DeskClock | None) -> DeskClock:

@@ -10,6 +10,7 @@ as it took.
 
 import time
 from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
 
 from db import lease
 from db.database import Database
@@ -17,12 +18,13 @@ from db.store import record_truths
 from freescout_audit.backoff import backoff
 from freescout_audit.events import PEEK_FAILED, PEEK_FOUND
 from freescout_audit.logs import emit
-from freescout_audit.rule import Terms
-from poller.freescout import FIRST_WAIT, LONGEST_WAIT, DeskBrokeError, DeskError, DeskUnavailableError, FreeScout
-from poller.walk import Read, Reader
+from freescout_audit.rule import Terms, Truth
+from poller.answer import DeskError, DeskUnavailableError
+from poller.freescout import FIRST_WAIT, LONGEST_WAIT, FreeScout
+from poller.walk import Reader
 
-SIZES = (12, 6, 3, 1)
-"""Rows of a peek; and of its parts, while one of its rows makes every list with it fail."""
+SIZE = 12
+"""Rows of a peek."""
 REST = 9
 """A pause is at least so many times as long as what the desk was asked before took."""
 PATIENCE = 10.0
@@ -56,7 +58,8 @@ class Peeks:
         self._every = every
         self._clock = clock
         self._crowded = crowded
-        self._reader = Reader(desk, lambda: lease.now(database), size=SIZES[0])
+        self._ahead: timedelta | None = None
+        self._reader = Reader(desk, self._asking, size=SIZE, ahead=lambda: self._ahead)
         self._failures = 0
         self.pause = every
         """Seconds from the end of the last peek to the next."""
@@ -69,44 +72,27 @@ class Peeks:
         """
         began, self.pause = self._clock(), self._every
         try:
-            reads = await self._read(0, [1])
+            read = await self._reader.latest(SIZE, retries=0)
         except DeskError as error:
             self._failed(error, self._clock() - began)
             return
         answered = self._clock()
         self._failures = 0
-        found = await self._write(reads)
+        found = await self._write(read.truths)
         self.pause = max(REST * (answered - began), self._every - (self._clock() - began))
         if found:
             emit(PEEK_FOUND, rows=found)
-        if found and found == sum(len(read.truths) for read in reads) < max(read.page.total for read in reads):
+        if found and found == len(read.truths) < read.page.total:
             self._crowded()
 
-    async def _read(self, step: int, numbers: Sequence[int]) -> Sequence[Read]:
-        """Read pages of the latest rows, and of one that breaks its parts, down to the row that it breaks over.
+    async def _asking(self) -> datetime:
+        """Return our clock, and learn how far the desk's is ahead of it, as the last pass has measured it."""
+        beginning = await lease.read_beginning(self._database)
+        self._ahead = None if beginning.lease.seen_through is None else beginning.lease.clock_offset
+        return beginning.asked_at
 
-        Raises:
-            DeskError: None of these pages is answered, or one is not for another reason.
-        """
-        reads: list[Read] = []
-        broken: DeskBrokeError | None = None
-        parts: list[int] = []
-        for number in numbers:
-            try:
-                reads.append(await self._reader.latest(SIZES[step], number=number, retries=0))
-            except DeskBrokeError as error:
-                broken = error
-                share = SIZES[step] // SIZES[step + 1] if step + 1 < len(SIZES) else 0
-                parts += [(number - 1) * share + part for part in range(1, share + 1)]
-        if broken is not None and not reads and step > 0:
-            raise broken
-        if parts:
-            reads += await self._read(step + 1, parts)
-        return reads
-
-    async def _write(self, reads: Sequence[Read]) -> int:
+    async def _write(self, truths: Sequence[Truth]) -> int:
         """Write what is news, and return how many rows were."""
-        truths = [truth for read in reads for truth in read.truths]
         # What is lost in a crash is read again by a pass.
         recorded = await record_truths(self._database, truths, terms=self._terms, peeked=True, durable=False)
         return recorded.news

@@ -17,6 +17,7 @@ from freescout_audit.errors import DatabaseUnavailableError
 from freescout_audit.events import POLLER_FAULT, QUESTION_ANSWERED, QUESTION_FAILED
 from freescout_audit.logs import emit, where
 from freescout_audit.rule import Terms, Truth
+from poller.answer import not_before
 from poller.freescout import DeskError, DeskRefusedError, DeskUnavailableError, FreeScout
 from poller.passes import write_truths
 
@@ -24,7 +25,7 @@ FIRST_BACKOFF = 2.0
 LONGEST_BACKOFF = 120.0
 """Seconds until a question that failed is asked again, at the most; and those that a Retry-After is obeyed for."""
 MANY_FAILURES = 8
-"""So many failures in a row are the desk's, not the questions': then all of them wait."""
+"""Failures of so many tickets in a row are the desk's, not the questions': then all of them wait."""
 LONGEST_PAUSE = 32.0
 """Seconds that all of them wait at the most, when no Retry-After says how long."""
 
@@ -69,6 +70,8 @@ class Questions:
         self._failures: dict[int, tuple[int, float]] = {}
         """How often a question has failed, and when it may be asked again."""
         self._failed_in_a_row = 0
+        self._failing: set[int] = set()
+        """The tickets that failed in that row: a few that always fail hold up no other."""
         self._pause_until = 0.0
         self._listing = asyncio.Lock()
         self._listed_from = -1.0
@@ -134,8 +137,10 @@ class Questions:
             async with self._turns:
                 if self._clock() < self._pause_until:
                     return False
-                asked_at = await lease.now(self._database)
-                sighting = await self._desk.conversation(ticket_id)
+                beginning = await lease.read_beginning(self._database)
+                asked_at, known = beginning.asked_at, beginning.lease.seen_through is not None
+                with not_before(asked_at + beginning.lease.clock_offset if known else None):
+                    sighting = await self._desk.conversation(ticket_id)
             if sighting is None:
                 await self._check_that_404_counts()
             truth = Truth(ticket_id=ticket_id, sighting=sighting, asked_at=asked_at)
@@ -153,6 +158,7 @@ class Questions:
             return False
         self._failures.pop(ticket_id, None)
         self._failed_in_a_row = 0
+        self._failing.clear()
         emit(QUESTION_ANSWERED, ticket_id=ticket_id, answer="gone" if sighting is None else sighting.status)
         return True
 
@@ -197,10 +203,11 @@ class Questions:
             next_step=error.next_step or None,
         )
         self._failed_in_a_row += 1
+        self._failing.add(ticket_id)
         pause = 0.0
         if isinstance(error, DeskUnavailableError) and error.retry_after is not None:
             pause = error.retry_after
-        elif isinstance(error, DeskRefusedError) or self._failed_in_a_row >= MANY_FAILURES:
+        elif isinstance(error, DeskRefusedError) or len(self._failing) >= MANY_FAILURES:
             pause = backoff(1 + self._failed_in_a_row // MANY_FAILURES, first=FIRST_BACKOFF, longest=LONGEST_PAUSE)
         self._pause_until = max(self._pause_until, self._clock() + min(pause, LONGEST_BACKOFF))
 

@@ -5,8 +5,13 @@ from contextlib import asynccontextmanager
 
 import aiohttp
 
-from poller.freescout import DeskResponse
+from freescout_audit.bounded import TooLargeError, read_within
+from poller.answer import DeskResponse, DeskUnavailableError
 from settings.environment import Secret
+
+LARGEST = 16 << 20
+"""Bytes of an answer at the most, after decompression; a row has about a thousand, and a page a thousand rows."""
+_CHUNK = 1 << 16
 
 
 class HttpTransport:
@@ -18,7 +23,11 @@ class HttpTransport:
         self._api_key = api_key
 
     async def __call__(self, path: str, query: Mapping[str, str], /) -> DeskResponse:
-        """Send a GET request."""
+        """Send a GET request.
+
+        Raises:
+            DeskUnavailableError: The answer is larger than any that FreeScout gives.
+        """
         return await self._request("GET", path, query=query)
 
     async def send(self, method: str, path: str, body: bytes | None = None, /) -> DeskResponse:
@@ -42,7 +51,14 @@ class HttpTransport:
                 allow_redirects=False,
             ) as response:
                 received = {name.lower(): value for name, value in response.headers.items()}
-                return DeskResponse(status=response.status, headers=received, body=await response.read())
+                body = await read_within(LARGEST, response.content.iter_chunked(_CHUNK))
+                return DeskResponse(status=response.status, headers=received, body=body)
+        except TooLargeError as error:
+            raise DeskUnavailableError(
+                f"FreeScout's answer is {error}",
+                "set a smaller POLLER_PAGE_SIZE; is it FreeScout that answers at FREESCOUT_URL?",
+                again=False,
+            ) from error
         except aiohttp.ClientError as error:
             raise ConnectionError(type(error).__name__) from error
 
@@ -57,7 +73,8 @@ async def http_transport(
     """
     async with aiohttp.ClientSession(
         # Errors are HTML unless JSON is asked for.
-        headers={"Accept": "application/json"},
+        # A cache has to ask FreeScout before it answers.
+        headers={"Accept": "application/json", "Cache-Control": "no-cache"},
         timeout=aiohttp.ClientTimeout(total=patience),
     ) as session:
         yield HttpTransport(session, url, api_key)

@@ -5,18 +5,26 @@ a page we have read. So a walk moves a cursor to the last date seen and asks aga
 deletion hides anything from it. Where a second holds more rows than a page the cursor would stand still; from there on
 the rest is read by number, an order that no update changes, and a deletion is noticed.
 
+The end of a list is where its own total says, never where a page is smaller than asked: a desk may cap its pages. A row
+that makes every list with it fail is stepped around: a `Read` has a hole there.
+
 A walk has to show what was true when it began; what changes behind its back is the next walk's.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from datetime import datetime
-from typing import Literal
+from datetime import datetime, timedelta
+from functools import partial
+from typing import Literal, NamedTuple
 
 import msgspec
 
 from freescout_audit.conversation import Sighting
+from freescout_audit.events import DESK_CAPS_PAGES
+from freescout_audit.logs import emit
 from freescout_audit.rule import Truth
-from poller.freescout import RETRIES, DeskUnavailableError, FreeScout, Page
+from poller.answer import IN_BETWEEN, DeskServerError, DeskUnavailableError, not_before
+from poller.freescout import RETRIES, FreeScout, Page
+from poller.pieces import around
 
 By = Literal["updatedAt", "createdAt"]
 Clock = Callable[[], Awaitable[datetime]]
@@ -26,18 +34,27 @@ _STEPS = 5
 """How many requests a page may take on the average, when rows vanish while the rest is read by number."""
 
 
+class Edge(NamedTuple):
+    """The last row of an answer: which ticket, and its position in the list, from 1."""
+
+    ticket_id: int
+    place: int
+
+
 class Read(msgspec.Struct, frozen=True, kw_only=True):
-    """One answer to a list request."""
+    """One answer to a list request, or several to its parts where a row of it makes lists fail."""
 
     asked_at: datetime
     """*s* of its rows: our clock before the request."""
     cursor: datetime | None
     """Everything dated before this has been read; None at the very beginning."""
-    size: int
-    """How many rows were asked for."""
     page: Page
     by_number: bool = False
     """Its rows are in the order of their numbers, not of their dates."""
+    holes: int = 0
+    """How many rows of it make lists fail: the desk counts them, and cannot show them."""
+    edge: Edge | None = None
+    """Its last row; None when it has none."""
 
     @property
     def ticket_ids(self) -> set[int]:
@@ -54,12 +71,23 @@ class Read(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Reader:
-    """Reads a desk's lists in pages of ``size``; ``clock`` tells our time."""
+    """Reads a desk's lists in pages.
 
-    def __init__(self, desk: FreeScout, clock: Clock, *, size: int) -> None:
-        self._desk = desk
-        self._clock = clock
-        self._size = size
+    Args:
+        desk: The desk's API.
+        clock: Tells our time.
+        size: Rows in one request; fewer once the desk has shown that it caps its pages.
+        ahead: How far the desk's clock is known to be ahead of ours, None when it is not: an answer dated before it was
+            asked for comes from a cache, and is refused.
+    """
+
+    def __init__(
+        self, desk: FreeScout, clock: Clock, *, size: int, ahead: Callable[[], timedelta | None] = lambda: None
+    ) -> None:
+        self.desk = desk
+        self.clock = clock
+        self.size = size
+        self._ahead = ahead
 
     async def walk(
         self, since: datetime | None, *, by: By = "updatedAt", mailboxes: tuple[int, ...] | None = None
@@ -73,14 +101,10 @@ class Reader:
         while True:
             read = await self._read(cursor, by=by, mailboxes=mailboxes)
             yield read
-            if read.page.rows < self._size:
+            if read.page.ends:
                 return
             dates = [date for sighting in read.page.sightings if (date := _date(sighting, by)) is not None]
-            if not dates:
-                raise DeskUnavailableError(
-                    "FreeScout gave a whole page without one date that we understand", "check FreeScout's version"
-                )
-            if cursor is not None and max(dates) <= cursor:
+            if not dates or (cursor is not None and max(dates) <= cursor):
                 async for read in self._rest_by_number(cursor, by=by, mailboxes=mailboxes):
                     yield read
                 return
@@ -90,14 +114,33 @@ class Reader:
         """Return the page of what was created first from a date on."""
         return await self._read(created_since, by="createdAt", mailboxes=mailboxes)
 
-    async def latest(self, size: int, *, number: int = 1, retries: int = RETRIES) -> Read:
+    async def latest(self, size: int, *, retries: int = RETRIES) -> Read:
         """Return a page of what was updated last, the latest first."""
-        asked_at = await self._clock()
-        page = await self._desk.page(size=size, number=number, sort="updatedAt", order="desc", retries=retries)
-        return Read(asked_at=asked_at, size=size, cursor=None, page=page)
+        return await self._ask(partial(self.desk.page, sort="updatedAt", order="desc", retries=retries), size=size)
+
+    async def count(
+        self,
+        *,
+        updated_since: datetime | None = None,
+        created_since: datetime | None = None,
+        mailboxes: tuple[int, ...] | None = None,
+    ) -> int:
+        """Return how many conversations there are."""
+        with not_before(self.desk_clock(await self.clock())):
+            return await self.desk.count(updated_since=updated_since, created_since=created_since, mailboxes=mailboxes)
+
+    async def mailboxes(self) -> set[int]:
+        """Return the ids of the mailboxes."""
+        with not_before(self.desk_clock(await self.clock())):
+            return await self.desk.mailboxes()
+
+    def desk_clock(self, asked_at: datetime) -> datetime | None:
+        """Return what the desk's clock reads as it is asked, as far as that is known."""
+        ahead = self._ahead()
+        return None if ahead is None else asked_at + ahead
 
     async def _rest_by_number(
-        self, since: datetime, *, by: By, mailboxes: tuple[int, ...] | None
+        self, since: datetime | None, *, by: By, mailboxes: tuple[int, ...] | None
     ) -> AsyncIterator[Read]:
         """Yield answers until everything from a date on has been in one of them, by number.
 
@@ -105,33 +148,35 @@ class Reader:
         last row of the one before has to be where it was; if it is not, nor on the page, that page is read again, and
         so on back to one whose predecessor has not moved.
         """
-        edges: list[int | None] = []
-        steps = 0
+        edges: list[Edge | None] = []
+        steps, size = 0, self.size
         while True:
             read = await self._read(since, by=by, mailboxes=mailboxes, number=len(edges) + 1)
             yield read
+            if self.size < size:  # the desk caps its pages: their numbers count smaller ones from now on
+                edges, size = [], self.size
+                continue
             steps += 1
-            on_page = [sighting.ticket_id for sighting in read.page.sightings]
             edge = edges[-1] if edges else None
             if (
                 edge is not None
-                and edge not in on_page
-                and not await self._stands_at(edge, len(edges) * self._size, since, by=by, mailboxes=mailboxes)
+                and edge.ticket_id not in read.ticket_ids
+                and not await self._stands_there(edge, since, by=by, mailboxes=mailboxes)
             ):
                 if steps > _STEPS * (len(edges) + 2):
                     raise DeskUnavailableError("conversations vanish faster than they can be listed")
                 edges.pop()
                 continue
-            if read.page.rows < self._size:
+            if read.page.ends:
                 return
-            edges.append(on_page[-1] if on_page else None)
+            edges.append(read.edge)
 
-    async def _stands_at(
-        self, ticket_id: int, place: int, since: datetime, *, by: By, mailboxes: tuple[int, ...] | None
+    async def _stands_there(
+        self, edge: Edge, since: datetime | None, *, by: By, mailboxes: tuple[int, ...] | None
     ) -> bool:
-        """Tell whether a ticket is the row at position ``place``, by number, of what is dated ``since`` or later."""
-        read = await self._read(since, by=by, mailboxes=mailboxes, number=place, size=1)
-        return [sighting.ticket_id for sighting in read.page.sightings] == [ticket_id]
+        """Tell whether a ticket is still at its position, by number, in what is dated ``since`` or later."""
+        read = await self._read(since, by=by, mailboxes=mailboxes, number=edge.place, size=1)
+        return read.ticket_ids == {edge.ticket_id}
 
     async def _read(
         self,
@@ -143,17 +188,44 @@ class Reader:
         size: int | None = None,
     ) -> Read:
         """Ask for the first page by date or, when ``number`` is given, for that page by number."""
-        asked_at = await self._clock()
-        size = size or self._size
-        page = await self._desk.page(
-            size=size,
-            number=number or 1,
+        ask = partial(
+            self.desk.page,
             sort=by if number is None else "number",
             updated_since=since if by == "updatedAt" else None,
             created_since=since if by == "createdAt" else None,
             mailboxes=mailboxes,
         )
-        return Read(asked_at=asked_at, size=size, cursor=since, page=page, by_number=number is not None)
+        asked = size or self.size
+        read = await self._ask(ask, size=asked, number=number or 1, cursor=since, by_number=number is not None)
+        if size is None and read.page.limit < asked:
+            emit(DESK_CAPS_PAGES, asked=asked, given=read.page.limit)
+            self.size = read.page.limit
+        return read
+
+    async def _ask(
+        self,
+        ask: Callable[..., Awaitable[Page]],
+        *,
+        size: int,
+        number: int = 1,
+        cursor: datetime | None = None,
+        by_number: bool = False,
+    ) -> Read:
+        """Ask for a page, and step around what makes it fail."""
+        asked_at = await self.clock()
+        with not_before(self.desk_clock(asked_at)):
+            try:
+                page, holes = await ask(size=size, number=number, once=True), 0
+                before = (number - 1) * size
+            except DeskServerError:
+                page, holes, before = await around(ask, size=size, number=number, since=cursor)
+        if not page.rows and not holes and not page.ends:
+            raise DeskUnavailableError(
+                f"FreeScout's list counts {page.total} conversations, and shows none of them", IN_BETWEEN
+            )
+        ids = [sighting.ticket_id for sighting in page.sightings]
+        edge = Edge(ids[-1], before + page.rows) if ids else None
+        return Read(asked_at=asked_at, cursor=cursor, page=page, by_number=by_number, holes=holes, edge=edge)
 
 
 def _date(sighting: Sighting, by: By) -> datetime | None:

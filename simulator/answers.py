@@ -127,7 +127,7 @@ class Answers:
             ("Server", "nginx/1.22.1"),
             ("Content-Type", "text/html"),
             ("Connection", "keep-alive"),
-            ("Date", self._date()),
+            ("Date", self.date()),
         ]
         if retry_after is not None:
             headers.append(("Retry-After", str(retry_after)))
@@ -150,14 +150,15 @@ class Answers:
             ("Connection", "keep-alive"),
             *before_date,
             ("Cache-Control", _NO_CACHE),
-            ("Date", self._date()),
+            ("Date", self.date()),
             *after_date,
             ("X-Content-Type-Options", "nosniff"),
             ("Pragma", "no-cache"),
         )
         return ApiResponse(status.value, headers, body)
 
-    def _date(self) -> str:
+    def date(self) -> str:
+        """Return the desk's clock as ``Date`` has it."""
         return format_datetime(self._desk.now(), usegmt=True)
 
 

@@ -13,6 +13,7 @@ from simulator.answers import Answers, ApiRequest, ApiResponse
 from simulator.desk import Desk
 from simulator.faults import ApiFault
 from simulator.listing import DEFAULT_PAGE_SIZE, list_conversations, parse_query
+from simulator.proxy import Proxy
 from simulator.store import NotOnDeskError
 from simulator.writes import Writes
 
@@ -35,6 +36,7 @@ class Api:
         self.count = 0
         self._desk = desk
         self._answers = Answers(desk)
+        self._proxy = Proxy(desk, self._answers)
         self._writes = Writes(desk, self._answers)
 
     def answer(self, request: ApiRequest) -> ApiResponse:
@@ -45,7 +47,7 @@ class Api:
         fault = faults.take_api_fault()
         response = self._fail(request, fault)
         if response is None:
-            response = self._route(request)
+            response = self._proxy.answer(request, self._route)
         if fault is ApiFault.BROKEN_BODY:
             response = replace(response, broken_at=len(response.body) // 2)
         return replace(response, delay=response.delay + faults.slow, hangs=fault is ApiFault.HANG)
@@ -113,19 +115,26 @@ class Api:
         except (ValueError, OverflowError):
             # FreeScout lets the exception of its date or database layer through.
             return self._answers.error(request, HTTPStatus.INTERNAL_SERVER_ERROR, "Server Error")
+        faults, asked = desk.faults, query.size
+        query = replace(query, size=min(asked, faults.page_cap or asked))
         listed = list_conversations(desk, query)
-        limit = desk.faults.memory_limit_rows
+        if any(row.id in faults.unlistable for row in listed.rows):
+            return self._answers.error(request, HTTPStatus.INTERNAL_SERVER_ERROR, "Server Error")
+        limit = faults.memory_limit_rows
         if limit is not None and len(listed.rows) >= limit:
             return self._answers.html(HTTPStatus.INTERNAL_SERVER_ERROR)
         write = desk.renderer()
         rows = [write.conversation(row, desk.threads_of(row) if query.threads else ()) for row in listed.rows]
-        page = _page(size=query.size, total=listed.total, number=query.page)
+        size = query.size if faults.page_cap_told else asked
+        page = _page(size=size, total=listed.total, number=query.page)
         response = self._answers.json({"_embedded": {"conversations": rows}, "page": page})
-        return replace(response, delay=len(rows) * desk.faults.seconds_per_row)
+        return replace(response, delay=len(rows) * faults.seconds_per_row)
 
     def _read(self, request: ApiRequest, row_id: int) -> ApiResponse:
         desk = self._desk
         row = desk.get(row_id)
+        if row_id in desk.faults.unreadable:
+            return self._answers.error(request, HTTPStatus.INTERNAL_SERVER_ERROR, "Server Error")
         bare = request.query.get("embed") == "none"
         return self._answers.json(desk.renderer().conversation(row, () if bare else desk.threads_of(row)))
 

@@ -87,7 +87,8 @@ class Conversation:
     """A conversation's row. ``copy()`` of it is the snapshot that a delivery carries.
 
     ``threads`` is None while nobody has looked at a conversation that was seeded in bulk: the desk makes its one
-    thread when it is first needed, so that a million conversations fit into memory.
+    thread when it is first needed, so that a million conversations fit into memory. ``created`` is 0 where the database
+    has no such date: MySQL lists those first, and no ``createdSince`` finds them.
     """
 
     id: int

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Literal
 
 
 class ApiFault(StrEnum):
@@ -46,6 +47,14 @@ class Faults:
         slow: Seconds before each answer.
         seconds_per_row: Seconds before a list's answer for each of its rows (measured: 0.001).
         memory_limit_rows: A list with at least so many rows exhausts PHP's memory: 500, HTML. None for no limit.
+        unlistable: Conversations that make every list with them answer 500, JSON.
+        unreadable: Conversations that make a read of them alone answer 500, JSON.
+        page_cap: A list has so many rows a page at the most, whatever was asked for; None for no cap.
+        page_cap_told: Whether ``page.size`` says so.
+        dropped: Parameters of the query string that a proxy drops on the way; ``*`` stands for all of them.
+        cache: A proxy in front answers with what the desk answered before, for so many seconds; 0 for none. An answer
+            younger than 3 s it does not give again: with dates of whole seconds nobody could tell.
+        cache_tells: By what such an answer may be known: its ``Age`` (and a new ``Date``), or its old ``Date`` alone.
         strange_statuses: Conversation id to a status text that FreeScout does not have, sent for that row in lists,
             single reads and deliveries.
 
@@ -70,6 +79,13 @@ class Faults:
     slow: float = 0.0
     seconds_per_row: float = 0.0
     memory_limit_rows: int | None = 10_000
+    unlistable: set[int] = field(default_factory=set)
+    unreadable: set[int] = field(default_factory=set)
+    page_cap: int | None = None
+    page_cap_told: bool = True
+    dropped: frozenset[str] = frozenset()
+    cache: float = 0.0
+    cache_tells: Literal["age", "date"] = "age"
     strange_statuses: dict[int, str] = field(default_factory=dict)
     clock_offset: float = 0.0
 

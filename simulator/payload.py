@@ -52,7 +52,7 @@ class Renderer:
             "mailboxId": str(row.mailbox_id) if row.mailbox_as_text else row.mailbox_id,
             "assignee": None if row.assignee is None else self._person("user", row.assignee),
             "createdBy": self._person(row.by, row.by_id),
-            "createdAt": iso(row.created),
+            "createdAt": _iso_or_none(row.created or None),
             "updatedAt": iso(row.updated),
             "closedBy": row.closed_by,
             "closedByUser": closed_by,

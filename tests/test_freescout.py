@@ -2,14 +2,17 @@
 
 import asyncio
 import json
-from collections.abc import Mapping, Sequence
+import zlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 
 import pytest
+from aiohttp import web
 
 from conftest import Log
-from poller.freescout import RETRIES, DeskRefusedError, DeskResponse, DeskUnavailableError, FreeScout
-from poller.transport import http_transport
+from poller.freescout import RETRIES, DeskRefusedError, DeskResponse, DeskServerError, DeskUnavailableError, FreeScout
+from poller.transport import LARGEST, http_transport
 from settings import Secret
 from simulator import Api, ApiFault, Desk, ManualClock, serve
 from support.examples import at, body
@@ -132,6 +135,33 @@ async def test_what_may_pass_is_asked_again_and_what_does_not_pass_is_said(failu
     assert patience.waits[0] != patience.waits[1], "who failed together does not come back together"
 
 
+async def test_a_500_may_be_said_not_to_be_asked_about_again() -> None:
+    script = Script(answer(500), listing())
+
+    with pytest.raises(DeskServerError, match="answers 500: see storage/logs"):
+        await FreeScout(script, sleep=Patience()).page(size=3, once=True)
+
+    assert len(script.asked) == 1
+
+
+async def test_a_count_over_a_row_that_fails_shows_no_row() -> None:
+    script = Script(answer(500), listing(total=77))
+
+    assert await FreeScout(script, sleep=Patience()).count() == 77
+    assert int(script.asked[1][1]["page"]) > 10**6
+
+
+async def test_mailboxes_are_read_to_the_end_of_their_list() -> None:
+    def mailboxes(*ids: int) -> DeskResponse:
+        document = {"_embedded": {"mailboxes": [{"id": each} for each in ids]}, "page": {"totalElements": 3}}
+        return answer(document=document)
+
+    script = Script(mailboxes(1, 2), mailboxes(7))
+
+    assert await FreeScout(script).mailboxes() == {1, 2, 7}
+    assert [query["page"] for _, query in script.asked] == ["1", "2"]
+
+
 async def test_retry_after_is_kept_within_reason() -> None:
     patience = Patience()
     script = Script(answer(429, retry_after="7"), answer(503, retry_after="9000"), listing())
@@ -191,6 +221,7 @@ async def test_over_http_the_key_is_in_the_header_and_json_is_asked_for() -> Non
 
     assert api.requests[0].header("X-FreeScout-API-Key") == desk.api_key
     assert api.requests[0].header("Accept") == "application/json"
+    assert api.requests[0].header("Cache-Control") == "no-cache"
 
 
 @pytest.mark.parametrize("fault", [ApiFault.HANG, ApiFault.BROKEN_BODY])
@@ -201,6 +232,68 @@ async def test_over_http_an_answer_that_does_not_come_whole_may_pass(fault: ApiF
     async with serve(desk) as url, http_transport(url, lambda: Secret(desk.api_key), patience=0.2) as transport:
         with pytest.raises(DeskUnavailableError, match="does not answer"):
             await FreeScout(transport, sleep=Patience()).page(size=1)
+
+
+def packed(mebibytes: int) -> bytes:
+    """So many mebibytes of blanks as gzip packs them, a thousand to one."""
+    packer = zlib.compressobj(9, wbits=31)
+    return b"".join([*(packer.compress(b" " * (1 << 20)) for _ in range(mebibytes)), packer.flush()])
+
+
+@pytest.mark.parametrize("form", ["gzip", "without an end"])
+async def test_over_http_an_answer_without_bound_is_not_taken(form: str) -> None:
+    sent, asked = 0, 0
+    bomb = packed(64)
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        nonlocal sent, asked
+        asked += 1
+        headers = {"Content-Type": "application/json", "Date": DATE}
+        if form == "gzip":
+            return web.Response(body=bomb, headers=headers | {"Content-Encoding": "gzip"})
+        response = web.StreamResponse(headers=headers)
+        await response.prepare(request)
+        with suppress(ConnectionError):
+            while sent < 10 * LARGEST:
+                await response.write(b" " * (1 << 20))
+                sent += 1 << 20
+        return response
+
+    async with serving(answer) as url, http_transport(url, lambda: None, patience=20) as transport:
+        with pytest.raises(DeskUnavailableError, match="larger than 16 MiB") as raised:
+            await FreeScout(transport, sleep=Patience()).page(size=1)
+
+    assert "POLLER_PAGE_SIZE" in raised.value.next_step
+    assert asked == 1
+    assert sent < 2 * LARGEST
+
+
+@asynccontextmanager
+async def serving(answer: Callable[[web.Request], Awaitable[web.StreamResponse]]) -> AsyncIterator[str]:
+    app = web.Application()
+    app.router.add_get("/api/{path:.*}", answer)
+    runner = web.AppRunner(app, shutdown_timeout=0.1)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+    finally:
+        await runner.cleanup()
+
+
+async def test_over_http_an_answer_that_comes_drop_by_drop_has_its_time() -> None:
+    async def answer(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "application/json"})
+        await response.prepare(request)
+        with suppress(ConnectionError):
+            for _ in range(100):
+                await response.write(b" ")
+                await asyncio.sleep(0.05)
+        return response
+
+    async with serving(answer) as url, http_transport(url, lambda: None, patience=0.2) as transport:
+        with pytest.raises(DeskUnavailableError, match="does not answer"):
+            await FreeScout(transport).page(size=1, retries=0)
 
 
 async def test_over_http_no_more_requests_are_under_way_than_allowed() -> None:

@@ -13,7 +13,7 @@ from db import lease
 from db.database import Database
 from freescout_audit.rule import Terms
 from poller.freescout import DeskResponse, FreeScout, Transport
-from poller.peek import REST, SIZES, Peeks
+from poller.peek import REST, SIZE, Peeks
 from simulator import ApiFault
 from support.world import World, make_world, no_sleep, settle_gaps
 
@@ -206,7 +206,7 @@ class TestHowOften:
 
         assert len(asked) == 3
 
-    @pytest.mark.parametrize(("changed", "crowded"), [(SIZES[0] - 1, 0), (SIZES[0], 1)])
+    @pytest.mark.parametrize(("changed", "crowded"), [(SIZE - 1, 0), (SIZE, 1)])
     async def test_when_all_its_rows_are_news_it_calls_for_a_pass(
         self, world: World, changed: int, crowded: int
     ) -> None:

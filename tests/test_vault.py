@@ -1,6 +1,7 @@
 """The vault: what is asked of Infisical, what its answers mean, and which keys are in use, over real sockets."""
 
 import asyncio
+import gzip
 import re
 import shlex
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -9,6 +10,7 @@ from contextlib import asynccontextmanager, suppress
 import aiohttp
 import pytest
 import typer
+from aiohttp import web
 from typer.testing import CliRunner
 
 from conftest import Log
@@ -20,7 +22,7 @@ from receiver.app import create_app, serve
 from settings import Environment, LiveSecrets, Secret, load_environment, load_settings
 from settings.environment import VaultAccess
 from settings.vault.client import Vault
-from settings.vault.infisical import VaultError
+from settings.vault.infisical import VaultError, VaultResponse, read_login
 from settings.vault.keys import Keys, ignored_variables, keys_from_vault
 from settings.vault.transport import http_send
 from simulator.infisical import Infisical, VaultFault, serve_vault
@@ -186,6 +188,33 @@ async def test_whatever_is_wrong_the_error_names_the_next_step_and_no_secret(
 
     assert not any(secret in repr(raised.value) for secret in (NEW, API, OPS, vault.client_secret))
     assert raised.value.__cause__ is None
+
+
+@pytest.mark.parametrize("packed", [True, False])
+async def test_an_answer_without_bound_is_not_taken(vault: Infisical, *, packed: bool) -> None:
+    body = b" " * (32 << 20)
+
+    async def answer(_: web.Request) -> web.Response:
+        headers = {"Content-Type": "application/json"} | ({"Content-Encoding": "gzip"} if packed else {})
+        return web.Response(body=gzip.compress(body, 1) if packed else body, headers=headers)
+
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", answer)
+    runner = web.AppRunner(app, shutdown_timeout=0.1)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        async with reading(vault, f"http://127.0.0.1:{runner.addresses[0][1]}") as reader:
+            with pytest.raises(VaultError, match="sends an answer larger than 1 MiB"):
+                await reader.read()
+    finally:
+        await runner.cleanup()
+
+
+@pytest.mark.parametrize("document", [b"[" * 100_000, b'{"accessToken":' + b"[" * 100_000])
+def test_nesting_without_end_is_no_infisical(document: bytes) -> None:
+    with pytest.raises(VaultError, match="is no Infisical"):
+        read_login(VaultResponse(status=200, headers={"content-type": "application/json"}, body=document))
 
 
 async def test_an_identity_that_is_locked_out_is_told_to_wait(vault: Infisical, url: str) -> None:

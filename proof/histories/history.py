@@ -50,6 +50,8 @@ LATEST = 90 * 60
 """Seconds that the network may keep a delivery."""
 PATIENCE = timedelta(seconds=60)
 """How long a poller waits for an answer."""
+_DROPPED = ("*", "updatedSince", "createdSince", "sortField", "sortOrder", "pageSize", "page", "mailboxId")
+"""What a proxy may drop of a query string."""
 PASS_EVERY = timedelta(seconds=120)
 PEEK_EVERY = 3.0
 LONG_AGO = datetime.min.replace(tzinfo=UTC)
@@ -182,7 +184,8 @@ class History:
         await self._cache.reset(self._stage, self._rng, self._clock)
         try:
             self._oracle.note(self._desk.truth(), self._clock.now())
-            if self._rng.random() < 0.7:
+            # A cache may deceive who has not read the desk's clock yet: that comes first.
+            if self._rng.random() < 0.7 or self._mix.cached:
                 await self._stage.alone(self._pollers[0].process, self._pass(self._pollers[0]))
             self._set_faults(on=True)
             for _ in range(self._steps):
@@ -216,6 +219,7 @@ class History:
             (5 * mix.clock, self._jump),
             (5 * mix.keys, self._change_keys),
             (5 * mix.mailbox, self._lose_a_mailbox),
+            (5 * mix.poison, self._poison),
         ]
         act = rng.choices([act for _, act in choices], [weight for weight, _ in choices])[0]
         self._clock.advance(MICROSECOND)
@@ -267,6 +271,23 @@ class History:
     def _lose_a_mailbox(self) -> None:
         self._say(lose_a_mailbox(self._desk, self._rng))
         self._oracle.note(self._desk.truth(), self._clock.now())
+
+    def _poison(self) -> None:
+        """Let a ticket make every list with it fail, and perhaps a read of it alone; or let all of them be well."""
+        faults, rng = self._desk.faults, self._rng
+        if not faults.unlistable or rng.random() < 1 / 2:
+            row = max(self._desk.truth(), key=lambda row: row.updated)
+            faults.unlistable.add(row.id)
+            if rng.random() < 1 / 2:
+                faults.unreadable.add(row.id)
+            self._say(f"ticket {row.id} makes lists fail")
+        else:
+            self._heal()
+
+    def _heal(self) -> None:
+        self._desk.faults.unlistable.clear()
+        self._desk.faults.unreadable.clear()
+        self._say("no ticket makes lists fail")
 
     async def _crash(self) -> None:
         process = self._rng.choice([self._receiver, *(poller.process for poller in self._pollers)])
@@ -450,6 +471,9 @@ class History:
         await stage.turn(f"asks for {path}")
         if self._faulty and rng.random() < self._mix.api:
             faults.api = rng.choice(list(ApiFault))
+        if self._mix.dropped:
+            drops = self._faulty and rng.random() < self._mix.dropped
+            faults.dropped = frozenset({rng.choice(_DROPPED)}) if drops else frozenset()
         headers = {"X-FreeScout-API-Key": self._api_key, "Accept": "application/json"}
         answer = self._api.answer(ApiRequest("GET", f"/api/{path}", query, headers))
         self._say(f"the desk answers {answer.status} to {path} {dict(query)}")
@@ -567,6 +591,12 @@ class History:
         self._desk.faults.drop_chance = self._mix.lost if on else 0.0
         self._desk.faults.reorder_chance = self._mix.reordered if on else 0.0
         self._desk.faults.api = None
+        self._desk.faults.page_cap = max(2, self._mix.page_size // 2) if self._mix.capped else None
+        self._desk.faults.cache = 600 if on and self._mix.cached else 0
+        if self._mix.cached:
+            self._desk.faults.cache_tells = self._rng.choice(("age", "date"))
+        self._desk.faults.dropped = frozenset()
+        self._heal()
 
     async def _end_well(self) -> None:
         """Let the faults stop: one pass and its questions later, everything has to be right."""

@@ -34,6 +34,19 @@ THEMES: Mapping[str, Mapping[str, float]] = {
         "days": 0.3,
         "page_size": 4,
     },
+    "cached": {"cached": 1, "lost": 0.3, "late": 0.3, "again": 0.6, "turnover": 0.2, "tickets": 4, "api": 0},
+    "capped": {
+        "capped": 1,
+        "burst": 0.6,
+        "lost": 0.9,
+        "dense": 0.6,
+        "turnover": 0.2,
+        "tickets": 9,
+        "days": 0.01,
+        "page_size": 5,
+    },
+    "dropped": {"dropped": 0.5, "burst": 0.6, "lost": 0.9, "dense": 0.5, "tickets": 8, "days": 0.01, "page_size": 3},
+    "poison": {"poison": 0.7, "lost": 0.8, "again": 0.5, "turnover": 0.1, "tickets": 8, "days": 0.3, "page_size": 4},
     "fleeting": {"fleeting": 0.7, "late": 0.7, "lost": 0.3, "tickets": 2, "page_size": 6},
     "peek": {
         "peek": 1,
@@ -123,6 +136,14 @@ class Mix:
     """What happens, happens to the ticket with the latest date."""
     burst: float
     """Several things happen within one second."""
+    cached: float = 0.0
+    """A cache stands before the desk, and gives its answers again."""
+    capped: float = 0.0
+    """The desk gives fewer rows a page than are asked for."""
+    dropped: float = 0.0
+    """A proxy drops a parameter of a list request."""
+    poison: float = 0.0
+    """A ticket makes every list with it fail."""
 
     @classmethod
     def draw(cls, rng: random.Random, theme: str | None = None) -> Self:

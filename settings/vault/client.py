@@ -22,7 +22,8 @@ LAST_PART = 0.1
 """The share of a token's lifetime in which it is not used any more."""
 
 Send = Callable[[Request], Awaitable[VaultResponse]]
-"""Sends a request and returns its answer. Raises OSError when none comes; TimeoutError is one."""
+"""Sends a request and returns its answer. Raises OSError when none comes (TimeoutError is one), VaultError for one
+that is without bound."""
 
 
 class Vault:

@@ -17,6 +17,8 @@ from settings.environment import Secret, VaultAccess
 Version = Literal["v4", "v3"]
 """Of the route that lists secrets. v3 is deprecated; servers from before the end of 2025 have nothing newer."""
 
+_UNREADABLE = (msgspec.MsgspecError, RecursionError)
+"""What decoding raises for what is not JSON, is no such document, or is nested without end."""
 _LOCKED = "temporarily locked"
 _NO_SUCH_ROUTE = "Route "
 
@@ -117,7 +119,7 @@ def read_login(answer: VaultResponse) -> Token:
         raise _no_login(answer)
     try:
         login = _login.decode(answer.body)
-    except msgspec.MsgspecError:
+    except _UNREADABLE:
         raise _not_infisical() from None
     return Token(value=Secret(login.access_token), lifetime=login.expires_in or None)
 
@@ -166,7 +168,7 @@ def read_secrets(answer: VaultResponse, access: VaultAccess, names: Collection[s
         raise VaultRefusedError(f"Infisical answers {answer.status}", "check the INFISICAL_ variables")
     try:
         listed = _secrets.decode(answer.body).secrets
-    except msgspec.MsgspecError:
+    except _UNREADABLE:
         raise _not_infisical() from None
     if not listed:
         # It says so too of a path that does not exist, and to an identity that may not see what is there.
@@ -245,6 +247,6 @@ def _message(answer: VaultResponse) -> str:
     """Return what an error says, to compare it and never to show it; empty when it says nothing we can read."""
     try:
         message = _problem.decode(answer.body).message
-    except msgspec.MsgspecError:
+    except _UNREADABLE:
         return ""
     return message if isinstance(message, str) else ""

@@ -5,8 +5,13 @@ from contextlib import asynccontextmanager
 
 import aiohttp
 
+from freescout_audit.bounded import TooLargeError, read_within
 from settings.vault.client import Send
-from settings.vault.infisical import Request, VaultResponse
+from settings.vault.infisical import Request, VaultRefusedError, VaultResponse
+
+LARGEST = 1 << 20
+"""Bytes of an answer at the most, after decompression: a folder of secrets has some thousands."""
+_CHUNK = 1 << 14
 
 
 @asynccontextmanager
@@ -31,7 +36,13 @@ async def http_send(url: str, *, patience: float) -> AsyncIterator[Send]:
                     allow_redirects=False,
                 ) as response:
                     received = {name.lower(): value for name, value in response.headers.items()}
-                    return VaultResponse(status=response.status, headers=received, body=await response.read())
+                    body = await read_within(LARGEST, response.content.iter_chunked(_CHUNK))
+                    return VaultResponse(status=response.status, headers=received, body=body)
+            except TooLargeError as error:
+                raise VaultRefusedError(
+                    f"what answers at INFISICAL_URL sends an answer {error}",
+                    "is it Infisical? let INFISICAL_PATH be a folder of few secrets",
+                ) from None
             except aiohttp.ClientError as error:
                 raise ConnectionError(type(error).__name__) from None
 

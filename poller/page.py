@@ -1,0 +1,88 @@
+"""One page of a list of conversations, out of an answer. Decoded row by row: a strange row spoils only itself. Pure."""
+
+from collections.abc import Sequence
+from datetime import datetime
+
+import msgspec
+
+from freescout_audit.conversation import Sighting, UnusableBodyError, decode_conversation
+from freescout_audit.events import DESK_STRANGE_ROW
+from freescout_audit.logs import emit
+from poller.answer import IN_BETWEEN, UNREADABLE, DeskRefusedError, DeskResponse, DeskUnavailableError, desk_clock
+from poller.asked import Asked
+
+
+class Page(msgspec.Struct, frozen=True, kw_only=True):
+    """One page of a list."""
+
+    sightings: Sequence[Sighting]
+    """The rows that have a usable id, in the list's order."""
+    rows: int
+    """All rows."""
+    total: int
+    """``totalElements``: how many the whole list has."""
+    limit: int
+    """How many rows the desk puts on a page at the most: fewer than were asked for where it caps its pages."""
+    ends: bool
+    """Whether the list ends with it: it is not full, and its last row is the last of ``total``."""
+    desk_clock: datetime
+    """The answer's ``Date``."""
+
+
+class _Rows(msgspec.Struct):
+    conversations: list[msgspec.Raw]
+
+
+class _PageInfo(msgspec.Struct, rename="camel"):
+    total_elements: int
+    size: int = 0
+    number: int = 0
+
+
+class _List(msgspec.Struct):
+    embedded: _Rows = msgspec.field(name="_embedded")
+    page: _PageInfo
+
+
+_list = msgspec.json.Decoder(_List, strict=False)
+
+
+def read_page(asked: Asked, answer: DeskResponse) -> Page:
+    """Return the page that was asked for.
+
+    Raises:
+        DeskRefusedError: It is not the one that was asked for.
+        DeskUnavailableError: It is no list.
+    """
+    try:
+        listed = _list.decode(answer.body)
+    except UNREADABLE as error:
+        raise DeskUnavailableError("FreeScout's list is not what it should be", IN_BETWEEN) from error
+    rows, total = len(listed.embedded.conversations), listed.page.total_elements
+    sightings = [sighting for raw in listed.embedded.conversations if (sighting := _row(raw)) is not None]
+    if ignored := asked.ignored(sightings, rows=rows, number=listed.page.number or None):
+        raise DeskRefusedError(
+            f"FreeScout's list ignores {ignored}", "does a proxy drop or change the query string? let it through as is"
+        )
+    limit = min(asked.size, listed.page.size) if listed.page.size > 0 else asked.size
+    last = (asked.number - 1) * limit + rows
+    ends = rows < limit and last >= total
+    return Page(
+        sightings=sightings,
+        rows=rows,
+        total=total,
+        limit=limit if ends or not rows else min(limit, rows),
+        ends=ends,
+        desk_clock=desk_clock(answer),
+    )
+
+
+def _row(raw: msgspec.Raw) -> Sighting | None:
+    try:
+        sighting = decode_conversation(memoryview(raw))
+    except UnusableBodyError:
+        emit(DESK_STRANGE_ROW, reason="no usable id")
+        return None
+    if not sighting.understood:
+        emit(DESK_STRANGE_ROW, ticket_id=sighting.ticket_id, reason="its status, state or date is not one we know")
+    return sighting
