@@ -174,8 +174,8 @@ class FreeScout:
 
     async def clock(self) -> datetime:
         """Return the desk's clock, by an answer that no cache can have; errors as `page`."""
-        number = random.randrange(10**9, MAX_ID)  # noqa: S311 - not to be guessed by nobody, only new each time
-        return await self._ask("conversations", {"pageSize": "1", "number": str(number)}, desk_clock)
+        number = random.randrange(10**9, MAX_ID)  # noqa: S311 - new each time, and no secret
+        return await self._ask("conversations", {"pageSize": "1", "page": "1", "number": str(number)}, desk_clock)
 
     async def conversation(self, ticket_id: int) -> Sighting | None:
         """Return one conversation; None when FreeScout itself says, in its own JSON form, that it is gone.

@@ -138,11 +138,14 @@ class Questions:
                 if self._clock() < self._pause_until:
                     return False
                 beginning = await lease.read_beginning(self._database)
-                asked_at, known = beginning.asked_at, beginning.lease.seen_through is not None
-                with not_before(asked_at + beginning.lease.clock_offset if known else None):
+                asked_at, desk_clock = beginning.asked_at, None
+                if beginning.lease.seen_through is not None:
+                    desk_clock = asked_at + beginning.lease.clock_offset
+                with not_before(desk_clock):
                     sighting = await self._desk.conversation(ticket_id)
             if sighting is None:
-                await self._check_that_404_counts()
+                with not_before(desk_clock):
+                    await self._check_that_404_counts()
             truth = Truth(ticket_id=ticket_id, sighting=sighting, asked_at=asked_at)
             await self._answers.commit(truth, deadline=PATIENCE)
         except DeskError as error:

@@ -141,6 +141,7 @@ TROUBLES = [
     Trouble("clock", "red", "behind ours", "time server", faults={"clock_offset": -90}),
     Trouble("clock", "yellow", "ahead of ours", "time server", faults={"clock_offset": 20}),
     Trouble("page size", "red", "200 rows: FreeScout answers 500", "POLLER_PAGE_SIZE", faults={"memory_limit_rows": 5}),
+    Trouble("page size", "green", "the desk gives at most 4 rows a page", "", faults={"page_cap": 4}),
     Trouble(
         "desk",
         "red",
@@ -246,6 +247,11 @@ def standing(**changes: object) -> Standing:
     [
         (standing(), ["green", "green", "green"], "poller.1 leads"),
         (standing(lease=Lease()), ["yellow"], "ps:scale poller=1"),
+        (
+            standing(lease=Lease(heartbeat_at=at(-5)), desk_state="unavailable"),
+            ["green", "red", "green"],
+            "no pass is complete yet: FreeScout answers 503",
+        ),
         (standing(lease=Lease(heartbeat_at=at(-901))), ["yellow"], "none alive"),
         (standing(lease=Lease()), ["yellow"], "daylight saving repeats"),
         (standing(lease=Lease(heartbeat_at=at(-5))), ["green", "yellow", "green"], "status shows how far"),

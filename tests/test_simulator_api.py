@@ -307,3 +307,66 @@ def test_requests_are_remembered_for_who_counts_them(client: Client) -> None:
         ("/api/conversations", {"pageSize": "1"}),
         ("/api/mailboxes", {}),
     ]
+
+
+class TestWhatStandsBeforeADesk:
+    @pytest.fixture
+    def client(self, client: Client) -> Client:
+        client.desk.populate(30, days=1)
+        return client
+
+    def listed(self, answer: ApiResponse) -> tuple[list[int], dict[str, int]]:
+        document = json.loads(answer.body)
+        return [row["id"] for row in document["_embedded"]["conversations"]], document["page"]
+
+    @pytest.mark.parametrize(("told", "size"), [(True, 10), (False, 20)])
+    def test_a_cap_makes_pages_smaller_than_asked(self, client: Client, *, told: bool, size: int) -> None:
+        client.desk.faults.page_cap, client.desk.faults.page_cap_told = 10, told
+
+        ids, page = self.listed(client.call("GET", "conversations", pageSize="20", page="3", sortOrder="asc"))
+
+        assert ids == list(range(21, 31))
+        assert (page["size"], page["totalElements"], page["number"]) == (size, 30, 3)
+
+    def test_a_row_that_fails_fails_the_pages_that_show_it(self, client: Client) -> None:
+        client.desk.faults.unlistable, client.desk.faults.unreadable = {7}, {7}
+
+        def status(path: str, **query: str) -> int:
+            return client.call("GET", path, sortField="createdAt", sortOrder="asc", pageSize="5", **query).status
+
+        assert [status("conversations", page=page) for page in ("1", "2", "3", "99")] == [200, 500, 200, 200]
+        assert (status("conversations/7"), status("conversations/8")) == (500, 200)
+
+    def test_a_proxy_drops_parameters(self, client: Client) -> None:
+        client.desk.faults.dropped = frozenset({"pageSize"})
+        assert self.listed(client.call("GET", "conversations", pageSize="5"))[1]["size"] == 50
+
+        client.desk.faults.dropped = frozenset({"*"})
+        assert self.listed(client.call("GET", "conversations", sortOrder="asc"))[0][0] == 30
+
+    @pytest.mark.parametrize("tells", ["age", "date"])
+    def test_a_cache_gives_an_answer_again(self, client: Client, tells: str) -> None:
+        client.desk.faults.cache, client.desk.faults.cache_tells = 60, tells  # type: ignore[assignment]
+        first = client.call("GET", "conversations/3")
+        client.desk.set_status(3, "spam")
+
+        client.clock.advance(10)
+        again = client.call("GET", "conversations/3")
+        client.clock.advance(60)
+        anew = client.call("GET", "conversations/3")
+
+        assert again.body == first.body
+        assert again.header("Age") == ("10" if tells == "age" else "")
+        assert (again.header("Date") == first.header("Date")) == (tells == "date")
+        assert json.loads(anew.body)["status"] == "spam"
+        assert anew.header("Age") == ""
+
+    def test_a_conversation_without_a_date_of_creation_is_listed_first_and_by_no_filter(self, client: Client) -> None:
+        ticket = client.desk.customer_writes(created=0)
+
+        by_date = self.listed(client.call("GET", "conversations", sortField="createdAt", sortOrder="asc"))[0]
+        since = self.listed(client.call("GET", "conversations", createdSince="1970-01-01T00:00:01Z"))[0]
+
+        assert by_date[0] == ticket
+        assert ticket not in since
+        assert json.loads(client.call("GET", f"conversations/{ticket}").body)["createdAt"] is None

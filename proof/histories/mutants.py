@@ -13,6 +13,7 @@ RULE, DESK_CLOCK = "freescout_audit.rule", "freescout_audit.desk_clock"
 STATEMENTS, LEASE = "db.statements", "db.lease"
 STORE = "db.store"
 PASSES, WALK, DELETIONS, PEEK = "poller.passes", "poller.walk", "poller.deletions", "poller.peek"
+ANSWER, ASKED, PAGE, UNLISTED = "poller.answer", "poller.asked", "poller.page", "poller.unlisted"
 
 
 class MutantError(Exception):
@@ -180,24 +181,23 @@ MUTANTS = (
                 "            read = await self._read(cursor, by=by, mailboxes=mailboxes)\n            yield read\n",
                 """\
             query = {"updatedAt": {"updated_since": since}, "createdAt": {"created_since": since}}[by]
-            asked_at = await self._clock()
-            page = await self._desk.page(size=self._size, number=turned, sort=by, mailboxes=mailboxes, **query)
-            read = Read(asked_at=asked_at, cursor=since, size=self._size, page=page)
+            ask = partial(self.desk.page, sort=by, mailboxes=mailboxes, **query)
+            read = await self._ask(ask, size=self.size, number=turned, cursor=since)
             yield read
 """,
             ),
-            (WALK, "if cursor is not None and max(dates) <= cursor:", "if False:"),
+            (WALK, "if not dates or (cursor is not None and max(dates) <= cursor):", "if not dates:"),
         ),
     ),
     Mutant(
         "what moves past a walk is not missed",
-        ((PASSES, "return len(reads) > 1 and await", "return False and await"),),
+        ((PASSES, "        return missing != 0\n", "        return False\n"),),
         theme="hour",
         first=1000,
     ),
     Mutant(
         "a clock that is set back during a pass lets it vouch",
-        ((PASSES, "        _check_that_the_clock_went_on(clock, deletions.last)\n", ""),),
+        ((ANSWER, "    if before > timedelta():\n", "    if False:\n"),),
         theme="back",
     ),
     Mutant(
@@ -331,6 +331,52 @@ MUTANTS = (
         "a later pass's lease is overwritten",
         ((LEASE, ".where(or_(renewed.is_(None), renewed < beginning.asked_at))", ""),),
         theme="pollers",
+    ),
+    Mutant(
+        "an answer's age is ignored",
+        ((ANSWER, '    if age.strip("0"):\n', "    if False:\n"),),
+        theme="cached",
+    ),
+    Mutant(
+        "an answer from before the question is believed",
+        ((ANSWER, "    if before > timedelta():\n", "    if False:\n"),),
+        theme="cached",
+    ),
+    Mutant(
+        "a cache's answer is taken for a clock that was set back",
+        ((PASSES, "        if older:\n", "        if False:\n"),),
+        theme="cached",
+    ),
+    Mutant(
+        "a page with fewer rows than were asked for is the last",
+        ((PAGE, "ends = rows < limit and last >= total", "ends = rows < asked.size"),),
+        theme="capped",
+    ),
+    Mutant(
+        "the order of a list is whatever it is",
+        ((ASKED, "        if not self._is_sorted(sightings):\n", "        if False:\n"),),
+        theme="dropped",
+    ),
+    Mutant(
+        "the page of a list is whatever it is",
+        ((ASKED, "if number is not None and number != self.number:", "if False:"),),
+        theme="dropped",
+    ),
+    Mutant(
+        "a pass vouches for what it could not list",
+        (
+            (
+                PASSES,
+                "                await self._unlisted.account(Listed(updated_since=since), shown)\n",
+                "                pass\n",
+            ),
+        ),
+        theme="poison",
+    ),
+    Mutant(
+        "what answers nothing, not even alone, is not disputed",
+        ((UNLISTED, "                await self._distrust(ticket_id, second, asked_at, held=held)\n", ""),),
+        theme="poison",
     ),
 )
 
