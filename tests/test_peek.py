@@ -199,7 +199,7 @@ class TestHowOften:
 
         await make_peeks(world, through=count).look()
 
-        assert len(asked) == 3
+        assert len(asked) == 2
 
     @pytest.mark.parametrize(("changed", "crowded"), [(SIZE - 1, 0), (SIZE, 1)])
     async def test_when_all_its_rows_are_news_it_calls_for_a_pass(
