@@ -30,8 +30,6 @@ async def test_the_lag_of_a_healthy_desk_is_that_of_its_worker_though_its_dates_
     assert lag.samples == 1000
     assert lag.p50 == pytest.approx(2.5, abs=0.2)
     assert lag.p95 == pytest.approx(4.8, abs=0.1)
-    assert lag.p95 is not None
-    assert lag.p95 < 5
 
 
 async def test_no_lag_is_shorter_than_none(database: Database, sql: asyncpg.Connection) -> None:

@@ -52,6 +52,8 @@ PATIENCE = timedelta(seconds=60)
 """How long a poller waits for an answer."""
 _DROPPED = ("*", "updatedSince", "createdSince", "sortField", "sortOrder", "pageSize", "page", "mailboxId")
 """What a proxy may drop of a query string."""
+_ANSWERED, _MOST_TURNS = 3, 60
+"""The turns of a peek until FreeScout has answered it, and those of a pass at the most, more or less."""
 PASS_EVERY = timedelta(seconds=120)
 PEEK_EVERY = 3.0
 LONG_AGO = datetime.min.replace(tzinfo=UTC)
@@ -214,6 +216,7 @@ class History:
             (3.0, self._let_people_act),
             (mix.replay * bool(self._received), self._replay),
             (mix.peek * bool(self._oracle.passed), self._peek_alone),
+            (mix.across * bool(self._oracle.passed), self._peek_across_a_pass),
             (5 * mix.crash, self._crash),
             (5 * mix.away, self._send_a_poller_away),
             (5 * mix.clock, self._jump),
@@ -452,6 +455,24 @@ class History:
             same = (seen.answer, seen.updated_at, seen.disputed_at) == (now.answer, now.updated_at, now.disputed_at)
             if same and not seen.disputed and now.expires != seen.expires:
                 raise WrongError(f"a peek prolonged ticket {ticket_id} from {seen.expires} to {now.expires}")
+
+    async def _peek_across_a_pass(self) -> None:
+        """Let the answer to a peek be written somewhere in a pass, and the ticket be gone that it lists first."""
+        peeker, passer = self._start_poller(7), self._start_poller(8)
+        ticket_id = self._desk.customer_writes(mailbox_id=self._rng.choice(list(self._desk.mailboxes)))
+        self._oracle.note(self._desk.truth(), self._clock.now())
+        self._stage.start(peeker.process, self._peek(peeker))
+        await self._stage.finish(peeker.process, turns=_ANSWERED)
+        self._clock.advance(MICROSECOND)
+        self._desk.delete_forever(ticket_id)
+        for job in self._desk.queue:
+            job.doomed = job.doomed or job.conversation_id == ticket_id
+        self._oracle.note(self._desk.truth(), self._clock.now())
+        self._say(f"ticket {ticket_id} comes and goes, and only a peek may have seen it")
+        self._stage.start(passer.process, self._pass(passer))
+        await self._stage.finish(passer.process, turns=self._rng.randint(0, _MOST_TURNS))
+        await self._stage.finish(peeker.process)
+        await self._stage.finish(passer.process)
 
     async def _beat(self) -> None:
         try:

@@ -50,11 +50,11 @@ THEMES: Mapping[str, Mapping[str, float]] = {
     "fleeting": {"fleeting": 0.7, "late": 0.7, "lost": 0.3, "tickets": 2, "page_size": 6},
     "peek": {
         "peek": 1,
-        "dense": 0.6,
-        "slow": 0.5,
-        "fleeting": 0.4,
-        "lost": 0.7,
-        "turnover": 0.3,
+        "across": 1,
+        "dense": 0.9,
+        "slow": 0.3,
+        "lost": 0.9,
+        "burst": 0,
         "tickets": 3,
         "days": 0.01,
         "page_size": 6,
@@ -116,6 +116,8 @@ class Mix:
     """The desk's clock jumps."""
     peek: float
     """The poller peeks as soon as it may."""
+    across: float
+    """A peek is answered before a pass, and written in the middle of it, about a ticket that comes and goes."""
     abrupt: float
     """It jumps right after something has happened."""
     back: float
@@ -173,6 +175,7 @@ class Mix:
             unpolled=0.0,
             clock=some(0.05, 0.3),
             peek=some(0.5),
+            across=0.0,
             abrupt=0.0,
             back=0.0,
             keys=some(0.03, 0.3),

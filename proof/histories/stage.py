@@ -7,9 +7,10 @@ always gives the same history.
 """
 
 import asyncio
+import math
 import random
 import selectors
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine, Mapping, Sequence
 from contextvars import ContextVar, copy_context
 from dataclasses import dataclass, field
 from itertools import count
@@ -91,12 +92,15 @@ class Stage:
         _process.get().alive = False
         raise asyncio.CancelledError
 
-    async def go_on(self) -> str:
-        """Let one of those who wait go on, by chance, until it waits again or has ended; return who, and from where."""
+    async def go_on(self, at_once: Sequence[int] = _CREDITS) -> str:
+        """Let one of those who wait go on, by chance, until it waits again or has ended; return who, and from where.
+
+        One of ``at_once`` is how many further turns it takes at once.
+        """
         # In the order of their birth: who came to wait first may depend on how fast PostgreSQL answered.
         self._waiting.sort(key=_birth)
         waiting = self._waiting.pop(self._rng.randrange(len(self._waiting)))
-        self._favourite, self._credit = waiting.task, self._rng.choice(_CREDITS)
+        self._favourite, self._credit = waiting.task, self._rng.choice(at_once)
         waiting.turn.set_result(None)
         await self.settle()
         return f"{waiting.process.name} {waiting.place}"
@@ -113,14 +117,15 @@ class Stage:
             raise RuntimeError(f"{process.name} waits for somebody who has no turn")
         return task.result()
 
-    async def finish(self, process: Process) -> None:
-        """Let a process go on, and nobody else, until nothing of it waits for a turn."""
+    async def finish(self, process: Process, *, turns: float = math.inf) -> None:
+        """Let a process go on, and nobody else, until nothing of it waits for a turn, or for just so many turns."""
         others = [each for each in self._waiting if each.process is not process]
         self._waiting = [each for each in self._waiting if each.process is process]
         await self.settle()
-        while self._waiting:
-            await self.go_on()
-        self._waiting = others
+        while self._waiting and turns > 0:
+            turns -= 1
+            await self.go_on(_CREDITS if turns == math.inf else (0,))
+        self._waiting += others
 
     async def kill(self, process: Process) -> None:
         """End a process where it is."""
