@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Any
 
 import asyncpg
+import msgspec
 from sqlalchemy import CursorResult, Executable, event, select
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError, DisconnectionError
@@ -46,6 +47,14 @@ _UNAVAILABLE = (
     asyncpg.InvalidCatalogNameError,
     asyncpg.ReadOnlySQLTransactionError,
 )
+_IMPOSSIBLE_DATE = (
+    OverflowError,
+    ValueError,
+    asyncpg.CheckViolationError,
+    asyncpg.DatetimeFieldOverflowError,
+    asyncpg.IntervalFieldOverflowError,
+)
+"""What a date raises that cannot be: Python's end with the year 9999, and the lease has constraints."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +182,12 @@ class Database:
             raise DatabaseUnavailableError(
                 f"PostgreSQL is not available: {reason}", "is DATABASE_URL right, and does PostgreSQL run?"
             ) from error
+        except _IMPOSSIBLE_DATE as error:
+            if not _is_about_a_date(error):
+                raise
+            raise DatabaseUnavailableError(
+                "the database holds, or was given, a date that cannot be", "freescout-audit desk clock --reset"
+            ) from error
 
     @asynccontextmanager
     async def transaction(self, deadline: float | None = None, *, durable: bool = True) -> AsyncIterator[Connection]:
@@ -240,6 +255,13 @@ def _refuse_closed(adapted: Any, _record: object, _proxy: object) -> None:
     """Have the pool open another connection in place of one that was closed while it lay there."""
     if adapted.driver_connection.is_closed():
         raise DisconnectionError
+
+
+def _is_about_a_date(error: BaseException) -> bool:
+    """Tell whether an error of `_IMPOSSIBLE_DATE` is no other mistake of ours."""
+    if isinstance(error, asyncpg.CheckViolationError):
+        return bool(error.constraint_name in {"freescout_lease_dates_check", "freescout_lease_clock_offset_check"})
+    return isinstance(error, msgspec.DecodeError) or type(error) is ValueError or not isinstance(error, ValueError)
 
 
 def _cause(error: DBAPIError) -> BaseException:

@@ -10,8 +10,8 @@ from sqlalchemy import case, delete, func, or_, select, true, update
 from db import schema
 from db.database import Connection, Database
 from freescout_audit.desk_clock import DeskClock, note_desk_clock, note_rows_ahead
-from freescout_audit.errors import FreescoutAuditError
-from freescout_audit.rule import Lease
+from freescout_audit.errors import DatabaseUnavailableError, FreescoutAuditError
+from freescout_audit.rule import AHEAD, Lease, Terms
 
 DeskState = Literal["unknown", "ok", "refused", "unavailable"]
 
@@ -23,6 +23,15 @@ _FORGETTING = 600.0
 
 class OtherDeskError(FreescoutAuditError):
     """This database holds the tickets of another desk."""
+
+
+class ClockWentBackError(DatabaseUnavailableError):
+    """The database's clock was set back while a pass went on: which of its reads was the later is not known."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the database's clock was set back while the desk was read", "the next pass reads it again; see its server"
+        )
 
 
 class LoadProgress(msgspec.Struct, frozen=True, kw_only=True):
@@ -104,10 +113,20 @@ async def change_desk(database: Database, url: str, *, forget: bool) -> None:
         await connection.execute(schema.poller.insert())
 
 
-async def beat(database: Database) -> None:
-    """Say that a poller is alive."""
+async def beat(database: Database, terms: Terms) -> None:
+    """Say that a poller is alive, and which terms are in force."""
     async with database.connection() as connection:
-        await connection.execute(update(schema.lease).values(heartbeat_at=schema.now))
+        await connection.execute(update(schema.lease).values(heartbeat_at=schema.now, **_in_force(terms)))
+
+
+async def note_terms(database: Database, terms: Terms) -> None:
+    """Say which terms are in force, so that readers know how long anything can be vouched for."""
+    async with database.connection() as connection:
+        await connection.execute(update(schema.lease).values(**_in_force(terms)))
+
+
+def _in_force(terms: Terms) -> Mapping[str, float]:
+    return {"cache_lease": terms.lease.total_seconds(), "cache_ttl": terms.ttl.total_seconds()}
 
 
 async def see_through(database: Database, desk_clock: datetime, *, asked_at: datetime) -> DeskClock:
@@ -124,6 +143,7 @@ async def see_through(database: Database, desk_clock: datetime, *, asked_at: dat
             update(schema.lease).values(
                 clock_offset=noted.clock_offset,
                 seen_through=noted.seen_through,
+                covered_through=noted.covered_through,
                 set_back_through=noted.set_back_through,
                 set_back_at=noted.set_back_at,
                 begun_by_pass=case((_begun > row["now"], asked_at), else_=func.greatest(_begun, asked_at)),
@@ -153,7 +173,7 @@ async def renew(
     *,
     clock: DeskClock,
     covered_through: datetime,
-    lease: timedelta,
+    terms: Terms,
     rows: int,
     requests: int,
 ) -> float:
@@ -164,12 +184,13 @@ async def renew(
     renewed = schema.lease.c.renewed_by_pass
     renewal = (
         update(schema.lease)
-        .where(or_(renewed.is_(None), renewed < beginning.asked_at))
+        .where(or_(renewed.is_(None), renewed < beginning.asked_at, renewed > schema.now + AHEAD))
         .values(
-            lease_until=beginning.asked_at + lease,
+            lease_until=beginning.asked_at + terms.lease,
             complete_through=clock.at,
             covered_through=covered_through,
             renewed_by_pass=beginning.asked_at,
+            **_in_force(terms),
         )
         .returning(renewed)
     )

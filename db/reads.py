@@ -39,9 +39,9 @@ async def read_from(database: Database, ticket_id: int, *, deadline: float = 0.2
     try:
         async with database.connection(deadline) as connection:
             record = await connection.driver.fetchrow(statements.READ_TICKET, ticket_id)
+        return UNAVAILABLE if record is None else explain(record)
     except Exception:  # noqa: BLE001 - an audit record gets none, whatever went wrong
         return UNAVAILABLE
-    return UNAVAILABLE if record is None else explain(record)
 
 
 def explain(record: Mapping[str, Any]) -> Reading:
@@ -52,7 +52,7 @@ def explain(record: Mapping[str, Any]) -> Reading:
     if record["gone"]:
         return _none("gone" if record["disputed_at"] is None else "disputed")
     row = Row(**{name: record[name] for name in _OF_ROW})
-    expires_at = expiry(row, Lease(lease_until=record["lease_until"]))
+    expires_at = expiry(row, Lease(**{name: record[name] for name in OF_LEASE}), now)
     if row.status is not None and expires_at is not None and expires_at > now:
         return Reading(ticket_state=row.status, reason="ok", expires_at=expires_at)
     if row.grace_until is not None and row.grace_until <= now:
@@ -71,9 +71,12 @@ _OF_ROW = (
     "observed_at",
     "observed_via",
     "expires_at",
+    "truth_at",
     "disputed_at",
     "grace_until",
 )
+OF_LEASE = ("lease_until", "renewed_by_pass", "cache_lease", "cache_ttl")
+"""What of the lease `explain` needs."""
 
 
 def _none(reason: Reason) -> Reading:

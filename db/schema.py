@@ -92,6 +92,18 @@ Index(
     postgresql_where=ticket.c.disputed_at.is_not(None),
 )
 
+LEASE_DATES = (
+    "seen_through",
+    "complete_through",
+    "lease_until",
+    "renewed_by_pass",
+    "heartbeat_at",
+    "covered_through",
+    "set_back_through",
+    "set_back_at",
+)
+"""The dates of the lease; none of them is before 2000 or after 2200."""
+
 lease = Table(
     "freescout_lease",
     metadata,
@@ -107,9 +119,30 @@ lease = Table(
     Column("set_back_through", _moment),
     Column("set_back_at", _moment),
     Column(
+        "cache_lease",
+        Double,
+        nullable=False,
+        server_default=text("86400"),
+        comment="The cache.lease in force, in seconds: no lease lasts longer.",
+    ),
+    Column(
+        "cache_ttl",
+        Double,
+        nullable=False,
+        server_default=text("2592000"),
+        comment="The cache.ttl in force, in seconds: no row vouches for itself for longer.",
+    ),
+    Column(
         "begun_by_pass",
         _moment,
         comment="Our clock when the latest pass asked first: an earlier read says nothing of who it does not list.",
+    ),
+    CheckConstraint(
+        " AND ".join(f"{name} BETWEEN '2000-01-01Z' AND '2200-01-01Z'" for name in LEASE_DATES),
+        name="freescout_lease_dates_check",
+    ),
+    CheckConstraint(
+        "clock_offset BETWEEN '-31 days'::interval AND '31 days'::interval", name="freescout_lease_clock_offset_check"
     ),
     comment="What the passes vouch for, for every ticket at once.",
 )

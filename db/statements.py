@@ -37,9 +37,9 @@ DROP_EMPTY = "DELETE FROM freescout_ticket WHERE ticket_id = ANY ($1::bigint[])"
 """Take away the empty rows that nothing was written into."""
 
 READ_TICKET = """
-SELECT freescout_now() AS now, l.complete_through, l.lease_until,
+SELECT freescout_now() AS now, l.complete_through, l.lease_until, l.renewed_by_pass, l.cache_lease, l.cache_ttl,
        t.ticket_id, t.status, t.state, t.updated_at, t.gone, t.observed_at, t.observed_via, t.expires_at,
-       t.disputed_at, t.grace_until
+       t.truth_at, t.disputed_at, t.grace_until
 FROM freescout_lease l LEFT JOIN freescout_ticket t ON t.ticket_id = $1
 """
 """Read what answers for one ticket, and what explains the answer."""

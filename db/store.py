@@ -33,6 +33,7 @@ from freescout_audit.rule import (
     is_discovery,
     judge_absence,
     judge_claim,
+    judge_stamps,
     judge_truth,
 )
 
@@ -152,6 +153,17 @@ async def record_absences(
     return await _settle(database, database.connection, ticket_ids, judge, deadline=deadline)
 
 
+async def record_stamps(database: Database, ticket_ids: Collection[int]) -> None:
+    """Dispute those of the tickets that bear stamps ahead of our clock; errors as `record_deliveries`."""
+
+    async def judge(batch: "_Batch") -> None:
+        for ticket_id in sorted(ticket_ids):
+            batch.apply_stamps(ticket_id)
+        await batch.write_back()
+
+    await _settle(database, database.connection, ticket_ids, judge, deadline=None)
+
+
 DISPUTED = "freescout_dispute"
 """The channel that hastens the poller's questions; the disputed rows themselves are the list of what to ask."""
 
@@ -266,6 +278,9 @@ class _Batch:
         return self._keep(
             ticket_id, judge_absence(self._rows.get(ticket_id), asked_at, lease=self.lease, terms=terms, now=self.now)
         )
+
+    def apply_stamps(self, ticket_id: int) -> Verdict:
+        return self._keep(ticket_id, judge_stamps(self._rows.get(ticket_id), lease=self.lease, now=self.now))
 
     def _keep(self, ticket_id: int, verdict: Verdict) -> Verdict:
         if verdict.row is not None and verdict.row != self._rows.get(ticket_id):

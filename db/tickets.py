@@ -8,7 +8,7 @@ from sqlalchemy import func, select
 
 from db import schema
 from db.database import Database
-from db.reads import Reading, explain
+from db.reads import OF_LEASE, Reading, explain
 from freescout_audit.conversation import MAX_ID, State, Status
 
 _ticket, _lease, _cache = schema.ticket.c, schema.lease.c, schema.cache.c
@@ -108,7 +108,7 @@ async def read_row(database: Database, ticket_id: int) -> tuple[Reading, TicketR
         select(
             schema.now.label("now"),
             _lease.complete_through,
-            _lease.lease_until,
+            *(_lease[name] for name in OF_LEASE),
             _cache.ttl_expires,
             *(column for column in _ticket if column.name in names),
         )

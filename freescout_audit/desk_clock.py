@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 
 import msgspec
 
-from freescout_audit.rule import ABSURD, FUTURE_TOLERANCE, Lease
+from freescout_audit.rule import ABSURD, FUTURE_TOLERANCE, Lease, is_ahead
 
 CLOCK_TOLERANCE = timedelta(seconds=5)
 """A desk's clock that was set back by so little makes no walk begin earlier, and no pass fail."""
@@ -36,13 +36,31 @@ class DeskClock(msgspec.Struct, frozen=True, kw_only=True):
         return back if back > CLOCK_TOLERANCE else timedelta()
 
 
+def is_absurd(date: datetime, now: datetime) -> bool:
+    """Tell whether a ``Date`` is so far from our clock that one of the two is no clock at all."""
+    return abs(date - now) > ABSURD
+
+
 def note_desk_clock(lease: Lease, date: datetime, *, asked_at: datetime, now: datetime) -> Lease:
     """Return the lease after an answer that bears ``date``, to a request sent at ``asked_at`` and read at ``now``.
 
     The offset stays as large as any pass has shown while the bounds allow. When they do not, the desk's clock was set
     back and dates repeat: a change from before may bear any date up to what the clock would read now. If it was set
     back by more than `CLOCK_TOLERANCE`, the lease keeps that date too. ``seen_through`` never moves back.
+
+    Unless our own clock went back since the desk's was found set back: it was ours that had jumped ahead then, and what
+    was taken for dates to come goes.
     """
+    if is_ahead(lease.set_back_at, now):
+        known = max(date, lease.complete_through or date)
+        return msgspec.structs.replace(
+            lease,
+            clock_offset=date - now,
+            seen_through=known,
+            covered_through=known if lease.covered_through is None else min(lease.covered_through, known),
+            set_back_through=None,
+            set_back_at=None,
+        )
     least, most = date - now, date + _WHOLE_SECOND - asked_at
     set_back = lease.seen_through is not None and lease.clock_offset > most
     if not set_back:

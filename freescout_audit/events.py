@@ -61,6 +61,11 @@ DATABASE_POOLER = LogEvent(
     "warning",
     "A pooler stands before PostgreSQL. In transaction mode LISTEN and session locks break: connect directly.",
 )
+DATABASE_CLOCK_WENT_BACK = LogEvent(
+    "database.clock_went_back",
+    "error",
+    "The database's clock had been ahead: what it stamped vouches for nothing and is asked for anew. Check its server.",
+)
 POLLER_LEADS = LogEvent("poller.leads", "info", "This process polls now.")
 POLLER_WAITS = LogEvent("poller.waits", "info", "Another process polls; this one takes over when it ends.")
 POLLER_STEPS_DOWN = LogEvent("poller.steps_down", "info", "This process polls no longer; another may.")

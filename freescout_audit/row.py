@@ -96,6 +96,10 @@ class Lease(msgspec.Struct, frozen=True, kw_only=True):
     """The desk's clock minus ours, as the passes have measured it."""
     heartbeat_at: datetime | None = None
     """When the poller last said it is alive."""
+    cache_lease: float = 86_400.0
+    """The ``cache.lease`` in force, in seconds; until a process has said so, the longest there can be."""
+    cache_ttl: float = 2_592_000.0
+    """The ``cache.ttl`` in force, likewise."""
     begun_by_pass: datetime | None = None
     """When the latest pass asked first, complete or not, by our clock."""
 

@@ -15,10 +15,11 @@ import msgspec
 
 from freescout_audit.conversation import Sighting
 from freescout_audit.row import Claim, Content, Lease, Path, Row, Terms, Truth
-from freescout_audit.trust import expiry, poller_is_alive
+from freescout_audit.trust import AHEAD, expiry, is_ahead, poller_is_alive
 
 __all__ = [
     "ABSURD",
+    "AHEAD",
     "FUTURE_TOLERANCE",
     "Claim",
     "Content",
@@ -28,9 +29,11 @@ __all__ = [
     "Truth",
     "Verdict",
     "expiry",
+    "is_ahead",
     "is_discovery",
     "judge_absence",
     "judge_claim",
+    "judge_stamps",
     "judge_truth",
     "poller_is_alive",
 ]
@@ -68,6 +71,7 @@ def judge_claim(row: Row | None, claim: Claim, *, lease: Lease, terms: Terms, no
         ``applied``: believed. ``duplicate``: nothing new, nothing moves. ``stale``: a pass has seen further; neither
         believed nor asked about. ``disputed``: somebody has to ask FreeScout, and until then we stop vouching.
     """
+    held, row = row, _of_our_past(row, lease, now)
     said = claim.sighting
     alive = poller_is_alive(lease, now, terms)
     heard = now + lease.clock_offset
@@ -78,13 +82,13 @@ def judge_claim(row: Row | None, claim: Claim, *, lease: Lease, terms: Terms, no
         through = None if future else said.updated_at
         if not dated or through is None:
             through = heard if through is None else max(heard, through)
-        held = _doubting(row or _nothing(said.ticket_id, now, via="webhook"), said, now)
-        disputed = _dispute(held, held, lease=lease, now=now, terms=terms, through=through)
+        doubting = _doubting(row or _nothing(said.ticket_id, now, via="webhook"), said, now)
+        disputed = _dispute(doubting, doubting, lease=lease, now=now, terms=terms, through=through)
         return Verdict(outcome="disputed", row=msgspec.structs.replace(disputed, touched_at=now), reason=reason)
 
     if claim.says_gone:  # case 1
         if row is not None and row.gone and not _only_told_of(row):
-            return Verdict(outcome="duplicate", row=row, reason="already_gone")
+            return Verdict(outcome="duplicate", row=held, reason="already_gone")
         return dispute("said_to_be_gone", dated=False)
     if said.updated_at is None or not said.understood:
         return dispute("not_understood", dated=False)
@@ -94,7 +98,7 @@ def judge_claim(row: Row | None, claim: Claim, *, lease: Lease, terms: Terms, no
     same = row is not None and row.content == (said.status, said.state)
     # case 2
     if row is not None and same and row.updated_at is not None and said.updated_at <= row.updated_at:
-        return Verdict(outcome="duplicate", row=row, reason="known")
+        return Verdict(outcome="duplicate", row=held, reason="known")
 
     if future:  # case 3
         return dispute("from_the_future")
@@ -103,7 +107,7 @@ def judge_claim(row: Row | None, claim: Claim, *, lease: Lease, terms: Terms, no
     if horizon is not None and said.updated_at <= horizon:
         if not same and (alive or _may_be_news(row, said, lease, now)):
             return dispute("old_news")
-        doubting = None if row is None else _doubting(row, said, now)
+        doubting = None if held is None else _doubting(held, said, now)
         return Verdict(outcome="stale", row=doubting, reason="old_news")
 
     # case 5
@@ -111,7 +115,7 @@ def judge_claim(row: Row | None, claim: Claim, *, lease: Lease, terms: Terms, no
     doubted = None if row is None else row.doubted_through
     if newer and doubted is not None and said.updated_at <= doubted:
         if same:
-            return Verdict(outcome="stale", row=row, reason="doubted")
+            return Verdict(outcome="stale", row=held, reason="doubted")
         return dispute("doubted")
     # case 6
     if not alive and row is not None and row.disputed_at is not None:
@@ -128,7 +132,7 @@ def judge_claim(row: Row | None, claim: Claim, *, lease: Lease, terms: Terms, no
         return dispute("same_second")
     if alive:  # case 8
         return dispute("older")
-    return Verdict(outcome="stale", row=row, reason="older")
+    return Verdict(outcome="stale", row=held, reason="older")
 
 
 def judge_truth(row: Row | None, truth: Truth, *, lease: Lease, terms: Terms, now: datetime) -> Verdict:
@@ -137,8 +141,14 @@ def judge_truth(row: Row | None, truth: Truth, *, lease: Lease, terms: Terms, no
     Returns:
         ``written``: the row is what FreeScout says. ``confirmed``: a claim came while we asked, and it agrees.
         ``contested``: a claim came while we asked, or another read was under way, and it differs, or a whole pass was,
-        and it found no such ticket; the row is disputed. ``dropped``: a truth asked later is already there.
+        and it found no such ticket, or the row bears stamps from our own future; the row is disputed. ``dropped``: a
+        truth asked later is already there, or this one was asked while our clock was wrong.
     """
+    if is_ahead(truth.asked_at, now):
+        return Verdict(outcome="dropped", row=row, reason="asked_in_our_future")
+    before, row = row, _of_our_past(row, lease, now)
+    if row is not before:
+        return Verdict(outcome="contested", row=row, reason="stamped_in_our_future")
     if row is not None and row.truth_at is not None and truth.asked_at <= row.truth_at:
         return Verdict(outcome="dropped", row=row, reason="truth_is_newer")
     if truth.sighting is not None and (row is None or row.gone) and _a_pass_may_lack_it(truth, lease, now):
@@ -178,6 +188,7 @@ def judge_absence(row: Row | None, asked_at: datetime, *, lease: Lease, terms: T
         ``disputed``: FreeScout has to be asked about it by its id; only its 404 makes a tombstone. ``dropped``: the
         row is gone already, or something later than the list has spoken of it.
     """
+    row = _of_our_past(row, lease, now)
     if row is None or row.gone:
         return Verdict(outcome="dropped", row=row, reason="already_gone")
     if any(heard is not None and heard >= asked_at for heard in (row.touched_at, row.truth_at)):
@@ -185,6 +196,19 @@ def judge_absence(row: Row | None, asked_at: datetime, *, lease: Lease, terms: T
     # A question that was asked before the list may still find the ticket alive: it must not settle this.
     missed = msgspec.structs.replace(_dispute(row, row, lease=lease, now=now, terms=terms), truth_at=asked_at)
     return Verdict(outcome="disputed", row=missed, reason="missing_from_the_list")
+
+
+def judge_stamps(row: Row | None, *, lease: Lease, now: datetime) -> Verdict:
+    """Look at a row's stamps alone.
+
+    Returns:
+        ``disputed``: some lie in our own future, so nothing is known of when it was seen; FreeScout has to be asked.
+        ``dropped``: none does.
+    """
+    judged = _of_our_past(row, lease, now)
+    if judged is row:
+        return Verdict(outcome="dropped", row=row, reason="stamped_in_our_past")
+    return Verdict(outcome="disputed", row=judged, reason="stamped_in_our_future")
 
 
 def is_discovery(before: Row | None, verdict: Verdict) -> bool:
@@ -203,9 +227,37 @@ def is_discovery(before: Row | None, verdict: Verdict) -> bool:
 
 def _a_pass_may_lack_it(truth: Truth, lease: Lease, now: datetime) -> bool:
     """Tell whether a pass has begun since a truth was asked: it counts, and may count without the ticket."""
-    if lease.renewed_by_pass is not None and truth.asked_at <= lease.renewed_by_pass:
+    passed, begun = lease.renewed_by_pass, lease.begun_by_pass
+    if passed is not None and not is_ahead(passed, now) and truth.asked_at <= passed:
         return True
-    return lease.begun_by_pass is not None and truth.asked_at < lease.begun_by_pass <= now
+    return begun is not None and truth.asked_at < begun <= now
+
+
+def _of_our_past(row: Row | None, lease: Lease, now: datetime) -> Row | None:
+    """Return the row; one with stamps from our own future is disputed, and vouches for nothing from now on.
+
+    Its dispute is as old as its value, or as what was said against that: without a poller the next news settles it. A
+    read that is under way does not. What we hold of a tombstone that a 404 made stays, so that no claim revives it.
+    """
+    if row is None or not any(
+        is_ahead(stamp, now)
+        for stamp in (row.observed_at, row.touched_at, row.truth_at, row.truth_until, row.disputed_at)
+    ):
+        return row
+    heard = now + lease.clock_offset
+    through = row.updated_at if row.disputed_at is None else _disputed_through(row, lease)
+    return msgspec.structs.replace(
+        row,
+        observed_at=min(row.observed_at, now),
+        expires_at=min(row.expires_at, now),
+        touched_at=now,
+        truth_at=now if row.gone and row.truth_at is not None else None,
+        truth_until=None,
+        disputed_at=now,
+        grace_until=now,
+        disputed_through=heard if through is None else min(through, heard),
+        doubted_through=None if is_ahead(row.doubted_through, now + ABSURD) else row.doubted_through,
+    )
 
 
 def _horizon(row: Row | None, lease: Lease, *, alive: bool) -> datetime | None:
@@ -225,7 +277,7 @@ def _may_be_news(row: Row | None, said: Sighting, lease: Lease, now: datetime) -
     """
     if row is None or not _at_or_after(said.updated_at, row.updated_at):
         return False
-    until = expiry(row, lease)
+    until = expiry(row, lease, now)
     return until is not None and until > now
 
 

@@ -1,21 +1,45 @@
-"""How long an answer is vouched for, and by whom: the row's own time to live, the lease, an open dispute."""
+"""How long an answer is vouched for, and by whom: the row's own time to live, the lease, an open dispute.
 
-from datetime import datetime
+All of it is said in stamps of our own clock, the database's. A stamp that lies ahead of that clock was written while
+the clock was wrong, and vouches for nothing. ``now`` is the clock's time, read after what is judged by it was written.
+"""
+
+from datetime import datetime, timedelta
 
 from freescout_audit.row import Lease, Row, Terms
 
+AHEAD = timedelta(seconds=1)
+"""A stamp may lie so far ahead of our clock: clocks are corrected by little now and then."""
 
-def expiry(row: Row, lease: Lease) -> datetime | None:
+
+def expiry(row: Row, lease: Lease, now: datetime) -> datetime | None:
     """Return until when a row's value is vouched for; None when it never reads as anything but ``none``.
 
     The view ``freescout_ticket_cache`` says the same in SQL, and a property test holds the two together.
     """
     if row.gone or row.state != "published" or row.status is None or row.updated_at is None:
         return None
-    vouched = max(row.expires_at, lease.lease_until or row.expires_at)
-    return vouched if row.grace_until is None else min(vouched, row.grace_until)
+    if any(is_ahead(stamp, now) for stamp in (row.observed_at, row.truth_at, row.disputed_at)):
+        return None
+    longest = timedelta(seconds=max(lease.cache_lease, lease.cache_ttl))
+    own = None if is_ahead(row.expires_at, now + longest) else row.expires_at
+    vouched = max((until for until in (own, vouched_until(lease, now)) if until is not None), default=None)
+    return vouched if vouched is None or row.grace_until is None else min(vouched, row.grace_until)
+
+
+def vouched_until(lease: Lease, now: datetime) -> datetime | None:
+    """Return until when the lease vouches for everything; None when it never did, or cannot have been for so long."""
+    if is_ahead(lease.renewed_by_pass, now) or is_ahead(lease.lease_until, now + timedelta(seconds=lease.cache_lease)):
+        return None
+    return lease.lease_until
+
+
+def is_ahead(stamp: datetime | None, now: datetime) -> bool:
+    """Tell whether a stamp of our clock lies ahead of it: the clock was wrong when it was written."""
+    return stamp is not None and stamp > now + AHEAD
 
 
 def poller_is_alive(lease: Lease, now: datetime, terms: Terms) -> bool:
     """Tell whether a poller's heartbeat is younger than ``cache.lease``."""
-    return lease.heartbeat_at is not None and now - lease.heartbeat_at < terms.lease
+    beaten = lease.heartbeat_at
+    return beaten is not None and not is_ahead(beaten, now) and now - beaten < terms.lease

@@ -19,7 +19,7 @@ from poller.deletions import Deletions
 from poller.freescout import DeskError, DeskUnavailableError, FreeScout
 from poller.tally import Tally
 from poller.unlisted import Unlisted
-from poller.walk import By, Read, Reader
+from poller.walk import By, Read, Reader, check_date
 
 MOST_NAMED = 1000
 """Findings that are named at the most; all are counted."""
@@ -129,8 +129,9 @@ class Healer:
             DeskError: The counts cannot be compared.
         """
         census = Census(self._database)
-        await self._asking()
+        asked_at = await self._asking()
         begun = await self._desk.clock()
+        check_date(begun, asked_at)
         unlisted = Unlisted(self._reader, census, write=self._write, dispute=self._dispute)
         await Deletions(
             self._reader, census, unlisted, since=begun, write=self._write_once_more, dispute=self._dispute

@@ -15,6 +15,7 @@ from db.standing import Standing, read_standing, server_version
 from db.webhook import Webhook, read_webhook
 from freescout_audit.delivery import CONVERSATION_EVENTS
 from freescout_audit.errors import DatabaseUnavailableError, FreescoutAuditError, SettingsError
+from freescout_audit.trust import vouched_until
 from ops import keychecks, selftest
 from ops.check import Check, green, red, yellow
 from ops.drawing import ago, moment, span
@@ -248,7 +249,15 @@ def poller(standing: Standing, workplace: Workplace) -> list[Check]:
         return [yellow("poller", detail, activate)]
     checks = [green("poller", f"{standing.leader} leads, heartbeat {ago(standing.lease.heartbeat_at, standing.now)}")]
     until = standing.lease.lease_until
-    if until is None and standing.desk_state in {"refused", "unavailable"}:
+    if until is not None and vouched_until(standing.lease, standing.now) is None:
+        checks.append(
+            red(
+                "lease",
+                f"it was renewed at {moment(standing.lease.renewed_by_pass)}, ahead of the database's clock",
+                "wait for the next pass, and look at the time server of the database's host",
+            )
+        )
+    elif until is None and standing.desk_state in {"refused", "unavailable"}:
         checks.append(
             red(
                 "lease",

@@ -110,8 +110,10 @@ def desk_clock(answer: DeskResponse) -> datetime:
         DeskRefusedError: It has none.
     """
     try:
-        return parsedate_to_datetime(answer.headers["date"]).astimezone(UTC)
-    except (KeyError, ValueError) as error:
+        date = parsedate_to_datetime(answer.headers["date"])
+        # One that says of its zone that it is unknown ("-0000") is in UTC; Python takes it for our host's.
+        return (date.replace(tzinfo=UTC) if date.tzinfo is None else date).astimezone(UTC)
+    except (KeyError, ValueError, OverflowError) as error:
         raise DeskRefusedError(
             "FreeScout's answers have no Date header; a proxy takes it away", "let it through"
         ) from error

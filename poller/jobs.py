@@ -195,7 +195,7 @@ class Jobs:
                 self._at_fault(f"its event loop stood still for {seen.stood_still:.0f} s")
 
     async def _beat(self) -> None:
-        await lease.beat(self._database)
+        await lease.beat(self._database, self._settings.cache.terms)
 
     async def _make_passes(self) -> None:
         """Make a pass, and another one at once if it outlasted its interval or one was asked for meanwhile."""

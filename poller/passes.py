@@ -8,18 +8,20 @@ from datetime import datetime, timedelta
 
 from db import lease
 from db.census import Census
+from db.clocks import clear_stamps_ahead
 from db.database import Database
 from db.lease import LoadProgress
 from db.store import record_absences, record_truths
 from freescout_audit.desk_clock import DeskClock, before_the_question
 from freescout_audit.events import (
+    DATABASE_CLOCK_WENT_BACK,
     DESK_CLOCK_WENT_BACK,
     PASS_COMPLETED,
     PASS_STARTED,
     TICKET_MISSING,
 )
 from freescout_audit.logs import emit
-from freescout_audit.rule import ABSURD, Terms, Truth
+from freescout_audit.rule import ABSURD, Terms, Truth, is_ahead
 from poller.answer import DeskUnavailableError, older_than_asked
 from poller.deletions import TRIES, Deletions
 from poller.freescout import FreeScout
@@ -68,6 +70,8 @@ class Passes:
         self._unlisted = Unlisted(self._reader, Census(database), write=self._write_truths, dispute=self._distrust)
         self._rows = 0
         self._seen: datetime | None = None
+        self._told: datetime | None = None
+        """The latest that our clock has told this pass."""
 
     async def run(self) -> None:
         """Make a pass and renew the lease.
@@ -77,7 +81,9 @@ class Passes:
             DatabaseUnavailableError: The same, for the database.
         """
         self._rows, self._ahead, requests = 0, None, self._desk.requests
+        await self._clear_stamps_ahead()
         beginning = await lease.read_beginning(self._database)
+        self._told = beginning.asked_at
         emit(PASS_STARTED, complete_through=beginning.lease.complete_through)
         clock = await self._read_changes(beginning)
         census = Census(self._database)
@@ -86,12 +92,13 @@ class Passes:
         )
         await deletions.search()
         requests = self._desk.requests - requests
+        await self._now()  # the last answer was written before
         seconds = await lease.renew(
             self._database,
             beginning,
             clock=clock,
             covered_through=self._seen or clock.seen_through,
-            lease=self._terms.lease,
+            terms=self._terms,
             rows=self._rows,
             requests=requests,
         )
@@ -237,8 +244,28 @@ class Passes:
             emit(TICKET_MISSING, count=len(disputed), tickets=disputed[:_NAMED])
         return disputed
 
+    async def _clear_stamps_ahead(self) -> None:
+        """Take away what was stamped while our clock was ahead, before anything is judged by it."""
+        cleared = await clear_stamps_ahead(self._database)
+        if cleared is not None:
+            emit(
+                DATABASE_CLOCK_WENT_BACK,
+                tickets=cleared.tickets,
+                everything=cleared.everything,
+                seconds=round(cleared.ahead.total_seconds(), 1),
+            )
+
     async def _now(self) -> datetime:
-        return await lease.now(self._database)
+        """Return our clock.
+
+        Raises:
+            ClockWentBackError: It tells an earlier time than before in this pass.
+        """
+        now = await lease.now(self._database)
+        if is_ahead(self._told, now):
+            raise lease.ClockWentBackError
+        self._told = now
+        return now
 
 
 async def write_truths(

@@ -120,7 +120,7 @@ async def _lead_once(
         progress=progress,
     )
     async with lead(database) as leadership:
-        await lease.beat(database)
+        await lease.beat(database, terms)
         await lease.report_leader(database, process_name())
         questions = Questions(
             desk,

@@ -19,6 +19,7 @@ from typing import Literal, NamedTuple
 import msgspec
 
 from freescout_audit.conversation import Sighting
+from freescout_audit.desk_clock import is_absurd
 from freescout_audit.events import DESK_CAPS_PAGES
 from freescout_audit.logs import emit
 from freescout_audit.rule import Truth
@@ -219,6 +220,7 @@ class Reader:
                 before = (number - 1) * size
             except DeskServerError:
                 page, holes, before = await around(ask, size=size, number=number, since=cursor)
+        check_date(page.desk_clock, asked_at)
         if not page.rows and not holes and not page.ends:
             raise DeskUnavailableError(
                 f"FreeScout's list counts {page.total} conversations, and shows none of them", IN_BETWEEN
@@ -226,6 +228,19 @@ class Reader:
         ids = [sighting.ticket_id for sighting in page.sightings]
         edge = Edge(ids[-1], before + page.rows) if ids else None
         return Read(asked_at=asked_at, cursor=cursor, page=page, by_number=by_number, holes=holes, edge=edge)
+
+
+def check_date(date: datetime, asked_at: datetime) -> None:
+    """Check that an answer's ``Date`` can be a clock's; ``asked_at`` is our clock before the request.
+
+    Raises:
+        DeskUnavailableError: It is more than a day from our clock.
+    """
+    if is_absurd(date, asked_at):
+        raise DeskUnavailableError(
+            f"FreeScout's Date says {date:%Y-%m-%d %H:%M}, and our clock {asked_at:%Y-%m-%d %H:%M} UTC",
+            "set the time server right of the desk, of a proxy in between, or of the database",
+        )
 
 
 def _date(sighting: Sighting, by: By) -> datetime | None:

@@ -19,6 +19,7 @@ from freescout_audit.events import (
     LEASE_RESTORED,
 )
 from freescout_audit.logs import emit
+from freescout_audit.trust import vouched_until
 from poller.freescout import DeskError
 
 RACE = timedelta(seconds=60)
@@ -81,7 +82,8 @@ class Watch:
         standing = await read_standing(self._database)
         if standing is None:
             return  # readiness and doctor say that the schema is incomplete
-        self._look_at_the_lease(standing.lease.lease_until, standing.now)
+        until = vouched_until(standing.lease, standing.now)
+        self._look_at_the_lease(until or (standing.lease.lease_until and standing.now), standing.now)
         last = await journal.read_last_delivery(self._database)
         silent_since = _silent_since(
             desk_state=standing.desk_state,

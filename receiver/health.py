@@ -6,6 +6,7 @@ What only the poller knows stands in the database, and is shown from there.
 import asyncio
 import hmac
 import ipaddress
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Literal
 
@@ -15,6 +16,7 @@ from aiohttp import web
 
 from db.database import Database
 from db.gaps import count_gaps
+from db.lease import note_terms
 from db.revision import age_of
 from db.standing import Standing, read_standing
 from db.tickets import count_disputes
@@ -23,6 +25,7 @@ from freescout_audit.errors import DatabaseUnavailableError
 from freescout_audit.events import DATABASE_POOLER, RECEIVER_FAULT, RECEIVER_STATE
 from freescout_audit.logs import emit
 from freescout_audit.rule import Terms
+from freescout_audit.trust import vouched_until
 from receiver.metrics import Metrics
 from settings.environment import Environment, Secret
 from settings.table import VaultSettings
@@ -146,6 +149,7 @@ class Health:
             )
             return
         self._metrics.database_up.set(1)
+        await self._note_terms(standing)
         if age_of(standing.revision) in {"older", "forgotten"}:
             self._note("database", "failed", "the schema is older than this code", "run python -m db.migrate")
         else:
@@ -156,6 +160,13 @@ class Health:
         self._metrics.gaps_of_a_day(gaps)
         self._metrics.disputes.set(disputes)
         self._look_at_the_lease(standing)
+
+    async def _note_terms(self, standing: Standing) -> None:
+        """Say which terms are in force if others stand there: without a poller nobody else does."""
+        ours = self._terms.lease.total_seconds(), self._terms.ttl.total_seconds()
+        if not standing.poller_is_alive(self._terms) and (standing.lease.cache_lease, standing.lease.cache_ttl) != ours:
+            with suppress(DatabaseUnavailableError):
+                await note_terms(self._database, self._terms)
 
     def _database_failed(self, detail: str, next_step: str) -> None:
         """Note it, and forget what only the database knows."""
@@ -168,14 +179,22 @@ class Health:
         lease, now = standing.lease, standing.now
         alive = standing.poller_is_alive(self._terms)
         self._metrics.poller_alive.set(alive)
+        until = vouched_until(lease, now)
         if lease.lease_until is not None:
-            self._metrics.lease_seconds.set((lease.lease_until - now).total_seconds())
+            self._metrics.lease_seconds.set(((until or now) - now).total_seconds())
         if not alive:
             detail = f"no poller: deliveries alone are believed, for {self._terms.ttl.total_seconds():g} s each"
             self._note("poller", "off", detail, "scale the process poller to 1 to have FreeScout asked as well")
         elif lease.lease_until is None:
             self._note("poller", "ok", "alive; the first pass is not complete yet")
-        elif lease.lease_until <= now:
+        elif until is None:
+            self._note(
+                "poller",
+                "failed",
+                "alive, but the last pass is dated ahead of the database's clock: it vouches for nothing",
+                "the next pass puts it right; look at the time server of the database's host",
+            )
+        elif until <= now:
             self._note(
                 "poller",
                 "failed",

@@ -159,7 +159,7 @@ class Answers:
 
     def date(self) -> str:
         """Return the desk's clock as ``Date`` has it."""
-        return format_datetime(self._desk.now(), usegmt=True)
+        return format_datetime(self._desk.faults.date or self._desk.now(), usegmt=True)
 
 
 def _accepts_json(request: ApiRequest) -> bool:

@@ -1,6 +1,7 @@
 """Everything that can go wrong, on one plain object that may be changed while the desk runs."""
 
 from dataclasses import dataclass, field
+from datetime import datetime
 from enum import StrEnum
 from typing import Literal
 
@@ -61,6 +62,7 @@ class Faults:
     Time:
         clock_offset: Seconds by which the desk's clock is ahead (negative: behind). Its stamps and its ``Date``
             header follow; change it while the desk runs for a jump.
+        date: What the ``Date`` header of the API's answers says; None for the desk's clock.
     """
 
     drop_next: int = 0
@@ -88,6 +90,7 @@ class Faults:
     cache_tells: Literal["age", "date"] = "age"
     strange_statuses: dict[int, str] = field(default_factory=dict)
     clock_offset: float = 0.0
+    date: datetime | None = None
 
     def take_api_fault(self) -> ApiFault | None:
         """Return how the request that just came in fails, and count it."""

@@ -27,6 +27,7 @@ DOCUMENTS: Mapping[str, type[msgspec.Struct]] = {
     "webhook test": DeliveryTest,
     "webhook remove": webhook.Removal,
     "desk change": desk.DeskChange,
+    "desk clock": desk.DeskClock,
     "doctor": doctor.Diagnosis,
     "status": status.Status,
     "ticket": ticket.Ticket,

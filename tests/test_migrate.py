@@ -4,31 +4,42 @@ from collections.abc import AsyncIterator
 
 import asyncpg
 import pytest
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import Connection, text
+from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.pool import NullPool
 
 from db.migrate import LockedError, TooOldError, migrate
-from db.revision import NEWEST, age_of, scripts
+from db.revision import NEWEST, SCRIPTS, age_of, scripts
 from db.url import normalise
 from support.processes import process
 
-REVERTED = """
-ALTER TABLE freescout_ticket DROP COLUMN disputed_through;
-DROP FUNCTION freescout_lock_tickets;
-CREATE FUNCTION freescout_lock_tickets(bigint[], interval) RETURNS TABLE (ticket_id bigint, made boolean)
-    LANGUAGE sql RETURN (NULL::bigint, NULL::boolean);
-CREATE FUNCTION freescout_lock(bigint[], interval) RETURNS bigint LANGUAGE sql RETURN 1;
-UPDATE freescout_schema SET version_num = '0008';
-"""
-"""Back to where the release before stood, as far as the next migration looks at it."""
-IN_USE = "SELECT freescout_lock_tickets(NULL, NULL)"
+FIRST_RELEASE = "0008"
+
+
+async def go_back(url: str) -> None:
+    """Make the schema of the first release, in a database that has a newer one."""
+
+    def make(connection: Connection) -> None:
+        connection.execute(text("DROP SCHEMA public CASCADE"))
+        connection.execute(text("CREATE SCHEMA public"))
+        config = Config()
+        config.set_main_option("script_location", str(SCRIPTS))
+        config.attributes["connection"] = connection
+        command.upgrade(config, FIRST_RELEASE)
+
+    engine = create_async_engine(normalise(url), poolclass=NullPool)
+    async with engine.begin() as connection:
+        await connection.run_sync(make)
+    await engine.dispose()
 
 
 @pytest.fixture
-async def holder(
-    database_url: str, sql: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[asyncpg.Connection]:
+async def holder(database_url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[asyncpg.Connection]:
     """A session that holds what the migration has to change, in a transaction that it leaves open."""
     monkeypatch.setattr("db.migrate.LOCK_PATIENCE", 0.05)
-    await sql.execute(REVERTED)
+    await go_back(database_url)
     holder = await asyncpg.connect(database_url)
     await holder.execute("BEGIN; LOCK TABLE freescout_schema IN SHARE MODE")
     yield holder
@@ -59,11 +70,11 @@ async def test_what_stays_in_use_is_said_so_and_nothing_is_changed(
     with pytest.raises(LockedError, match="stays in use"):
         await migrate(normalise(database_url), tries=2, sleep=no_time)
 
-    assert await sql.fetchval("SELECT version_num FROM freescout_schema") == "0008"
+    assert await sql.fetchval("SELECT version_num FROM freescout_schema") == FIRST_RELEASE
 
 
 async def test_a_database_at_the_first_release_is_migrated_as_it_is(database_url: str, sql: asyncpg.Connection) -> None:
-    await sql.execute(REVERTED)
+    await go_back(database_url)
     await sql.execute("INSERT INTO freescout_ticket (ticket_id) VALUES (7)")
 
     await migrate(normalise(database_url))

@@ -30,9 +30,13 @@ async def put(sql: asyncpg.Connection, held: Row) -> None:
 
 async def vouch(sql: asyncpg.Connection, standing: Lease) -> None:
     await sql.execute(
-        "UPDATE freescout_lease SET complete_through = $1, lease_until = $2",
+        "UPDATE freescout_lease SET (complete_through, lease_until, renewed_by_pass, cache_lease, cache_ttl)"
+        " = ($1, $2, $3, $4, $5)",
         standing.complete_through,
         standing.lease_until,
+        standing.renewed_by_pass,
+        standing.cache_lease,
+        standing.cache_ttl,
     )
 
 
@@ -125,28 +129,54 @@ class TestReasons:
 
 def rows() -> st.SearchStrategy[Row]:
     seconds = st.integers(-10, 10)
-    return st.builds(
+    stamps = st.one_of(seconds, st.sampled_from((-3600.0, 0.5, 1.0, 1.000001, 86400.0)))
+
+    def stamped(held: Row, observed: float, read: float | None, disputed: float | None, expires: float) -> Row:
+        return msgspec.structs.replace(
+            held,
+            observed_at=at(observed),
+            truth_at=None if read is None else at(read),
+            disputed_at=None if disputed is None else at(disputed),
+            grace_until=None if disputed is None else at(disputed + 5),
+            expires_at=at(expires),
+        )
+
+    held = st.builds(
         row,
         st.sampled_from(("active", "closed", None)),
         st.one_of(st.none(), seconds),
         state=st.sampled_from(("published", "deleted", None)),
         gone=st.booleans(),
-        disputed=st.one_of(st.none(), seconds),
-        expires=seconds,
+    )
+    expiries = st.one_of(seconds, st.sampled_from((901.0, 901.000001, 3601.0, 3601.000001, 86400.0)))
+    return st.builds(stamped, held, stamps, st.one_of(st.none(), stamps), st.one_of(st.none(), stamps), expiries)
+
+
+def leases() -> st.SearchStrategy[Lease]:
+    seconds = st.integers(-10, 10)
+    return st.builds(
+        lambda until, renewed, in_force: msgspec.structs.replace(
+            lease(complete=0, until=until),
+            renewed_by_pass=None if renewed is None else at(renewed),
+            cache_lease=in_force[0],
+            cache_ttl=in_force[1],
+        ),
+        st.one_of(st.none(), seconds, st.sampled_from((900.0, 901.0, 901.000001, 86400.0))),
+        st.one_of(st.none(), seconds, st.sampled_from((1.0, 1.000001))),
+        st.sampled_from(((900.0, 3600.0), (900.0, 60.0), (86400.0, 2592000.0))),
     )
 
 
-@given(held=rows(), until=st.one_of(st.none(), st.integers(-10, 10)))
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(held=rows(), standing=leases())
+@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 async def test_view_function_reading_and_rule_agree(
-    database: Database, sql: asyncpg.Connection, clock: Clock, held: Row, until: int | None
+    database: Database, sql: asyncpg.Connection, clock: Clock, held: Row, standing: Lease
 ) -> None:
-    standing = lease(complete=0, until=until)
     await sql.execute("TRUNCATE freescout_ticket")
     await put(sql, held)
     await vouch(sql, standing)
 
-    expected = expiry(held, standing)
+    expected = expiry(held, standing, NOON)
     reading = await read_from(database, 7, deadline=5)
     shown = await sql.fetchval("SELECT ttl_expires FROM freescout_ticket_cache")
 
@@ -154,6 +184,59 @@ async def test_view_function_reading_and_rule_agree(
     assert reading.ticket_state == await state(sql)
     assert (reading.reason == "ok") == (expected is not None and expected > NOON)
     assert reading.ticket_state == (held.status if reading.reason == "ok" else "none")
+
+
+class TestStampsAhead:
+    """What was stamped while the database's clock was ahead vouches for nothing until it has come."""
+
+    @pytest.mark.parametrize("stamp", ["observed_at", "truth_at", "disputed_at"])
+    async def test_a_row_stamped_more_than_a_second_ahead_is_none(
+        self, database: Database, sql: asyncpg.Connection, clock: Clock, stamp: str
+    ) -> None:
+        await put(sql, msgspec.structs.replace(row("closed", disputed=0), grace_until=at(86405)))
+        await vouch(sql, lease(until=900))
+
+        await sql.execute(f"UPDATE freescout_ticket SET {stamp} = $1", at(1))
+        assert (await reason(database), await state(sql)) == ("ok", "closed")
+
+        await sql.execute(f"UPDATE freescout_ticket SET {stamp} = $1", at(1.1))
+        assert (await reason(database), await state(sql)) == ("expired", "none")
+
+        await clock.set(at(0.1))
+        assert (await reason(database), await state(sql)) == ("ok", "closed")
+
+    async def test_a_lease_that_a_pass_of_the_future_renewed_is_over(
+        self, database: Database, sql: asyncpg.Connection, clock: Clock
+    ) -> None:
+        await put(sql, row("closed", expires=0))
+        await vouch(sql, msgspec.structs.replace(lease(until=86400 + 900), renewed_by_pass=at(86400)))
+
+        assert (await reason(database), await state(sql)) == ("expired", "none")
+
+    async def test_nothing_is_vouched_for_for_longer_than_the_terms_in_force_allow(
+        self, database: Database, sql: asyncpg.Connection, clock: Clock
+    ) -> None:
+        in_force = msgspec.structs.replace(lease(), cache_lease=900.0, cache_ttl=3600.0)
+        await put(sql, row("closed", expires=3700))
+
+        await vouch(sql, in_force)
+        assert (await reason(database), await state(sql)) == ("expired", "none")
+
+        await vouch(sql, msgspec.structs.replace(in_force, cache_ttl=86400.0))
+        assert (await reason(database), await state(sql)) == ("ok", "closed")
+
+    async def test_what_is_younger_than_the_readers_transaction_is_not_ahead(
+        self, sql: asyncpg.Connection, clock: Clock
+    ) -> None:
+        async with sql.transaction():
+            began = await sql.fetchval("SELECT now()")
+            later = began + timedelta(seconds=10)
+            await clock.set(later)
+            held = msgspec.structs.replace(row("closed"), observed_at=later, truth_at=later)
+            await put(sql, msgspec.structs.replace(held, expires_at=later + timedelta(seconds=900)))
+
+            assert await state(sql) == "closed"
+            assert await sql.fetchval("SELECT ttl_expires > now() FROM freescout_ticket_cache")
 
 
 class TestFailingClosed:

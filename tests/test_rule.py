@@ -457,7 +457,7 @@ class TestClaims:
         assert verdict.row is not None
         assert verdict.row.gone
         assert verdict.row.disputed_at == at(100)
-        assert expiry(verdict.row, ALONE) is None
+        assert expiry(verdict.row, ALONE, at(100)) is None
 
     @pytest.mark.parametrize(
         "strange",
@@ -640,21 +640,21 @@ class TestTruths:
         assert verdict.outcome == "written"
         assert verdict.row is not None
         assert not verdict.row.gone
-        assert expiry(verdict.row, lease(until=10_000)) is None
+        assert expiry(verdict.row, lease(until=10_000), at(100)) is None
 
 
 class TestExpiry:
     def test_the_later_of_lease_and_ttl_counts(self) -> None:
-        assert expiry(row(expires=10), lease(until=20)) == at(20)
-        assert expiry(row(expires=30), lease(until=20)) == at(30)
+        assert expiry(row(expires=10), lease(until=20), at(0)) == at(20)
+        assert expiry(row(expires=30), lease(until=20), at(0)) == at(30)
 
     def test_a_dispute_ends_it_with_its_grace_and_never_later(self) -> None:
-        assert expiry(row(expires=10, disputed=7), lease(until=20)) == at(12)
-        assert expiry(row(expires=10, disputed=7), ALONE) == at(10)
+        assert expiry(row(expires=10, disputed=7), lease(until=20), at(7)) == at(12)
+        assert expiry(row(expires=10, disputed=7), ALONE, at(7)) == at(10)
 
     @pytest.mark.parametrize("state", ["draft", "deleted"])
     def test_only_what_is_published_is_vouched_for(self, state: State) -> None:
-        assert expiry(row(state=state), lease(until=20)) is None
+        assert expiry(row(state=state), lease(until=20), at(0)) is None
 
 
 STATUSES: tuple[Status, ...] = ("active", "pending", "closed", "spam")
@@ -714,7 +714,7 @@ class TestOverAnyHistory:
             if isinstance(came, Claim) and held is not None and verdict.reason != "from_the_future":
                 again = step(held, came, now + timedelta(seconds=1), standing).row
                 assert again is not None
-                before, after = expiry(held, standing), expiry(again, standing)
+                before, after = (expiry(each, standing, now + timedelta(seconds=1)) for each in (held, again))
                 assert after is None or (before is not None and after <= before)
                 assert (again.content, again.updated_at, again.gone) == (held.content, held.updated_at, held.gone)
 

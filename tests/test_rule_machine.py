@@ -65,7 +65,7 @@ BELIEVED_GONE = (
 )
 BROKEN = {
     "a replay prolongs trust": (
-        'return Verdict(outcome="duplicate", row=row, reason="known")',
+        'return Verdict(outcome="duplicate", row=held, reason="known")',
         'return Verdict(outcome="duplicate", row=msgspec.structs.replace(row, expires_at=now + terms.ttl), reason="")',
     ),
     "news settles a dispute while the poller is alive": (

@@ -284,7 +284,7 @@ class TestOvertaken:
 
         async def lock_and_beat(*arguments: Any) -> _Batch:
             batch = await lock(*arguments)
-            await lease.beat(database)
+            await lease.beat(database, TERMS)
             return batch
 
         monkeypatch.setattr(_Batch, "lock", lock_and_beat)
@@ -421,6 +421,7 @@ async def test_a_migration_that_changes_what_a_statement_returns_is_noticed_and_
     database: Database, clock: Clock, sql: asyncpg.Connection
 ) -> None:
     """A release migrates under processes that have prepared the statement."""
+    await clock.set(at(3))
     await record_truths(database, [truth("active", -9, asked=1)], terms=TERMS)
     made: str = await sql.fetchval("SELECT pg_get_functiondef('freescout_read_tickets'::regproc)")
     await sql.execute("DROP FUNCTION freescout_read_tickets")

@@ -3,15 +3,28 @@ DO $do$ BEGIN EXECUTE format($create$
         LANGUAGE plpgsql STABLE SECURITY DEFINER
     AS $body$
     #variable_conflict use_column
-    DECLARE answer pg_catalog.text;
+    DECLARE
+        answer pg_catalog.text;
+        clock pg_catalog.timestamptz := %1$I.freescout_now();
+        soon pg_catalog.timestamptz := clock OPERATOR(pg_catalog.+) pg_catalog.interval '1 second';
     BEGIN
         SELECT t.status INTO answer
         FROM %1$I.freescout_ticket t
         WHERE t.ticket_id OPERATOR(pg_catalog.=) $1 AND NOT t.gone AND t.state OPERATOR(pg_catalog.=) 'published'
           AND t.updated_at IS NOT NULL
-          AND (t.grace_until IS NULL OR t.grace_until OPERATOR(pg_catalog.>) %1$I.freescout_now())
-          AND (t.expires_at OPERATOR(pg_catalog.>) %1$I.freescout_now()
-               OR (SELECT l.lease_until FROM %1$I.freescout_lease l) OPERATOR(pg_catalog.>) %1$I.freescout_now());
+          AND greatest(t.observed_at, t.truth_at, t.disputed_at) OPERATOR(pg_catalog.<=) soon
+          AND (t.grace_until IS NULL OR t.grace_until OPERATOR(pg_catalog.>) clock)
+          AND (t.expires_at OPERATOR(pg_catalog.>) clock
+               AND t.expires_at OPERATOR(pg_catalog.<=) (
+                   SELECT soon OPERATOR(pg_catalog.+) (greatest(l.cache_lease, l.cache_ttl)
+                                                       OPERATOR(pg_catalog.*) pg_catalog.interval '1 second')
+                   FROM %1$I.freescout_lease l)
+               OR (SELECT l.lease_until FROM %1$I.freescout_lease l
+                   WHERE (l.renewed_by_pass OPERATOR(pg_catalog.<=) soon) IS NOT FALSE
+                     AND l.lease_until OPERATOR(pg_catalog.<=) (
+                         soon OPERATOR(pg_catalog.+) (l.cache_lease
+                                                      OPERATOR(pg_catalog.*) pg_catalog.interval '1 second'))
+                  ) OPERATOR(pg_catalog.>) clock);
         IF answer IS NULL THEN
             RETURN 'none';
         END IF;

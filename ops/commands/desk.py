@@ -1,4 +1,4 @@
-"""``desk change``: another FreeScout URL on this database, on purpose."""
+"""``desk``: the desk that the database belongs to: its address, and what is taken for its clock."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -8,9 +8,10 @@ import msgspec
 import typer
 
 from db import lease
+from db.clocks import Clocks, read_clocks, reset_clock
 from db.database import Database
 from db.tickets import read_holdings, read_sample
-from ops.drawing import facts, titled
+from ops.drawing import facts, span, titled
 from ops.output import AsJson, Yes
 from ops.result import CommandError, CommandResult, Exit
 from ops.runner import run_command
@@ -58,6 +59,53 @@ def change(
     run_command(
         lambda workplace: move(workplace, url.rstrip("/").removesuffix("/api"), forget=forget, yes=yes), as_json=as_json
     )
+
+
+class DeskClock(msgspec.Struct, frozen=True, kw_only=True):
+    """What ``desk clock --json`` says: what is held of clocks now, and whether it was set right."""
+
+    reset: bool
+    clocks: Clocks
+
+
+@app.command()
+def clock(
+    *,
+    reset: Annotated[
+        bool,
+        typer.Option("--reset", help="Forget what was taken for the desk's clock; the next pass measures it anew."),
+    ] = False,
+    yes: Yes = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show what is taken for the desk's clock, and which dates the lease holds; put wrong ones right with --reset.
+
+    A date far ahead, which a proxy or a clock that was wrong has left there, makes every delivery old news until it has
+    come.
+    """
+    run_command(lambda workplace: look_at_the_clock(workplace, reset=reset, yes=yes), as_json=as_json)
+
+
+async def look_at_the_clock(workplace: Workplace, *, reset: bool, yes: bool) -> CommandResult:
+    """Show what is held of clocks, after putting it right if that is meant.
+
+    Raises:
+        CommandError: It is not meant.
+    """
+    async with workplace.database() as database:
+        if reset:
+            workplace.confirm(
+                "What is known of the desk's clock is forgotten, and no date of the lease stays ahead of ours.", yes=yes
+            )
+            await reset_clock(database)
+        clocks = await read_clocks(database)
+    rows = [
+        (name.replace("_", " "), getattr(clocks, name) or "-") for name in Clocks.__struct_fields__ if name != "now"
+    ]
+    rows[0] = ("desk's clock", f"{span(clocks.offset_s)} {'behind' if clocks.offset_s < 0 else 'ahead of'} ours")
+    title = "The desk's clock is measured anew by the next pass" if reset else "What is held of the desk's clock"
+    picture = titled(title, facts(("our clock", clocks.now), *rows))
+    return CommandResult(DeskClock(reset=reset, clocks=clocks), picture, Exit.GOOD)
 
 
 async def move(workplace: Workplace, url: str, *, forget: bool, yes: bool) -> CommandResult:

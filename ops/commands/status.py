@@ -11,6 +11,7 @@ from db.gaps import count_gaps
 from db.journal import Lag, LastDelivery, count_outcomes, read_lag, read_last_delivery
 from db.standing import Standing
 from db.tickets import read_holdings
+from freescout_audit.trust import vouched_until
 from ops.drawing import ago, facts, moment, span, titled
 from ops.output import AsJson
 from ops.result import CommandResult
@@ -116,7 +117,7 @@ async def look(workplace: Workplace) -> CommandResult:
 
 
 def _lease(standing: Standing) -> LeaseStatus:
-    until = standing.lease.lease_until
+    until = standing.lease.lease_until and (vouched_until(standing.lease, standing.now) or standing.now)
     left = None if until is None else round((until - standing.now).total_seconds(), 1)
     return LeaseStatus(until=until, seconds_left=left, complete_through=standing.lease.complete_through)
 

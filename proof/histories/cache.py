@@ -3,7 +3,7 @@
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -14,6 +14,7 @@ from sqlalchemy.engine import URL
 from db import statements
 from db.database import Connection, Database
 from freescout_audit.errors import DatabaseUnavailableError
+from freescout_audit.rule import is_ahead
 from proof.histories.stage import Stage
 from simulator import ManualClock
 
@@ -172,6 +173,8 @@ class StagedCache(Database):
         self._stage = Stage(random.Random())
         self._rng = random.Random()
         self._clock = ManualClock()
+        self._jumps: list[tuple[datetime, timedelta]] = []
+        """Since when PostgreSQL's clock has been ahead of the world's, and by how much."""
 
     async def install(self) -> None:
         """Give a migrated database what the proof needs; once."""
@@ -182,8 +185,34 @@ class StagedCache(Database):
     async def reset(self, stage: Stage, rng: random.Random, clock: ManualClock) -> None:
         """Begin another history with an empty cache."""
         self._stage, self._rng, self._clock, self.faults = stage, rng, clock, CacheFaults()
+        self._jumps = []
         async with super().session() as connection:
             await connection.driver.execute(_EMPTY)
+
+    @property
+    def ahead(self) -> timedelta:
+        """How far PostgreSQL's clock is ahead of the world's."""
+        return self._jumps[-1][1] if self._jumps else timedelta()
+
+    def jump(self, ahead: timedelta) -> None:
+        """Set PostgreSQL's clock, so far ahead of the world's."""
+        self._jumps.append((self._clock.now(), ahead))
+
+    @property
+    def most_ahead(self) -> timedelta:
+        """How far it has been ahead at the most."""
+        return max((ahead for _, ahead in self._jumps), default=timedelta())
+
+    @property
+    def clock(self) -> datetime:
+        """What PostgreSQL's clock says."""
+        return self._clock.now() + self.ahead
+
+    def truly(self, stamp: datetime | None) -> datetime | None:
+        """Return when a stamp was written, by the world's clock: it jumps farther than a history lasts."""
+        if stamp is None or not self._jumps or stamp <= self._clock.now():
+            return stamp
+        return stamp - min(ahead for _, ahead in self._jumps if stamp - ahead <= self._clock.now())
 
     async def vacuum(self) -> None:
         """Clear away what many histories have left behind."""
@@ -218,7 +247,7 @@ class StagedCache(Database):
             raise DatabaseUnavailableError("PostgreSQL is away, in this history")
         self.uses += 1
         self._clock.advance(MICROSECOND)  # no two uses begin at the same moment
-        return self._clock.now()
+        return self.clock
 
     async def _end_use(self) -> None:
         await self._stage.turn("has used the cache")
@@ -241,22 +270,32 @@ class StagedCache(Database):
     async def look(self) -> Look:
         """See what readers get at this moment."""
         async with super().session() as connection:
-            rows = await connection.driver.fetch("SELECT * FROM proof_look($1)", self._clock.now().isoformat())
+            rows = await connection.driver.fetch("SELECT * FROM proof_look($1)", self.clock.isoformat())
+        passed, beaten, ahead = (rows[0][name] for name in ("passed", "beaten", "ahead"))
         return Look(
-            {
-                row["ticket_id"]: Seen(**{name: row[name] for name in Seen.__slots__})
-                for row in rows
-                if row["ticket_id"] is not None
-            },
-            rows[0]["passed"],
-            rows[0]["beaten"],
-            rows[0]["ahead"],
+            {row["ticket_id"]: self._seen(row) for row in rows if row["ticket_id"] is not None},
+            self.truly(passed),
+            # One that lies ahead is no sign of life, and one grows old as PostgreSQL's clock has it.
+            None if beaten is None or is_ahead(beaten, self.clock) else beaten - self.ahead,
+            ahead,
+        )
+
+    def _seen(self, row: asyncpg.Record) -> Seen:
+        seen = Seen(**{name: row[name] for name in Seen.__slots__})
+        if not self._jumps:
+            return seen
+        return replace(
+            seen,
+            disputed_at=self.truly(seen.disputed_at),
+            claimed_at=self.truly(seen.claimed_at),
+            truth_at=self.truly(seen.truth_at),
+            doubted_at=[came for each in seen.doubted_at or () if (came := self.truly(each)) is not None] or None,
         )
 
     async def outside(self, query: str, *arguments: object) -> Sequence[asyncpg.Record]:
         """Ask the cache something as nobody's turn."""
         async with super().session() as connection:
-            driver = StagedDriver(connection.driver, self._clock.now(), self._let_others_use_it)
+            driver = StagedDriver(connection.driver, self.clock, self._let_others_use_it)
             return await driver.fetch(query, *arguments)
 
     def _go_wrong(self) -> None:

@@ -41,13 +41,16 @@ from simulator import (
 
 STEPS = 60
 LONG = timedelta(seconds=30)
-SELDOM, OFTEN = 0.1, 0.25
+SELDOM, OFTEN, HALF = 0.1, 0.25, 0.5
 MANY_ROUNDS = 100
 TERMS = Terms()
 OVERLAP = timedelta(seconds=3900)
 _REPORTS = "SELECT * FROM freescout_lease CROSS JOIN freescout_poller"
 LATEST = 90 * 60
 """Seconds that the network may keep a delivery."""
+LYING_DATES = tuple(datetime(year, 12, 31, 23, 59, 59, tzinfo=UTC) for year in (1970, 2030, 9999))
+OUR_JUMPS = (20, 22, 23, 30)
+"""Hours: more than a history lasts, so that no stamp that was written meanwhile comes true in it."""
 PATIENCE = timedelta(seconds=60)
 """How long a poller waits for an answer."""
 _DROPPED = ("*", "updatedSince", "createdSince", "sortField", "sortOrder", "pageSize", "page", "mailboxId")
@@ -220,6 +223,7 @@ class History:
             (5 * mix.crash, self._crash),
             (5 * mix.away, self._send_a_poller_away),
             (5 * mix.clock, self._jump),
+            (5 * mix.ours, self._set_our_clock),
             (5 * mix.keys, self._change_keys),
             (5 * mix.mailbox, self._lose_a_mailbox),
             (5 * mix.poison, self._poison),
@@ -324,6 +328,38 @@ class History:
             self._oracle.note(self._desk.truth(), self._clock.now())
             self._say(f"ticket {ticket_id} is written")
 
+    async def _set_our_clock(self) -> None:
+        """Let PostgreSQL's clock jump ahead by most of a day or more, or come back; or both while a pass reads.
+
+        Pollers may be away when it has come back: then readers have nothing but what they see themselves.
+        """
+        hours = self._rng.choice(OUR_JUMPS)
+        if not self._cache.ahead:
+            for poller in self._pollers:
+                poller.next_pass = LONG_AGO
+            if self._rng.random() < HALF:
+                self._let_our_clock_be(hours)
+                return
+            await self._start_what_is_due()
+            await self._take_turns(self._rng.randint(1, 8))
+            self._let_our_clock_be(hours)
+            await self._take_turns(self._rng.randint(1, 6))
+        self._let_our_clock_be(0)
+        if self._rng.random() < OFTEN:
+            for _ in self._pollers:
+                await self._send_a_poller_away()
+            self._clock.advance(self._rng.uniform(900, 1800))
+
+    async def _take_turns(self, turns: int) -> None:
+        for _ in range(turns):
+            if self._stage.waiting:
+                await self._go_on()
+
+    def _let_our_clock_be(self, hours: int) -> None:
+        self._cache.jump(timedelta(hours=hours))
+        self._oracle.note_our_jump()
+        self._say(f"PostgreSQL's clock is {hours} h ahead")
+
     def _change_keys(self) -> None:
         """APP_KEY changes; the operator notices some time later, or has prepared it."""
         now, old = self._clock.now(), self._keys[0]
@@ -413,7 +449,7 @@ class History:
 
     async def _pass(self, poller: _Poller) -> None:
         try:
-            await lease.beat(self._cache)
+            await lease.beat(self._cache, TERMS)
             jumps_seen = self._jumped_since_a_pass
             await poller.passes.run()
         except (DeskError, DatabaseUnavailableError) as error:
@@ -476,7 +512,7 @@ class History:
 
     async def _beat(self) -> None:
         try:
-            await lease.beat(self._cache)
+            await lease.beat(self._cache, TERMS)
         except DatabaseUnavailableError:
             self._say("a heartbeat is lost")
 
@@ -495,10 +531,14 @@ class History:
         if self._mix.dropped:
             drops = self._faulty and rng.random() < self._mix.dropped
             faults.dropped = frozenset({rng.choice(_DROPPED)}) if drops else frozenset()
+        if self._faulty and self._mix.dates and rng.random() < self._mix.dates:
+            faults.date = rng.choice(
+                (*LYING_DATES, *(self._clock.now() + rng.choice((-1, 1)) * timedelta(days=days) for days in (2, 20)))
+            )
         headers = {"X-FreeScout-API-Key": self._api_key, "Accept": "application/json"}
         answer = self._api.answer(ApiRequest("GET", f"/api/{path}", query, headers))
         self._say(f"the desk answers {answer.status} to {path} {dict(query)}")
-        faults.api = None
+        faults.api = faults.date = None
         slow = self._faulty and rng.random() < self._mix.slow
         for _ in range(rng.randint(1, 3) if slow else 1):
             await stage.turn(f"waits for {path}")
@@ -556,7 +596,7 @@ class History:
     def _is_not_from_the_future(self, delivery: Attempt, ahead: timedelta) -> None:
         """Nobody believes what is dated later than the desk's clock can be."""
         dated = datetime.fromisoformat(json.loads(delivery.body)["updatedAt"])
-        latest = self._clock.now() + ahead + FUTURE_TOLERANCE
+        latest = self._clock.now() + self._cache.most_ahead + ahead + FUTURE_TOLERANCE
         if dated > latest:
             raise WrongError(f"{delivery.event} of {delivery.conversation_id} is believed, and dated {dated:%H:%M:%S}")
 
@@ -582,7 +622,7 @@ class History:
         self._say(f"a replay of {delivery.event} of {ticket_id} is answered {status} {outcome}")
         if before is None or after is None or before.expires is None or after.expires is None:
             return
-        if after.expires > max(before.expires, self._clock.now()):
+        if after.expires > max(before.expires, self._cache.clock):
             raise WrongError(f"a replay prolonged ticket {ticket_id} from {before.expires} to {after.expires}")
 
     # Watching, and the end.
@@ -622,6 +662,8 @@ class History:
     async def _end_well(self) -> None:
         """Let the faults stop: one pass and its questions later, everything has to be right."""
         self._say("the faults stop")
+        if self._cache.ahead:
+            self._let_our_clock_be(0)
         self._set_faults(on=False)
         self._keys, self._api_key = (Secret(self._desk.webhook_key), self._keys[0]), self._desk.api_key
         self._operator_acts.clear()

@@ -70,6 +70,8 @@ THEMES: Mapping[str, Mapping[str, float]] = {
         "tickets": 5,
         "days": 30,
     },
+    "dates": {"dates": 0.15, "lost": 0.7, "burst": 0.5, "tickets": 4},
+    "ours": {"ours": 0.2, "lost": 0.8, "slow": 0.5, "tickets": 7, "page_size": 3, "clock": 0, "crash": 0},
     "pollers": {"dense": 0.7, "slow": 0.5, "lost": 0.7, "burst": 0.5, "tickets": 3, "days": 0.01, "page_size": 6},
 }
 """What a history may be about: these are as given, and the rest is drawn as ever."""
@@ -126,6 +128,10 @@ class Mix:
     """The desk's APP_KEY changes."""
     mailbox: float
     """A mailbox is deleted."""
+    dates: float
+    """An answer of the API bears a ``Date`` that is far from any clock."""
+    ours: float
+    """PostgreSQL's clock jumps far ahead, or comes back."""
     fleeting: float
     """What happens is that somebody writes, and is deleted for ever."""
     doomed: float
@@ -180,6 +186,8 @@ class Mix:
             back=0.0,
             keys=some(0.03, 0.3),
             mailbox=some(0.02, 0.3),
+            dates=0.0,
+            ours=0.0,
             fleeting=0.03,
             dense=0.0,
             doomed=0.0,

@@ -14,6 +14,7 @@ STATEMENTS, LEASE = "db.statements", "db.lease"
 STORE = "db.store"
 PASSES, WALK, DELETIONS, PEEK = "poller.passes", "poller.walk", "poller.deletions", "poller.peek"
 ANSWER, ASKED, PAGE, UNLISTED = "poller.answer", "poller.asked", "poller.page", "poller.unlisted"
+STAGED_CACHE = "proof.histories.cache"
 
 
 class MutantError(Exception):
@@ -37,6 +38,12 @@ _AS_THEY_ARE_NOW = (
     "SELECT (r ->> 'ticket_id')::bigint FROM json_array_elements($1::json) r))), $2::jsonb),"
 )
 
+_BELIEVED_WHATEVER_ITS_STAMPS = """
+    CASE WHEN NOT t.gone AND t.state = 'published' AND t.status IS NOT NULL AND t.updated_at IS NOT NULL
+              AND coalesce(t.grace_until > freescout_now(), true)
+              AND greatest(t.expires_at, l.lease_until) > freescout_now() THEN t.status ELSE 'none' END,
+"""
+
 MUTANTS = (
     Mutant(
         "within a second the last arrival wins",
@@ -47,7 +54,7 @@ MUTANTS = (
         (
             (
                 RULE,
-                'row=row, reason="known")',
+                'row=held, reason="known")',
                 'row=_believed(row, said, now, alive=alive, expires_at=now + terms.ttl), reason="known")',
             ),
         ),
@@ -56,7 +63,7 @@ MUTANTS = (
     Mutant(
         "what a pass has seen is saved when it ends",
         (
-            (LEASE, "seen_through=noted.seen_through,\n                set", "set"),
+            (LEASE, "seen_through=noted.seen_through,\n                cov", "cov"),
             (
                 LEASE,
                 "            covered_through=covered_through,\n",
@@ -264,7 +271,7 @@ MUTANTS = (
         (
             (
                 PEEK,
-                "        found = await self._write(reads)\n",
+                "        found = await self._write(read.truths)\n",
                 """\
         first = reads[0]
         await lease.see_through(self._database, first.page.desk_clock, asked_at=first.asked_at)
@@ -279,11 +286,11 @@ MUTANTS = (
         (
             (
                 PEEK,
-                "        found = await self._write(reads)\n",
+                "        found = await self._write(read.truths)\n",
                 """\
-        found, beginning = await self._write(reads), await lease.read_beginning(self._database)
-        clock = await lease.see_through(self._database, reads[0].page.desk_clock, asked_at=reads[0].asked_at)
-        seen = {"clock": clock, "covered_through": clock.seen_through, "lease": self._terms.lease}
+        found, beginning = await self._write(read.truths), await lease.read_beginning(self._database)
+        clock = await lease.see_through(self._database, read.page.desk_clock, asked_at=read.asked_at)
+        seen = {"clock": clock, "covered_through": clock.seen_through, "terms": self._terms}
         await lease.renew(self._database, beginning, rows=found, requests=1, **seen)
 """,
             ),
@@ -295,8 +302,11 @@ MUTANTS = (
         (
             (
                 PEEK,
-                "        found = await self._write(reads)\n",
-                "        await lease.beat(self._database)\n        found = await self._write(reads)\n",
+                "        found = await self._write(read.truths)\n",
+                """\
+        await lease.beat(self._database, self._terms)
+        found = await self._write(read.truths)
+""",
             ),
         ),
         theme="peek",
@@ -311,25 +321,27 @@ MUTANTS = (
         (
             (
                 WALK,
-                "        asked_at = await self._clock()\n        page = await self._desk.page(size=size, number=n",
-                "        page = await self._desk.page(size=size, number=n",
+                "        return await self._ask(partial(self.desk.page, sort",
+                "        read = await self._ask(partial(self.desk.page, sort",
             ),
             (
                 WALK,
-                "        return Read(asked_at=asked_at, size=size, cursor=None, page=page)",
-                "        return Read(asked_at=await self._clock(), size=size, cursor=None, page=page)",
+                "retries=retries), size=size)\n",
+                """retries=retries), size=size)
+        return msgspec.structs.replace(read, asked_at=await self.clock())
+""",
             ),
         ),
         theme="peek",
     ),
     Mutant(
         "who a pass may lack is revived by an earlier read",
-        ((RULE, "truth.asked_at < lease.begun_by_pass <= now", "False"),),
+        ((RULE, "truth.asked_at < begun <= now", "False"),),
         theme="peek",
     ),
     Mutant(
         "a later pass's lease is overwritten",
-        ((LEASE, ".where(or_(renewed.is_(None), renewed < beginning.asked_at))", ""),),
+        ((LEASE, ".where(or_(renewed.is_(None), renewed < beginning.asked_at, renewed > schema.now + AHEAD))", ""),),
         theme="pollers",
     ),
     Mutant(
@@ -377,6 +389,37 @@ MUTANTS = (
         "what answers nothing, not even alone, is not disputed",
         ((UNLISTED, "                await self._distrust(ticket_id, second, asked_at, held=held)\n", ""),),
         theme="poison",
+    ),
+    Mutant(
+        "a Date far from our clock is believed",
+        ((WALK, "if is_absurd(date, asked_at):", "if False:"),),
+        theme="dates",
+    ),
+    Mutant(
+        "readers believe stamps from our own future",
+        ((STAGED_CACHE, "freescout_ticket_state(t.ticket_id),", _BELIEVED_WHATEVER_ITS_STAMPS),),
+        theme="ours",
+    ),
+    Mutant(
+        "the rule takes stamps from our own future as they are",
+        (
+            (
+                RULE,
+                "    if row is None or not any(\n        is_ahead",
+                "    if row is None or not any(\n        False and is_ahead",
+            ),
+        ),
+        theme="ours",
+    ),
+    Mutant(
+        "stamps from our own future are left where they are",
+        ((PASSES, "        await self._clear_stamps_ahead()\n", ""),),
+        theme="ours",
+    ),
+    Mutant(
+        "a pass goes on when our clock goes back",
+        ((PASSES, "if is_ahead(self._told, now):", "if False:"),),
+        theme="ours",
     ),
 )
 

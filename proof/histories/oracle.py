@@ -42,6 +42,8 @@ class Oracle:
     """When the desk's clock was set back, or its dates began to repeat, the last time."""
     set_forward: datetime | None = None
     """When the desk's clock was set forward, the last time."""
+    _ours_jumped: bool = False
+    """PostgreSQL's clock has jumped."""
     _unread: tuple[timedelta, timedelta] = (timedelta(), timedelta())
     """How far the desk's clock was ahead of what the last pass had read, at this look and the one before."""
     _tickets: dict[int, _Ticket] = field(default_factory=dict)
@@ -77,6 +79,13 @@ class Oracle:
         """Return what is true of every ticket there ever was."""
         return {ticket_id: ticket.truths[-1][1] for ticket_id, ticket in self._tickets.items()}
 
+    def note_our_jump(self) -> None:
+        """Note that PostgreSQL's clock jumps.
+
+        The heartbeat is older than it was, or from the future, and a pass that was stamped ahead vouches no more.
+        """
+        self._ours_jumped, self.beaten = True, None
+
     def judge(self, look: Look, now: datetime, *, truly_ahead: timedelta) -> None:
         """Hold what readers get against what was true.
 
@@ -85,7 +94,8 @@ class Oracle:
         Raises:
             WrongError: A promise was broken.
         """
-        if self.passed is not None and (look.passed is None or look.passed < self.passed):
+        went_back = self.passed is not None and (look.passed is None or look.passed < self.passed)
+        if self.passed is not None and went_back and not self._ours_jumped:
             raise WrongError(
                 f"the pass of {self.passed:%H:%M:%S.%f} vouches no more: an earlier one has overwritten it"
             )

@@ -143,7 +143,7 @@ class RuleCache:
         looks = []
         for ticket in sorted(tickets):
             row = self.rows.get(ticket)
-            until = None if row is None else rule.expiry(row, self.lease)
+            until = None if row is None else rule.expiry(row, self.lease, self.now)
             answer = row.status if row is not None and until is not None and until > self.now else None
             looks.append(Look(ticket, row, answer or "none", until))
         return Sight(tuple(looks), self.lease, self.journalled)
@@ -160,7 +160,7 @@ class RuleCache:
 READ = """
 SELECT id, t.*, c.ttl_expires, freescout_ticket_state(id) AS answer, l.seen_through, l.complete_through,
        l.covered_through, l.set_back_through, l.set_back_at, l.lease_until, l.renewed_by_pass,
-       l.clock_offset, l.heartbeat_at,
+       l.clock_offset, l.heartbeat_at, l.cache_lease, l.cache_ttl,
        (SELECT count(*) FROM freescout_delivery) AS journalled
 FROM unnest($1::bigint[]) AS id
 CROSS JOIN freescout_lease l
@@ -216,7 +216,7 @@ class StoreCache:
         self._run(record_absences(self.database, tickets, asked_at=asked_at, terms=TERMS))
 
     def beat(self) -> None:
-        self._run(standing.beat(self.database))
+        self._run(standing.beat(self.database, TERMS))
 
     def begin_pass(self, desk_clock: datetime) -> standing.Beginning:
         beginning = self._run(standing.read_beginning(self.database))
@@ -234,7 +234,7 @@ class StoreCache:
                 beginning,
                 clock=clock,
                 covered_through=clock.seen_through,
-                lease=TERMS.lease,
+                terms=TERMS,
                 rows=0,
                 requests=0,
             )

@@ -227,7 +227,7 @@ class Histories(RuleBasedStateMachine):
         self.replayed = False
 
     def all_readers_agree(self, look: Look, lease: Lease) -> None:
-        until = None if look.row is None else expiry(look.row, lease)
+        until = None if look.row is None else expiry(look.row, lease, self.now)
         believed = look.row is not None and until is not None and until > self.now
         assert look.answer == (look.row.status if look.row is not None and believed else "none")
         assert look.expires == until

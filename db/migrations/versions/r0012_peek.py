@@ -5,8 +5,8 @@ Code of the revision before goes on as before: it leaves the new columns empty, 
 
 from alembic import op
 
-revision = "0013"
-down_revision = "0010"
+revision = "0012"
+down_revision = "0011"
 branch_labels = None
 depends_on = None
 
@@ -35,8 +35,8 @@ DO $do$ BEGIN EXECUTE format($create$
         OUT now timestamptz, OUT seen_through timestamptz, OUT complete_through timestamptz,
         OUT covered_through timestamptz, OUT set_back_through timestamptz, OUT set_back_at timestamptz,
         OUT lease_until timestamptz, OUT renewed_by_pass timestamptz, OUT clock_offset interval,
-        OUT heartbeat_at timestamptz, OUT begun_by_pass timestamptz, OUT lease_version text, OUT rows json,
-        OUT versions json)
+        OUT heartbeat_at timestamptz, OUT cache_lease double precision, OUT cache_ttl double precision,
+        OUT begun_by_pass timestamptz, OUT lease_version text, OUT rows json, OUT versions json)
         LANGUAGE plpgsql STABLE SET search_path = pg_catalog, %1$I, pg_temp SET enable_seqscan = off
         SET plan_cache_mode = force_generic_plan
     AS $body$
@@ -44,10 +44,10 @@ DO $do$ BEGIN EXECUTE format($create$
     BEGIN
         SELECT freescout_now(), l.seen_through, l.complete_through, l.covered_through, l.set_back_through,
                l.set_back_at, l.lease_until, l.renewed_by_pass, l.clock_offset, l.heartbeat_at,
-               l.begun_by_pass, l.xmin::text, t.rows, t.versions
+               l.cache_lease, l.cache_ttl, l.begun_by_pass, l.xmin::text, t.rows, t.versions
         INTO now, seen_through, complete_through, covered_through, set_back_through,
-             set_back_at, lease_until, renewed_by_pass, clock_offset, heartbeat_at, begun_by_pass, lease_version, rows,
-             versions
+             set_back_at, lease_until, renewed_by_pass, clock_offset, heartbeat_at, cache_lease, cache_ttl,
+             begun_by_pass, lease_version, rows, versions
         FROM freescout_lease l CROSS JOIN (
             SELECT json_agg(t) AS rows, json_object_agg(t.ticket_id, t.xmin) AS versions
             FROM freescout_ticket t WHERE t.ticket_id = ANY (tickets)
