@@ -421,7 +421,7 @@ async def test_a_migration_that_changes_what_a_statement_returns_is_noticed_and_
     database: Database, clock: Clock, sql: asyncpg.Connection
 ) -> None:
     """A release migrates under processes that have prepared the statement."""
-    await clock.set(at(3))
+    await clock.set(at(1))
     await record_truths(database, [truth("active", -9, asked=1)], terms=TERMS)
     made: str = await sql.fetchval("SELECT pg_get_functiondef('freescout_read_tickets'::regproc)")
     await sql.execute("DROP FUNCTION freescout_read_tickets")
@@ -430,6 +430,7 @@ async def test_a_migration_that_changes_what_a_statement_returns_is_noticed_and_
             "CREATE OR REPLACE FUNCTION", "CREATE FUNCTION"
         )
     )
+    await clock.set(at(2))
 
     (verdict,) = (await record_truths(database, [truth("spam", -3, asked=2)], terms=TERMS)).verdicts
 

@@ -9,6 +9,7 @@ import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from http import HTTPStatus
 from itertools import count
 from zoneinfo import ZoneInfo
 
@@ -24,7 +25,7 @@ from poller.questions import Questions
 from proof.histories.cache import MICROSECOND, CacheFaults, Look, StagedCache
 from proof.histories.desk_life import WitnessedDesk, change_and_go, come_and_go, happen, lose_a_mailbox, turn_over
 from proof.histories.faults import FaultLog
-from proof.histories.http import PATH, Handler, make_handler, request_of
+from proof.histories.http import PATH, Handler, make_handler, not_what_was_asked, request_of
 from proof.histories.mix import Mix
 from proof.histories.oracle import Oracle, WrongError
 from proof.histories.stage import Process, Stage, play_on
@@ -87,6 +88,10 @@ class _Poller:
     """A poller's process and what it has in memory."""
 
     process: Process
+    desk: FreeScout
+    """That of its passes."""
+    lies: list[str]
+    """Answers to its pass that are plainly not to what was asked."""
     passes: Passes
     questions: Questions
     peeks: Peeks
@@ -110,6 +115,8 @@ class Outcome:
     """Deliveries answered 200."""
     deaths: int = 0
     """Processes that died."""
+    most_requests: int = 0
+    """How many requests a pass took at the most."""
     story: list[str] = field(default_factory=list)
 
 
@@ -159,6 +166,8 @@ class History:
         self._api = Api(self._desk)
         self._worker = Worker(self._desk)
         self._faulty = False
+        self._dropped: frozenset[str] = frozenset()
+        """What a proxy drops of some list requests."""
         self._stage = Stage(rng)
         self._world = Process("FreeScout's worker")
         self._working: asyncio.Task[object] | None = None
@@ -432,10 +441,18 @@ class History:
 
     def _start_poller(self, number: int) -> _Poller:
         process = Process(f"poller {number}")
-        desk = FreeScout(self._ask_the_desk, sleep=self._sleep)
+        lies: list[str] = []
+
+        async def ask(path: str, query: Mapping[str, str], /) -> DeskResponse:
+            answer = await self._ask_the_desk(path, query)
+            if answer.status == HTTPStatus.OK and path == "conversations" and not_what_was_asked(answer, query):
+                lies.append(str(dict(query)))
+            return answer
+
+        desk, asked = FreeScout(ask, sleep=self._sleep), FreeScout(self._ask_the_desk, sleep=self._sleep)
         passes = Passes(desk, self._cache, terms=TERMS, overlap=OVERLAP, page_size=self._mix.page_size)
         questions = Questions(
-            desk,
+            asked,
             self._cache,
             terms=TERMS,
             at_once=self._mix.page_size,
@@ -445,9 +462,11 @@ class History:
         # In a lane of their own, as in life.
         aside = FreeScout(self._ask_the_desk, sleep=self._sleep)
         peeks = Peeks(aside, self._cache, terms=TERMS, every=PEEK_EVERY, clock=lambda: self._clock.now().timestamp())
-        return _Poller(process, passes, questions, peeks)
+        return _Poller(process, desk, lies, passes, questions, peeks)
 
     async def _pass(self, poller: _Poller) -> None:
+        requests = poller.desk.requests
+        poller.lies.clear()
         try:
             await lease.beat(self._cache, TERMS)
             jumps_seen = self._jumped_since_a_pass
@@ -459,6 +478,10 @@ class History:
             if jumps_seen:
                 self._jumped_since_a_pass = False
             self._say(f"{poller.process.name}: its pass is complete")
+            if poller.lies:
+                raise WrongError(f"a pass is complete over a list that is not to what was asked: {poller.lies[0]}")
+        finally:
+            self.outcome.most_requests = max(self.outcome.most_requests, poller.desk.requests - requests)
 
     async def _ask(self, poller: _Poller) -> None:
         try:
@@ -530,7 +553,7 @@ class History:
             faults.api = rng.choice(list(ApiFault))
         if self._mix.dropped:
             drops = self._faulty and rng.random() < self._mix.dropped
-            faults.dropped = frozenset({rng.choice(_DROPPED)}) if drops else frozenset()
+            faults.dropped = self._dropped if drops else frozenset()
         if self._faulty and self._mix.dates and rng.random() < self._mix.dates:
             faults.date = rng.choice(
                 (*LYING_DATES, *(self._clock.now() + rng.choice((-1, 1)) * timedelta(days=days) for days in (2, 20)))
@@ -656,6 +679,7 @@ class History:
         self._desk.faults.cache = 600 if on and self._mix.cached else 0
         if self._mix.cached:
             self._desk.faults.cache_tells = self._rng.choice(("age", "date"))
+        self._dropped = frozenset({self._rng.choice(_DROPPED)} if on and self._mix.dropped else ())
         self._desk.faults.dropped = frozenset()
         self._heal()
 

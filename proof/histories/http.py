@@ -1,7 +1,8 @@
-"""The receiver's handler and the request that it gets for a delivery, without a socket."""
+"""The receiver's handler and the request that it gets for a delivery; and whether a list is the one asked for."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+import json
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from types import SimpleNamespace
 
 from aiohttp import StreamReader, web
@@ -12,6 +13,7 @@ from yarl import URL
 
 from db.database import Database
 from freescout_audit.rule import Terms
+from poller.freescout import DeskResponse
 from receiver.audit import ENDPOINT, AuditHandler
 from receiver.body import Places
 from receiver.endpoints import PREFIX, Endpoint, register
@@ -64,3 +66,17 @@ def request_of(delivery: Attempt, request_id: str) -> web.Request:
 
 _NOBODY = SimpleNamespace(transport=None, ssl_context=None, peername=None, sockname=None)
 """Stands in for the connection, its writer and its task."""
+
+
+def not_what_was_asked(answer: DeskResponse, query: Mapping[str, str]) -> bool:
+    """Tell whether a list plainly is not the one that was asked for: its size, its page, its order."""
+    if "number" in query:
+        return False  # only its date is looked at
+    document = json.loads(answer.body)
+    rows = document["_embedded"]["conversations"]
+    values = [row[query["sortField"]] for row in rows]
+    return (
+        len(rows) > int(query["pageSize"])
+        or document["page"]["number"] != int(query["page"])
+        or values != sorted(values, reverse=query["sortOrder"] == "desc")
+    )

@@ -34,7 +34,7 @@ THEMES: Mapping[str, Mapping[str, float]] = {
         "days": 0.3,
         "page_size": 4,
     },
-    "cached": {"cached": 1, "lost": 0.3, "late": 0.3, "again": 0.6, "turnover": 0.2, "tickets": 4, "api": 0},
+    "cached": {"cached": 1, "lost": 0.6, "late": 0.3, "again": 0.4, "turnover": 0.5, "tickets": 5, "api": 0},
     "capped": {
         "capped": 1,
         "burst": 0.6,
@@ -45,7 +45,7 @@ THEMES: Mapping[str, Mapping[str, float]] = {
         "days": 0.01,
         "page_size": 5,
     },
-    "dropped": {"dropped": 0.5, "burst": 0.6, "lost": 0.9, "dense": 0.5, "tickets": 8, "days": 0.01, "page_size": 3},
+    "dropped": {"dropped": 0.4, "burst": 0.9, "lost": 0.9, "dense": 0.7, "tickets": 8, "days": 0.01, "page_size": 2},
     "poison": {"poison": 0.7, "lost": 0.8, "again": 0.5, "turnover": 0.1, "tickets": 8, "days": 0.3, "page_size": 4},
     "fleeting": {"fleeting": 0.7, "late": 0.7, "lost": 0.3, "tickets": 2, "page_size": 6},
     "peek": {
