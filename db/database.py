@@ -117,6 +117,8 @@ class Database:
         name: str = "",
     ) -> None:
         self.url = url
+        self.told: datetime | None = None
+        """The latest that PostgreSQL's clock has told this process, as far as `now` asked."""
         self._patience = patience
         self._turns = asyncio.Semaphore(connections)
         self._open: set[asyncpg.Connection] = set()
@@ -213,8 +215,11 @@ class Database:
     async def now(self) -> datetime:
         """Return our clock: the *s* of a request that is about to be sent; errors as in `connection`."""
         async with self.connection() as connection:
-            moment: datetime = await connection.scalar(select(schema.now))
-            return moment
+            return self._note(await connection.scalar(select(schema.now)))
+
+    def _note(self, moment: datetime) -> datetime:
+        self.told = moment if self.told is None else max(moment, self.told)
+        return moment
 
     async def close(self) -> None:
         """Close every connection, within a second or so even if the server does not answer."""

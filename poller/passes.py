@@ -72,6 +72,7 @@ class Passes:
         self._seen: datetime | None = None
         self._told: datetime | None = None
         """The latest that our clock has told this pass."""
+        self._looked = False
 
     async def run(self) -> None:
         """Make a pass and renew the lease.
@@ -246,7 +247,8 @@ class Passes:
 
     async def _clear_stamps_ahead(self) -> None:
         """Take away what was stamped while our clock was ahead, before anything is judged by it."""
-        cleared = await clear_stamps_ahead(self._database)
+        cleared = await clear_stamps_ahead(self._database, look_closely=not self._looked)
+        self._looked = True
         if cleared is not None:
             emit(
                 DATABASE_CLOCK_WENT_BACK,

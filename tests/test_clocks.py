@@ -17,6 +17,7 @@ from freescout_audit.desk_clock import DeskClock
 from freescout_audit.errors import DatabaseUnavailableError
 from freescout_audit.rule import Row, Terms
 from poller.freescout import DeskUnavailableError
+from poller.passes import Passes
 from support.examples import NOON, body, row
 from support.world import World, make_world
 
@@ -317,8 +318,50 @@ class TestOurOwnClock:
         assert log.lines("database.clock_went_back")[0]["everything"]
         assert await world.sql.fetchval("SELECT count(*) FROM freescout_ticket WHERE truth_at > freescout_now()") == 0
 
+    async def test_what_another_process_stamped_ahead_is_found_by_the_first_pass_of_the_next_poller(
+        self, world: World
+    ) -> None:
+        await world.sql.execute(
+            "UPDATE freescout_ticket SET truth_at = truth_at + interval '1 day' WHERE ticket_id = 3"
+        )
+        restarted = Passes(
+            world.freescout, world.database, terms=Terms(), overlap=timedelta(seconds=3900), page_size=50
+        )
+
+        await restarted.run()
+        await world.ask()
+
+        assert await world.wrong() == {}
+
+    async def test_a_question_asked_ahead_is_found(self, world: World) -> None:
+        await world.sql.execute(
+            "UPDATE freescout_ticket SET (disputed_at, grace_until) = (freescout_now(), freescout_now())"
+            " WHERE ticket_id = 3"
+        )
+        await OurClock(world).be_ahead(DAY)
+        await world.ask()
+        await OurClock(world).be_ahead(0)
+        assert await world.state(3) == "none"
+
+        await world.poll()
+
+        assert await world.wrong() == {}
+
+    async def test_the_journal_has_no_delivery_of_tomorrow(self, world: World) -> None:
+        world.desk.set_status(3, "spam")
+        await OurClock(world).be_ahead(DAY)
+        while (due := world.worker.next_due()) is not None:
+            world.clock.advance_to(due)
+            await OurClock(world).be_ahead(DAY)
+            await world.worker.run_due(world.transport)
+        await OurClock(world).be_ahead(0)
+
+        await world.poll()
+
+        assert await world.sql.fetchval("SELECT max(received_at) <= freescout_now() FROM freescout_delivery")
+
     async def test_a_clock_that_is_right_clears_nothing(self, world: World) -> None:
-        assert await clear_stamps_ahead(world.database) is None
+        assert await clear_stamps_ahead(world.database, look_closely=True) is None
 
     async def test_a_failover_to_a_host_some_seconds_behind_costs_those_seconds(self, world: World) -> None:
         await world.poll()
@@ -366,7 +409,7 @@ class TestOurOwnClock:
             " = (freescout_now() + interval '1 day', freescout_now() + interval '1 day')"
         )
 
-        assert await clear_stamps_ahead(world.database) is not None
+        assert await clear_stamps_ahead(world.database, look_closely=True) is not None
 
         assert await world.sql.fetchval(
             "SELECT greatest(full_walk_at, desk_since) <= freescout_now() FROM freescout_poller"

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import asyncpg
 import msgspec
@@ -140,6 +140,16 @@ TROUBLES = [
     Trouble("API", "red", "answers 503", "is the desk up", faults={"api": ApiFault.MAINTENANCE}),
     Trouble("clock", "red", "behind ours", "time server", faults={"clock_offset": -90}),
     Trouble("clock", "yellow", "ahead of ours", "time server", faults={"clock_offset": 20}),
+    Trouble("clock", "red", "ahead of ours", "time server", faults={"date": datetime(9999, 12, 31, tzinfo=UTC)}),
+    Trouble(
+        "database",
+        "red",
+        "a date that cannot be",
+        "desk clock --reset",
+        statement="ALTER TABLE freescout_lease DROP CONSTRAINT freescout_lease_dates_check;"
+        "UPDATE freescout_lease SET seen_through = '20000-01-01Z'",
+        mend="UPDATE freescout_lease SET seen_through = NULL",
+    ),
     Trouble("page size", "red", "200 rows: FreeScout answers 500", "POLLER_PAGE_SIZE", faults={"memory_limit_rows": 5}),
     Trouble("page size", "green", "the desk gives at most 4 rows a page", "", faults={"page_cap": 4}),
     Trouble(
@@ -259,6 +269,11 @@ def standing(**changes: object) -> Standing:
             standing(lease=Lease(heartbeat_at=at(-5), lease_until=at(-60))),
             ["green", "red", "green"],
             "it ended 1 min ago: FreeScout answers 503",
+        ),
+        (
+            standing(lease=Lease(heartbeat_at=at(-5), lease_until=at(90_000), renewed_by_pass=at(86_400))),
+            ["green", "red", "green"],
+            "ahead of the database's clock",
         ),
         (standing(silent_since=at(-600)), ["green", "green", "red"], "has APP_KEY changed?"),
     ],

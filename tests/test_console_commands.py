@@ -366,6 +366,25 @@ class TestDesk:
         assert await sql.fetchval("SELECT desk_url FROM freescout_lease") == url
         assert await operator.world.wrong() == {}
 
+    async def test_what_is_held_of_clocks_is_shown_and_put_right(
+        self, operator: Operator, sql: asyncpg.Connection
+    ) -> None:
+        await sql.execute("ALTER TABLE freescout_lease DROP CONSTRAINT freescout_lease_dates_check")
+        await sql.execute("UPDATE freescout_lease SET seen_through = '20000-01-01Z', clock_offset = interval '2 hours'")
+
+        shown = await operator.types("desk", "clock")
+        unasked = await operator.types("desk", "clock", "--reset", "--json")
+        meant = await operator.types("desk", "clock", "--reset", "--yes", "--json")
+
+        assert shown.code == 0
+        assert "20000-01-01 00:00:00+00" in shown.out
+        assert "2 h ahead of ours" in shown.out
+        assert unasked.code == 2
+        assert (meant.code, meant.json["reset"], meant.json["clocks"]["offset_s"]) == (0, True, 0.0)
+        assert meant.json["clocks"]["seen_through"] <= meant.json["clocks"]["now"]
+        await operator.world.poll()
+        assert await operator.world.wrong() == {}
+
     async def test_another_desk_is_refused_until_the_old_one_is_forgotten_on_purpose(
         self, operator: Operator, sql: asyncpg.Connection
     ) -> None:

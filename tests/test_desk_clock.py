@@ -2,6 +2,7 @@
 
 from datetime import datetime, timedelta
 
+import msgspec
 import pytest
 
 from freescout_audit.desk_clock import note_desk_clock, note_rows_ahead
@@ -56,6 +57,21 @@ def test_a_clock_set_back_far_is_remembered_with_the_moment_of_the_question() ->
 
     assert noted.set_back_through == noted.seen_through == at(200) + timedelta(hours=1) + SECOND
     assert noted.set_back_at == at(200)
+
+
+def test_what_looked_like_a_clock_set_back_while_ours_was_ahead_is_forgotten() -> None:
+    """Ours stood a day ahead from 100 to 200, and a pass took the desk's for set back meanwhile."""
+    day = 86_400
+    right = Lease(seen_through=at(90), complete_through=at(90), covered_through=at(90), clock_offset=timedelta())
+    ahead = note_desk_clock(right, at(100), asked_at=at(day + 100), now=at(day + 100))
+    assert ahead.seen_through == ahead.set_back_through == at(day + 101)
+    ahead = msgspec.structs.replace(ahead, complete_through=at(100), covered_through=ahead.seen_through)
+
+    noted = note_desk_clock(ahead, at(200), asked_at=at(200), now=at(200.5))
+
+    assert noted.clock_offset == timedelta(seconds=-0.5)
+    assert noted.seen_through == noted.covered_through == at(200)
+    assert (noted.set_back_through, noted.set_back_at) == (None, None)
 
 
 def test_a_second_set_back_keeps_the_latest_date_that_repeats() -> None:

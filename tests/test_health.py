@@ -189,6 +189,15 @@ async def test_the_watch_survives_what_it_does_not_expect(database: Database, lo
             ),
         ),
         (
+            "now()",
+            "now() + interval '1 day', renewed_by_pass = now() + interval '1 day'",
+            (
+                "failed",
+                "alive, but the last pass is dated ahead of the database's clock: it vouches for nothing",
+                "the next pass puts it right; look at the time server of the database's host",
+            ),
+        ),
+        (
             "now() - interval '1 hour'",
             "now()",
             ("off", "no poller: deliveries alone are believed, for 86400 s each", SCALE_THE_POLLER),

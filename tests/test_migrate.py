@@ -1,6 +1,7 @@
 """A release beside the processes at work: it blocks no reader, and knows older, newer and forgotten schemas."""
 
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
 
 import asyncpg
 import pytest
@@ -122,3 +123,22 @@ def test_the_graph_says_which_revision_is_newer_not_the_order_of_texts(revision:
 
 def test_the_revision_that_the_code_expects_is_the_graph_s_head() -> None:
     assert scripts().get_heads() == [NEWEST]
+
+
+async def test_dates_that_no_clock_says_are_taken_out_of_the_lease_and_others_stay(
+    database_url: str, sql: asyncpg.Connection
+) -> None:
+    await go_back(database_url)
+    await sql.execute(
+        "UPDATE freescout_lease SET (seen_through, complete_through, covered_through, heartbeat_at, clock_offset)"
+        " = ('20000-01-01Z', 'infinity', '1970-01-01Z', '2026-03-02T09:00Z', interval '8000 years')"
+    )
+    await sql.execute("UPDATE freescout_poller SET complete_offset = interval '8000 years'")
+
+    await migrate(normalise(database_url))
+
+    held = await sql.fetchrow("SELECT * FROM freescout_lease")
+    assert (held["seen_through"], held["complete_through"], held["covered_through"]) == (None, None, None)
+    assert held["heartbeat_at"] == datetime(2026, 3, 2, 9, tzinfo=UTC)
+    assert held["clock_offset"] == timedelta()
+    assert await sql.fetchval("SELECT complete_offset FROM freescout_poller") is None

@@ -18,11 +18,14 @@ from freescout_audit.rule import (
     expiry,
     judge_absence,
     judge_claim,
+    judge_stamps,
     judge_truth,
+    poller_is_alive,
 )
 from support.examples import at, claim, lease, not_found, row, sighting, truth
 
 TERMS = Terms()
+DAY = 86_400.0
 ALONE = lease()
 """No poller has ever been."""
 
@@ -655,6 +658,98 @@ class TestExpiry:
     @pytest.mark.parametrize("state", ["draft", "deleted"])
     def test_only_what_is_published_is_vouched_for(self, state: State) -> None:
         assert expiry(row(state=state), lease(until=20), at(0)) is None
+
+
+class TestStampsFromOurFuture:
+    """They were written while our clock was wrong: nothing is known of when."""
+
+    STAMPS = ("observed_at", "touched_at", "truth_at", "truth_until", "disputed_at")
+
+    def ahead(self, stamp: str, *, gone: bool = False) -> Row:
+        held = row("active", 0, truth_at=0, gone=gone)
+        grace = {"grace_until": at(DAY)} if stamp == "disputed_at" else {}
+        return msgspec.structs.replace(held, expires_at=at(DAY), **{stamp: at(DAY)}, **grace)
+
+    @pytest.mark.parametrize("stamp", STAMPS)
+    def test_a_row_with_one_is_asked_about_and_vouches_for_nothing(self, stamp: str) -> None:
+        verdict = judge_stamps(self.ahead(stamp), lease=ALONE, now=at(100))
+
+        assert verdict.outcome == "disputed"
+        assert verdict.row is not None
+        assert verdict.row.disputed_at == verdict.row.grace_until == at(100)
+        assert expiry(verdict.row, lease(until=900), at(100)) == at(100)
+        assert judge_stamps(verdict.row, lease=ALONE, now=at(100)).outcome == "dropped"
+
+    @pytest.mark.parametrize("stamp", STAMPS)
+    def test_a_read_does_not_settle_it_and_the_next_one_does(self, stamp: str) -> None:
+        contested = read(self.ahead(stamp), truth("closed", 50, asked=70))
+        assert contested.outcome == "contested"
+        assert contested.row is not None
+        assert contested.row.disputed_at == at(100)
+
+        written = read(contested.row, truth("closed", 50, asked=101), now=102)
+        assert written.outcome == "written"
+        assert written.row is not None
+        assert (written.row.content, written.row.disputed_at) == (("closed", "published"), None)
+
+    @pytest.mark.parametrize("stamp", STAMPS)
+    def test_without_a_poller_the_next_news_settles_it(self, stamp: str) -> None:
+        verdict = judge(self.ahead(stamp), claim("closed", 50))
+
+        assert (verdict.outcome, verdict.reason) == ("applied", "news")
+        assert verdict.row is not None
+        assert verdict.row.disputed_at is None
+        assert expiry(verdict.row, ALONE, at(100)) == at(100) + TERMS.ttl
+
+    def test_while_the_poller_lives_it_stays_a_question(self) -> None:
+        verdict = judge(self.ahead("touched_at"), claim("closed", 50), standing=alive())
+
+        assert verdict.outcome == "applied"
+        assert verdict.row is not None
+        assert verdict.row.disputed_at == at(100)
+
+    def test_what_is_no_news_changes_nothing(self) -> None:
+        """A failover to a clock that is some seconds behind costs no more than those."""
+        held = self.ahead("observed_at")
+
+        assert judge(held, claim("active", 0)).row == held
+        assert judge(held, claim("closed", -5)).row == held
+
+    def test_no_claim_revives_what_a_404_buried_meanwhile(self) -> None:
+        held = self.ahead("truth_at", gone=True)
+
+        verdict = judge(judge_stamps(held, lease=ALONE, now=at(100)).row, claim("closed", 50))
+
+        assert verdict.outcome == "disputed"
+        assert verdict.row is not None
+        assert verdict.row.gone
+
+    def test_a_list_that_lacks_such_a_ticket_leaves_it_asked_about(self) -> None:
+        verdict = judge_absence(self.ahead("truth_at"), at(50), lease=ALONE, terms=TERMS, now=at(100))
+
+        assert verdict.row is not None
+        assert verdict.row.disputed_at == at(100)
+
+    def test_a_read_that_was_asked_in_our_future_is_dropped(self) -> None:
+        assert read(row("active", 0, touched=90), truth("closed", 50, asked=150)).outcome == "dropped"
+        assert read(row("active", 0, touched=90), truth("closed", 50, asked=100.5)).outcome == "written"
+
+    def test_a_pass_of_our_future_has_counted_nothing(self) -> None:
+        passed = msgspec.structs.replace(lease(), renewed_by_pass=at(DAY))
+
+        assert read(None, truth("closed", 50, asked=70), standing=passed).outcome == "written"
+
+    def test_a_heartbeat_of_our_future_is_no_living_poller(self) -> None:
+        assert not poller_is_alive(lease(alive_at=DAY), at(100), TERMS)
+        assert poller_is_alive(lease(alive_at=101), at(100), TERMS)
+
+    def test_a_doubt_that_was_absurd_is_forgotten(self) -> None:
+        held = msgspec.structs.replace(self.ahead("touched_at"), doubted_through=at(2 * DAY))
+
+        judged = judge_stamps(held, lease=ALONE, now=at(100)).row
+
+        assert judged is not None
+        assert judged.doubted_through is None
 
 
 STATUSES: tuple[Status, ...] = ("active", "pending", "closed", "spam")

@@ -185,7 +185,7 @@ class StagedCache(Database):
     async def reset(self, stage: Stage, rng: random.Random, clock: ManualClock) -> None:
         """Begin another history with an empty cache."""
         self._stage, self._rng, self._clock, self.faults = stage, rng, clock, CacheFaults()
-        self._jumps = []
+        self._jumps, self.told = [], None
         async with super().session() as connection:
             await connection.driver.execute(_EMPTY)
 
@@ -239,7 +239,7 @@ class StagedCache(Database):
         """Return the history's clock; a use like any other, but for the server, which would say the same."""
         now = await self._begin_use()
         await self._end_use()
-        return now
+        return self._note(now)
 
     async def _begin_use(self) -> datetime:
         await self._stage.turn("turns to the cache")

@@ -342,22 +342,23 @@ class History:
 
         Pollers may be away when it has come back: then readers have nothing but what they see themselves.
         """
-        hours = self._rng.choice(OUR_JUMPS)
-        if not self._cache.ahead:
-            for poller in self._pollers:
-                poller.next_pass = LONG_AGO
-            if self._rng.random() < HALF:
-                self._let_our_clock_be(hours)
-                return
+        if self._cache.ahead:
+            self._let_our_clock_be(0)
+            if self._rng.random() < OFTEN:
+                for _ in self._pollers:
+                    await self._send_a_poller_away()
+                self._clock.advance(self._rng.uniform(900, 1800))
+            return
+        for poller in self._pollers:
+            poller.next_pass = LONG_AGO
+        while_a_pass_reads = self._rng.random() < HALF
+        if while_a_pass_reads:
             await self._start_what_is_due()
             await self._take_turns(self._rng.randint(1, 8))
-            self._let_our_clock_be(hours)
+        self._let_our_clock_be(self._rng.choice(OUR_JUMPS))
+        if while_a_pass_reads:
             await self._take_turns(self._rng.randint(1, 6))
-        self._let_our_clock_be(0)
-        if self._rng.random() < OFTEN:
-            for _ in self._pollers:
-                await self._send_a_poller_away()
-            self._clock.advance(self._rng.uniform(900, 1800))
+            self._let_our_clock_be(0)
 
     async def _take_turns(self, turns: int) -> None:
         for _ in range(turns):

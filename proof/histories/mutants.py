@@ -273,9 +273,8 @@ MUTANTS = (
                 PEEK,
                 "        found = await self._write(read.truths)\n",
                 """\
-        first = reads[0]
-        await lease.see_through(self._database, first.page.desk_clock, asked_at=first.asked_at)
-        found = await self._write(reads)
+        await lease.see_through(self._database, read.page.desk_clock, asked_at=read.asked_at)
+        found = await self._write(read.truths)
 """,
             ),
         ),
