@@ -15,7 +15,7 @@ import msgspec
 
 from freescout_audit.conversation import Sighting
 from freescout_audit.row import Claim, Content, Lease, Path, Row, Terms, Truth
-from freescout_audit.trust import AHEAD, expiry, is_ahead, poller_is_alive
+from freescout_audit.trust import ABSURD, AHEAD, disputed_through, expiry, is_ahead, of_our_past, poller_is_alive
 
 __all__ = [
     "ABSURD",
@@ -40,8 +40,6 @@ __all__ = [
 
 FUTURE_TOLERANCE = timedelta(seconds=60)
 """How far ahead of the desk's clock a claim may be dated before we stop believing it."""
-ABSURD = timedelta(days=1)
-"""A date farther ahead than this is a mistake, not a desk's clock that is wrong."""
 RETRIED_FOR = timedelta(hours=2)
 """No retry of FreeScout's comes later: older news is a recording, or tells of a ticket that has been at rest."""
 
@@ -71,7 +69,7 @@ def judge_claim(row: Row | None, claim: Claim, *, lease: Lease, terms: Terms, no
         ``applied``: believed. ``duplicate``: nothing new, nothing moves. ``stale``: a pass has seen further; neither
         believed nor asked about. ``disputed``: somebody has to ask FreeScout, and until then we stop vouching.
     """
-    held, row = row, _of_our_past(row, lease, now)
+    held, row = row, of_our_past(row, lease, now)
     said = claim.sighting
     alive = poller_is_alive(lease, now, terms)
     heard = now + lease.clock_offset
@@ -120,7 +118,7 @@ def judge_claim(row: Row | None, claim: Claim, *, lease: Lease, terms: Terms, no
     # case 6
     if not alive and row is not None and row.disputed_at is not None:
         # What was said against the row may have happened after anything dated no later than this.
-        through = _disputed_through(row, lease)
+        through = disputed_through(row, lease)
         if said.updated_at <= max(through, lease.seen_through or through):
             return dispute("older_than_the_dispute")
     if row is None or newer:
@@ -146,7 +144,7 @@ def judge_truth(row: Row | None, truth: Truth, *, lease: Lease, terms: Terms, no
     """
     if is_ahead(truth.asked_at, now):
         return Verdict(outcome="dropped", row=row, reason="asked_in_our_future")
-    before, row = row, _of_our_past(row, lease, now)
+    before, row = row, of_our_past(row, lease, now)
     if row is not before:
         return Verdict(outcome="contested", row=row, reason="stamped_in_our_future")
     if row is not None and row.truth_at is not None and truth.asked_at <= row.truth_at:
@@ -188,7 +186,7 @@ def judge_absence(row: Row | None, asked_at: datetime, *, lease: Lease, terms: T
         ``disputed``: FreeScout has to be asked about it by its id; only its 404 makes a tombstone. ``dropped``: the
         row is gone already, or something later than the list has spoken of it.
     """
-    row = _of_our_past(row, lease, now)
+    row = of_our_past(row, lease, now)
     if row is None or row.gone:
         return Verdict(outcome="dropped", row=row, reason="already_gone")
     if any(heard is not None and heard >= asked_at for heard in (row.touched_at, row.truth_at)):
@@ -205,7 +203,7 @@ def judge_stamps(row: Row | None, *, lease: Lease, now: datetime) -> Verdict:
         ``disputed``: some lie in our own future, so nothing is known of when it was seen; FreeScout has to be asked.
         ``dropped``: none does.
     """
-    judged = _of_our_past(row, lease, now)
+    judged = of_our_past(row, lease, now)
     if judged is row:
         return Verdict(outcome="dropped", row=row, reason="stamped_in_our_past")
     return Verdict(outcome="disputed", row=judged, reason="stamped_in_our_future")
@@ -231,33 +229,6 @@ def _a_pass_may_lack_it(truth: Truth, lease: Lease, now: datetime) -> bool:
     if passed is not None and not is_ahead(passed, now) and truth.asked_at <= passed:
         return True
     return begun is not None and truth.asked_at < begun <= now
-
-
-def _of_our_past(row: Row | None, lease: Lease, now: datetime) -> Row | None:
-    """Return the row; one with stamps from our own future is disputed, and vouches for nothing from now on.
-
-    Its dispute is as old as its value, or as what was said against that: without a poller the next news settles it. A
-    read that is under way does not. What we hold of a tombstone that a 404 made stays, so that no claim revives it.
-    """
-    if row is None or not any(
-        is_ahead(stamp, now)
-        for stamp in (row.observed_at, row.touched_at, row.truth_at, row.truth_until, row.disputed_at)
-    ):
-        return row
-    heard = now + lease.clock_offset
-    through = row.updated_at if row.disputed_at is None else _disputed_through(row, lease)
-    return msgspec.structs.replace(
-        row,
-        observed_at=min(row.observed_at, now),
-        expires_at=min(row.expires_at, now),
-        touched_at=now,
-        truth_at=now if row.gone and row.truth_at is not None else None,
-        truth_until=None,
-        disputed_at=now,
-        grace_until=now,
-        disputed_through=heard if through is None else min(through, heard),
-        doubted_through=None if is_ahead(row.doubted_through, now + ABSURD) else row.doubted_through,
-    )
 
 
 def _horizon(row: Row | None, lease: Lease, *, alive: bool) -> datetime | None:
@@ -382,16 +353,8 @@ def _dispute(
     began, grace_until = now, now + terms.dispute_grace
     if before.disputed_at is not None:
         began, grace_until = before.disputed_at, before.grace_until or before.disputed_at
-        through = max(through, _disputed_through(before, lease))
+        through = max(through, disputed_through(before, lease))
     return msgspec.structs.replace(row, disputed_at=began, grace_until=grace_until, disputed_through=through)
-
-
-def _disputed_through(row: Row, lease: Lease) -> datetime:
-    """Return up to which date something was said against a disputed row."""
-    if row.disputed_through is not None:
-        return row.disputed_through
-    heard = max(date for date in (row.disputed_at, row.touched_at) if date is not None)
-    return heard + lease.clock_offset
 
 
 def _settled(row: Row) -> Row:

@@ -97,8 +97,8 @@ BROKEN = {
         "row=held, reason=",
     ),
     "the bound of a dispute is only its first": (
-        "through = max(through, _disputed_through(before, lease))",
-        "through = _disputed_through(before, lease)",
+        "through = max(through, disputed_through(before, lease))",
+        "through = disputed_through(before, lease)",
     ),
     "an equal truth settles what is disputed": ("if row.disputed_at is None and equal and", "if equal and"),
     "what a list lacks is not asked about": (

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import CodeType, ModuleType
 
-RULE, DESK_CLOCK = "freescout_audit.rule", "freescout_audit.desk_clock"
+RULE, TRUST, DESK_CLOCK = "freescout_audit.rule", "freescout_audit.trust", "freescout_audit.desk_clock"
 STATEMENTS, LEASE = "db.statements", "db.lease"
 STORE = "db.store"
 PASSES, WALK, DELETIONS, PEEK = "poller.passes", "poller.walk", "poller.deletions", "poller.peek"
@@ -217,8 +217,8 @@ MUTANTS = (
         (
             (
                 RULE,
-                "through = max(through, _disputed_through(before, lease))",
-                "through = _disputed_through(before, lease)",
+                "through = max(through, disputed_through(before, lease))",
+                "through = disputed_through(before, lease)",
             ),
         ),
         theme="push",
@@ -403,7 +403,7 @@ MUTANTS = (
         "the rule takes stamps from our own future as they are",
         (
             (
-                RULE,
+                TRUST,
                 "    if row is None or not any(\n        is_ahead",
                 "    if row is None or not any(\n        False and is_ahead",
             ),
