@@ -57,6 +57,15 @@ _IMPOSSIBLE_DATE = (
 """What a date raises that cannot be: Python's end with the year 9999, and the lease has constraints."""
 
 
+class ImpossibleDateError(DatabaseUnavailableError):
+    """A date in the database has no value in Python, or one that is to be written there is no clock's."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the database holds, or was given, a date that cannot be", "freescout-audit desk clock --reset"
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class Connection:
     """A connection while it is lent: SQLAlchemy's, and asyncpg's own below it, in the same session.
@@ -187,9 +196,7 @@ class Database:
         except _IMPOSSIBLE_DATE as error:
             if not _is_about_a_date(error):
                 raise
-            raise DatabaseUnavailableError(
-                "the database holds, or was given, a date that cannot be", "freescout-audit desk clock --reset"
-            ) from error
+            raise ImpossibleDateError from error
 
     @asynccontextmanager
     async def transaction(self, deadline: float | None = None, *, durable: bool = True) -> AsyncIterator[Connection]:

@@ -116,7 +116,7 @@ def judge_claim(row: Row | None, claim: Claim, *, lease: Lease, terms: Terms, no
             return Verdict(outcome="stale", row=held, reason="doubted")
         return dispute("doubted")
     # case 6
-    if not alive and row is not None and row.disputed_at is not None:
+    if not alive and row is not None and held is not None and held.disputed_at is not None:
         # What was said against the row may have happened after anything dated no later than this.
         through = disputed_through(row, lease)
         if said.updated_at <= max(through, lease.seen_through or through):

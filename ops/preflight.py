@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
 
 from db import lease
-from db.database import Database
+from db.database import Database, ImpossibleDateError
 from db.gaps import count_gaps
 from db.journal import count_twins, read_last_delivery
 from db.revision import NEWEST, age_of
@@ -78,8 +78,10 @@ async def _open(
     migrate = "run python -m db.migrate"
     try:
         standing = await read_standing(database)
-    except DatabaseUnavailableError:
-        checks.append(red("schema", "our tables are not there", migrate))
+    except DatabaseUnavailableError as error:
+        unreadable = isinstance(error, ImpossibleDateError)
+        there = (error.problem, error.next_step) if unreadable else ("our tables are not there", migrate)
+        checks.append(red("schema", *there))
         return database, None
     if standing is None or standing.revision is None:
         checks.append(red("schema", "it is incomplete", "restore the database, or migrate another"))

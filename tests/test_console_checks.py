@@ -142,7 +142,7 @@ TROUBLES = [
     Trouble("clock", "yellow", "ahead of ours", "time server", faults={"clock_offset": 20}),
     Trouble("clock", "red", "ahead of ours", "time server", faults={"date": datetime(9999, 12, 31, tzinfo=UTC)}),
     Trouble(
-        "database",
+        "schema",
         "red",
         "a date that cannot be",
         "desk clock --reset",

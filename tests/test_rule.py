@@ -667,7 +667,7 @@ class TestStampsFromOurFuture:
 
     def ahead(self, stamp: str, *, gone: bool = False) -> Row:
         held = row("active", 0, truth_at=0, gone=gone)
-        grace = {"grace_until": at(DAY)} if stamp == "disputed_at" else {}
+        grace = {"grace_until": at(DAY), "disputed_through": at(0)} if stamp == "disputed_at" else {}
         return msgspec.structs.replace(held, expires_at=at(DAY), **{stamp: at(DAY)}, **grace)
 
     @pytest.mark.parametrize("stamp", STAMPS)
