@@ -102,7 +102,11 @@ async def _end_the_lease(connection: Connection, *, everything: bool) -> None:
 
     What is reported and journalled happened no later than now: alarms wait for none of it.
     """
-    ended = {"lease_until": func.least(_lease.lease_until, schema.now), "renewed_by_pass": null()}
+    ended = {
+        "lease_until": func.least(_lease.lease_until, schema.now),
+        "renewed_by_pass": null(),
+        "begun_by_pass": null(),
+    }
     if everything:
         await connection.execute(update(schema.lease).values(**ended, complete_through=null()))
     else:
@@ -167,7 +171,7 @@ async def reset_clock(database: Database) -> None:
     Everything dated up to now counts as seen. The next pass measures the clock anew; it reads everything if the last
     complete pass is dated more than a minute ahead. Works on dates that Python has no value for.
     """
-    no_later = ("covered_through", "renewed_by_pass", "lease_until", "heartbeat_at")
+    no_later = ("covered_through", "renewed_by_pass", "begun_by_pass", "lease_until", "heartbeat_at")
     load_is_ahead = _poller.load_began > schema.now + _MINUTE
     async with database.transaction() as connection:
         await connection.execute(
