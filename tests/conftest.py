@@ -1,14 +1,11 @@
-"""The real PostgreSQL, one server for the suite and a fresh database for each test; the receiver on a real socket."""
+"""The real PostgreSQL, one server for the suite and an empty database for each test; the receiver on a real socket."""
 
-import asyncio
 import io
-import itertools
 import json
 import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, replace
-from datetime import datetime
 from typing import Any
 
 import aiohttp
@@ -17,11 +14,11 @@ import pytest
 from structlog.testing import CapturingLogger, CapturingLoggerFactory
 
 from db.database import Database
-from db.migrate import migrate
 from db.url import normalise
 from freescout_audit.logs import set_up_logs
 from receiver.app import create_app, serve
 from settings import Environment, Secret, Settings, load_environment, load_settings
+from support.databases import Clock, lending
 from support.examples import KEY, NOON, signed
 
 
@@ -52,32 +49,16 @@ def _no_make_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def template(postgres: Callable[[str], str]) -> str:
-    """The name of a migrated database that tests get copies of."""
-    name = f"template_{os.getpid()}"
-
-    async def make() -> None:
-        connection = await asyncpg.connect(postgres("postgres"))
-        await connection.execute(f"CREATE DATABASE {name}")
-        await connection.close()
-        await migrate(normalise(postgres(name)))
-
-    asyncio.run(make())
-    return name
-
-
-_numbers = itertools.count()
+def lend(postgres: Callable[[str], str]) -> Iterator[Callable[[], Iterator[str]]]:
+    """Lend a test a database, and take it back."""
+    with lending(postgres) as lend:
+        yield lend
 
 
 @pytest.fixture
-async def database_url(postgres: Callable[[str], str], template: str) -> AsyncIterator[str]:
-    """A migrated database of the test's own."""
-    name = f"test_{os.getpid()}_{next(_numbers)}"
-    connection = await asyncpg.connect(postgres("postgres"))
-    await connection.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
-    yield postgres(name)
-    await connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
-    await connection.close()
+def database_url(lend: Callable[[], Iterator[str]]) -> Iterator[str]:
+    """A migrated database of the test's own, as long as the test lasts."""
+    yield from lend()
 
 
 @pytest.fixture
@@ -169,23 +150,7 @@ async def receiver(receive: Receive) -> AsyncIterator[Receiver]:
         yield receiver
 
 
-class Clock:
-    """The database's clock, stopped; only the test moves it."""
-
-    def __init__(self, connection: asyncpg.Connection) -> None:
-        self._connection = connection
-
-    async def set(self, moment: datetime) -> None:
-        await self._connection.execute("UPDATE test_clock SET at = $1", moment)
-
-
 @pytest.fixture
 async def clock(sql: asyncpg.Connection) -> Clock:
     """Stop the database's clock at noon."""
-    await sql.execute("CREATE TABLE test_clock (at timestamptz)")
-    await sql.execute("INSERT INTO test_clock VALUES ($1)", NOON)
-    await sql.execute(
-        "CREATE OR REPLACE FUNCTION freescout_now() RETURNS timestamptz LANGUAGE sql VOLATILE"
-        " RETURN (SELECT at FROM test_clock)"
-    )
-    return Clock(sql)
+    return await Clock.stop(sql, NOON)

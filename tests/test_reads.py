@@ -12,11 +12,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import db
-from conftest import Clock
 from db.database import Database
 from db.reads import Reading, read_from
 from db.url import normalise
 from freescout_audit.rule import Lease, Row, expiry
+from support.databases import Clock
 from support.examples import NOON, at, lease, row
 
 EPOCH = datetime.fromisoformat("1970-01-01T00:00:00Z")

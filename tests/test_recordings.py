@@ -8,12 +8,13 @@ from typing import Any
 import asyncpg
 import pytest
 
-from conftest import ENVIRONMENT, Clock, Receive, Receiver
+from conftest import ENVIRONMENT, Receive, Receiver
 from freescout_audit import verify_freescout_hmac
 from freescout_audit.conversation import Sighting
 from freescout_audit.delivery import read_claim
 from freescout_audit.rule import Claim, Lease, Row, Terms, Verdict, judge_claim
 from settings import Environment, Secret
+from support.databases import Clock
 from support.recordings import BOTH, MODULE_82, MODULE_87, Recorded, Recording, operations
 
 each_recording = pytest.mark.parametrize("recording", BOTH, ids=lambda recording: recording.module)

@@ -29,9 +29,10 @@ from settings import LiveSecrets, Secret, load_environment, load_settings
 from simulator import Desk, Fate, HttpTransport, ManualClock, Report, SystemClock, Worker
 from simulator import serve as serve_desk
 from simulator.infisical import Infisical, VaultFault, serve_vault
+from support.databases import Clock
 from support.examples import NOON
 from support.vaults import PATH, Seconds, Waits, variables
-from support.world import CLOCK, START, WEBHOOK, no_sleep
+from support.world import START, TICK, WEBHOOK, no_sleep
 
 OLD_APP_KEY, NEW_APP_KEY = "base64:b2xk", "base64:bmV3"
 SETTINGS = load_settings({})
@@ -43,6 +44,7 @@ class Rotating:
 
     desk: Desk
     clock: ManualClock
+    database_clock: Clock
     worker: Worker
     transport: HttpTransport
     vault: Infisical
@@ -65,7 +67,7 @@ class Rotating:
 
     async def _move(self, moment: datetime) -> None:
         self.clock.advance_to(moment)
-        await self.sql.execute("UPDATE test_clock SET at = $1", self.clock.now())
+        await self.database_clock.set(self.clock.now())
 
     async def change_something(self) -> None:
         self.desk.set_status(1, "closed" if self.desk.get(1).status != "closed" else "active")
@@ -86,9 +88,7 @@ class Rotating:
 async def rotating(
     database: Database, database_url: str, sql: asyncpg.Connection, *, fault: VaultFault | None = None
 ) -> AsyncIterator[Rotating]:
-    for statement in CLOCK:
-        await sql.execute(statement)
-    await sql.execute("INSERT INTO test_clock VALUES ($1)", START)
+    database_clock = await Clock.stop(sql, START, tick=TICK)
     clock, waits, vault = ManualClock(START), Waits(), Infisical(clock=Seconds())
     vault.put("prod", PATH, **keys(OLD_APP_KEY))
     vault.fault = fault
@@ -109,6 +109,7 @@ async def rotating(
         yield Rotating(
             desk=desk,
             clock=clock,
+            database_clock=database_clock,
             worker=Worker(desk),
             transport=await stack.enter_async_context(HttpTransport()),
             vault=vault,

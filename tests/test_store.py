@@ -10,7 +10,6 @@ from typing import Any
 import asyncpg
 import pytest
 
-from conftest import Clock
 from db import lease
 from db.database import Database
 from db.journal import prune_journal
@@ -18,6 +17,7 @@ from db.store import Delivery, Recorded, _Batch, record_absences, record_deliver
 from db.url import normalise
 from freescout_audit.errors import DatabaseUnavailableError
 from freescout_audit.rule import Claim, Terms, Truth
+from support.databases import Clock
 from support.examples import NOON, at, claim, not_found, truth
 
 TERMS = Terms()

@@ -6,13 +6,13 @@ from datetime import timedelta
 import asyncpg
 import pytest
 
-from conftest import Clock
 from db.database import Database
 from db.store import Delivery, record_deliveries, record_truths
 from freescout_audit.rule import Terms
 from proof.live import broken_promises
 from proof.witness import Witness
 from simulator import Desk, ManualClock
+from support.databases import Clock
 from support.examples import NOON, at, claim, truth
 
 TERMS = Terms()

@@ -20,6 +20,7 @@ from db.url import normalise
 from freescout_audit import rule
 from freescout_audit.desk_clock import DeskClock
 from freescout_audit.rule import Claim, Lease, Row, Terms, Truth, Verdict
+from support.databases import Clock
 from support.examples import NOON
 
 TERMS = Terms()
@@ -168,12 +169,6 @@ LEFT JOIN freescout_ticket t ON t.ticket_id = id
 LEFT JOIN freescout_ticket_cache c ON c.ticket_id = id
 ORDER BY id
 """
-CLOCK = """
-CREATE TABLE test_clock (at timestamptz);
-INSERT INTO test_clock VALUES (now());
-CREATE OR REPLACE FUNCTION freescout_now() RETURNS timestamptz LANGUAGE sql VOLATILE
-RETURN (SELECT at FROM test_clock)
-"""
 CLEAN = """
 DELETE FROM freescout_ticket;
 DELETE FROM freescout_delivery;
@@ -192,6 +187,7 @@ class StoreCache:
     runner: asyncio.Runner
     database: Database
     sql: asyncpg.Connection
+    database_clock: Clock
     offset: timedelta = timedelta()
     clock: DeskClock | None = None
     """The desk's clock when the pass that is under way began."""
@@ -203,7 +199,7 @@ class StoreCache:
         self.set_clock(now)
 
     def set_clock(self, now: datetime) -> None:
-        self._run(self.sql.execute("UPDATE test_clock SET at = $1", now))
+        self._run(self.database_clock.set(now))
 
     def deliver(self, claims: Sequence[Claim]) -> Sequence[Verdict]:
         recorded = self._run(record_deliveries(self.database, [_entry(claim) for claim in claims], terms=TERMS))
@@ -262,9 +258,9 @@ def store_cache(database_url: str) -> Iterator[StoreCache]:
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         database = Database(normalise(database_url), connections=2)
         sql = runner.run(asyncpg.connect(database_url))
-        runner.run(sql.execute(CLOCK))
+        database_clock = runner.run(Clock.stop(sql, NOON))
         try:
-            yield StoreCache(runner, database, sql)
+            yield StoreCache(runner, database, sql, database_clock)
         finally:
             # A loop with an open connection does not close.
             runner.run(sql.close())

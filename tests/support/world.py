@@ -23,20 +23,14 @@ from receiver.app import create_app, serve
 from settings import Secret, load_settings
 from simulator import Api, ApiRequest, Desk, HttpTransport, ManualClock, Report, Worker
 from simulator import serve as serve_desk
+from support.databases import Clock
 
 WEBHOOK = "/api/internal/freescout-webhook/audit"
 START = datetime(2026, 3, 2, 9, 0, 0, tzinfo=UTC)
 SETTINGS = load_settings({})
 
-CLOCK = (
-    "CREATE TABLE test_clock (at timestamptz)",
-    "CREATE SEQUENCE test_tick",
-    # A microsecond more at each look, as time passes between any two statements.
-    """
-    CREATE OR REPLACE FUNCTION freescout_now() RETURNS timestamptz LANGUAGE sql VOLATILE
-    RETURN (SELECT at FROM test_clock) + nextval('test_tick') * interval '1 microsecond'
-    """,
-)
+TICK = timedelta(microseconds=1)
+"""What passes between any two looks at the clock."""
 
 
 async def no_sleep(_seconds: float) -> None:
@@ -47,6 +41,7 @@ async def no_sleep(_seconds: float) -> None:
 class World:
     desk: Desk
     clock: ManualClock
+    database_clock: Clock
     worker: Worker
     api: Api
     transport: HttpTransport
@@ -67,7 +62,7 @@ class World:
 
     async def _move(self, moment: datetime) -> None:
         self.clock.advance_to(moment)
-        await self.sql.execute("UPDATE test_clock SET at = $1", self.clock.now())
+        await self.database_clock.set(self.clock.now())
 
     async def beat(self) -> None:
         await self.sql.execute("UPDATE freescout_lease SET heartbeat_at = freescout_now()")
@@ -123,9 +118,7 @@ async def make_world(
     sockets: bool = True,
 ) -> AsyncIterator[World]:
     """``sockets`` False: the poller calls the desk's API, which costs a tenth of a request over HTTP."""
-    for statement in CLOCK:
-        await sql.execute(statement)
-    await sql.execute("INSERT INTO test_clock VALUES ($1)", start)
+    database_clock = await Clock.stop(sql, start, tick=TICK)
     clock = ManualClock(start)
     desk = Desk(clock=clock, seed=seed, timezone=timezone)
     desk.populate(tickets, days=30)
@@ -147,6 +140,7 @@ async def make_world(
         yield World(
             desk=desk,
             clock=clock,
+            database_clock=database_clock,
             worker=Worker(desk),
             api=api,
             transport=transport,
