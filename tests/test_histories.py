@@ -5,11 +5,9 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import asyncpg
 import pytest
 
 from freescout_audit.events import PASS_FAILED, POLLER_FAULT, RECEIVER_FAULT
@@ -20,21 +18,10 @@ from proof.histories.mutants import MUTANTS, Mutant, MutantError, changed
 ROOT = Path(__file__).resolve().parent.parent
 
 
-@pytest.fixture
-async def ground(postgres: Callable[[str], str]) -> str:
-    """The URL of an empty database of the test's own."""
-    name = f"histories_{os.getpid()}"
-    connection = await asyncpg.connect(postgres("postgres"))
-    await connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
-    await connection.execute(f"CREATE DATABASE {name}")
-    await connection.close()
-    return postgres(name)
-
-
-def play(ground: str, first: int, last: int, *options: str) -> list[dict[str, Any]]:
+def play(database_url: str, first: int, last: int, *options: str) -> list[dict[str, Any]]:
     """Play the histories of some seeds, and return what became of each."""
     done = subprocess.run(
-        [sys.executable, "-m", "proof.histories.play", ground, str(first), str(last), *options],
+        [sys.executable, "-m", "proof.histories.play", database_url, str(first), str(last), *options],
         cwd=ROOT,
         env=os.environ | {"PYTHONHASHSEED": "0"},
         check=True,
@@ -44,27 +31,19 @@ def play(ground: str, first: int, last: int, *options: str) -> list[dict[str, An
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
-def test_some_histories_end_well_and_one_seed_is_one_history(ground: str) -> None:
-    played = play(ground, 0, 12)
-    again = play(ground, 11, 12, "--tell")
-    once_more = play(ground, 11, 12, "--tell")
+def test_histories_end_well_and_a_seed_is_the_same_one_whatever_was_played_before_it(database_url: str) -> None:
+    """In two of these several tickets are missing from one list: only their numbers tell who is asked about first."""
+    played = play(database_url, 163, 170, "--tell")
 
-    assert [outcome["wrong"] for outcome in played] == [None] * 12
-    assert sum(outcome["passes"] for outcome in played) > 12
-    assert sum(outcome["answered"] for outcome in played) > 100
-    assert again == once_more
-    assert len(again[0]["story"]) > 50
-
-
-def test_a_seed_is_the_same_history_whatever_was_played_before_it(ground: str) -> None:
-    """Several tickets are missing from one list here: nothing but their numbers tells who is asked about first."""
-    after_others = play(ground, 160, 170, "--tell")
-
-    assert [play(ground, seed, seed + 1, "--tell") for seed in (166, 169)] == [[after_others[6]], [after_others[9]]]
+    assert [outcome["wrong"] for outcome in played] == [None] * 7
+    assert sum(outcome["passes"] for outcome in played) > 7
+    assert sum(outcome["answered"] for outcome in played) > 70
+    assert all(len(outcome["story"]) > 50 for outcome in played)
+    assert [play(database_url, seed, seed + 1, "--tell") for seed in (166, 169)] == [[played[3]], [played[6]]]
 
 
-def test_broken_code_is_caught_and_said_with_its_seed(ground: str) -> None:
-    *good, caught = play(ground, 0, 60, "--mutant", "old news are believed")
+def test_broken_code_is_caught_and_said_with_its_seed(database_url: str) -> None:
+    *good, caught = play(database_url, 3, 60, "--mutant", "old news are believed")
 
     assert {outcome["wrong"] for outcome in good} <= {None}
     assert caught["wrong"] is not None
