@@ -36,7 +36,7 @@ from support.world import make_world
 async def operator(database: Database, database_url: str, sql: asyncpg.Connection) -> AsyncIterator[Operator]:
     """A healthy app: registered, a delivery has come, a poller is alive and a pass complete."""
     async with (
-        make_world(database, sql, tickets=12) as world,
+        make_world(database, sql, tickets=12, sockets=False) as world,
         at_the_console(world, database_url) as operator,
     ):
         await world.poll()

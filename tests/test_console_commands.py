@@ -23,7 +23,7 @@ from support.world import make_world
 async def operator(database: Database, database_url: str, sql: asyncpg.Connection) -> AsyncIterator[Operator]:
     """A desk of twelve tickets that a poller has read once and reads no more; deliveries come."""
     async with (
-        make_world(database, sql, tickets=12) as world,
+        make_world(database, sql, tickets=12, sockets=False) as world,
         at_the_console(world, database_url) as operator,
     ):
         world.desk.faults.drop_chance = 0

@@ -15,10 +15,11 @@ from support.world import World, make_world
 @pytest.fixture
 async def world(database: Database, sql: asyncpg.Connection) -> AsyncIterator[World]:
     """A desk with 600 tickets in pages of 20, loaded, and no delivery arrives."""
-    async with make_world(database, sql, tickets=600, page_size=20) as world:
+    async with make_world(database, sql, tickets=600, page_size=200, sockets=False) as world:
         await world.poll()
         await world.advance(4000)
         await world.poll()
+        world.restart_poller(page_size=20)
         world.desk.faults.drop_chance = 1.0
         yield world
 

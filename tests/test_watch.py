@@ -16,7 +16,7 @@ from support.world import Watch, World, make_world, settle_gaps
 @pytest.fixture
 async def world(database: Database, sql: asyncpg.Connection) -> AsyncIterator[World]:
     """A desk whose poller has completed a pass, and from which one delivery has come."""
-    async with make_world(database, sql, tickets=12) as world:
+    async with make_world(database, sql, tickets=12, sockets=False) as world:
         world.desk.set_status(12, "spam" if world.desk.get(12).status != "spam" else "closed")
         await world.advance(30)
         await world.poll()
@@ -261,7 +261,7 @@ class TestGaps:
     async def test_there_are_none_before_the_first_complete_pass_and_the_first_delivery(
         self, database: Database, sql: asyncpg.Connection
     ) -> None:
-        async with make_world(database, sql, tickets=12) as world:
+        async with make_world(database, sql, tickets=12, sockets=False) as world:
             await world.poll()
             world.desk.faults.drop_chance = 1.0
             flip(world, 3)

@@ -28,6 +28,7 @@ from support.databases import Clock
 WEBHOOK = "/api/internal/freescout-webhook/audit"
 START = datetime(2026, 3, 2, 9, 0, 0, tzinfo=UTC)
 SETTINGS = load_settings({})
+TERMS = Terms()
 
 TICK = timedelta(microseconds=1)
 """What passes between any two looks at the clock."""
@@ -66,6 +67,11 @@ class World:
 
     async def beat(self) -> None:
         await self.sql.execute("UPDATE freescout_lease SET heartbeat_at = freescout_now()")
+
+    def restart_poller(self, *, page_size: int) -> None:
+        """Go on with another poller, whose pages have so many rows."""
+        self.passes = _passes(self.freescout, self.database, page_size=page_size)
+        self.questions = _questions(self.freescout, self.database, page_size=page_size, clock=self.clock)
 
     async def poll(self) -> None:
         """What a living poller does every interval: a beat, a pass, and its questions."""
@@ -136,7 +142,6 @@ async def make_world(
             url = await stack.enter_async_context(serve_desk(desk, api=api))
             ask = await stack.enter_async_context(http_transport(url, lambda: Secret(key), patience=5))
         freescout = FreeScout(ask, sleep=no_sleep)
-        terms = Terms()
         yield World(
             desk=desk,
             clock=clock,
@@ -147,23 +152,33 @@ async def make_world(
             database=database,
             sql=sql,
             freescout=freescout,
-            passes=Passes(
-                freescout,
-                database,
-                terms=terms,
-                overlap=timedelta(seconds=overlap),
-                page_size=page_size,
-                progress=lambda _done, _total: None,
-            ),
-            questions=Questions(
-                freescout,
-                database,
-                terms=terms,
-                at_once=page_size,
-                clock=lambda: clock.now().timestamp(),
-                sleep=no_sleep,
-            ),
+            passes=_passes(freescout, database, page_size=page_size, overlap=overlap),
+            questions=_questions(freescout, database, page_size=page_size, clock=clock),
         )
+
+
+def _passes(
+    freescout: FreeScout, database: Database, *, page_size: int, overlap: float = SETTINGS.poller.overlap
+) -> Passes:
+    return Passes(
+        freescout,
+        database,
+        terms=TERMS,
+        overlap=timedelta(seconds=overlap),
+        page_size=page_size,
+        progress=lambda _done, _total: None,
+    )
+
+
+def _questions(freescout: FreeScout, database: Database, *, page_size: int, clock: ManualClock) -> Questions:
+    return Questions(
+        freescout,
+        database,
+        terms=TERMS,
+        at_once=page_size,
+        clock=lambda: clock.now().timestamp(),
+        sleep=no_sleep,
+    )
 
 
 def _without_sockets(api: Api, key: str) -> Transport:
