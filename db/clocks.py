@@ -5,7 +5,7 @@ such (`freescout_audit.trust`), and here they are found and taken away.
 """
 
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 import msgspec
 from sqlalchemy import Interval, Text, case, cast, func, literal, null, or_, select, true, update
@@ -24,6 +24,9 @@ _MINUTE = timedelta(seconds=60)
 _ticket, _lease, _poller = schema.ticket.c, schema.lease.c, schema.poller.c
 _STAMPS = (_ticket.observed_at, _ticket.touched_at, _ticket.truth_at, _ticket.truth_until, _ticket.disputed_at)
 """A ticket's stamps of our clock, but those that are meant to lie ahead."""
+_SOON = select(schema.now + AHEAD).scalar_subquery()
+"""Read when a statement runs, after everything that it sees was written: what waits in between is not ahead."""
+_IS_AHEAD = or_(*(stamp > _SOON for stamp in _STAMPS))
 _REPORTED = ("led_since", "passed_at", "desk_since", "silent_since", "full_walk_at")
 """The stamps of ours among what the poller reports."""
 
@@ -68,19 +71,20 @@ async def clear_stamps_ahead(database: Database, *, look_closely: bool) -> Clear
         DatabaseUnavailableError: PostgreSQL is away or not migrated; the same everywhere below.
     """
     async with database.connection(_PATIENCE) as connection:
-        soon: datetime = await connection.scalar(select(schema.now + AHEAD))
         reported = func.greatest(_lease.renewed_by_pass, *(_poller[name] for name in _REPORTED))
         delivered = select(func.max(schema.delivery.c.received_at)).scalar_subquery()
         stands = await connection.row(
-            select(reported.label("reported"), delivered.label("delivered")).join_from(
+            select(_SOON.label("soon"), reported.label("reported"), delivered.label("delivered")).join_from(
                 schema.lease, schema.poller, true()
             )
         )
-        stamps = [stamp for stamp in (database.told, *(stands or {}).values()) if stamp is not None and stamp > soon]
+        assert stands is not None, "both have their one row"  # noqa: S101 - the schema's promise
+        soon = stands.pop("soon")
+        stamps = [stamp for stamp in (database.told, *stands.values()) if stamp is not None and stamp > soon]
         tickets: Sequence[int] = []
         if stamps or look_closely:
-            ahead = or_(*(stamp > soon for stamp in _STAMPS))
-            query = select(_ticket.ticket_id, func.greatest(*_STAMPS).label("latest")).where(ahead).limit(MANY + 1)
+            query = select(_ticket.ticket_id, func.greatest(*_STAMPS).label("latest")).where(_IS_AHEAD)
+            query = query.limit(MANY + 1)
             rows = await connection.rows(query)
             tickets = [row["ticket_id"] for row in rows]
             stamps += [row["latest"] for row in rows]
@@ -90,7 +94,7 @@ async def clear_stamps_ahead(database: Database, *, look_closely: bool) -> Clear
     async with database.transaction(_PATIENCE) as connection:
         await _end_the_lease(connection, everything=everything)
         if everything:
-            count = await _clear_all(connection, soon)
+            count = await _clear_all(connection)
     if tickets and not everything:
         await record_stamps(database, tickets)
     database.told = None
@@ -121,20 +125,14 @@ async def _end_the_lease(connection: Connection, *, everything: bool) -> None:
         await connection.execute(late)
 
 
-async def _clear_all(connection: Connection, soon: datetime) -> int:
+async def _clear_all(connection: Connection) -> int:
     """Take away the stamps ahead of our clock in all tickets, which vouch for nothing then; return how many there are.
 
     As `freescout_audit.rule.judge_stamps` has it, but that no dispute is opened: a pass that reads all is to come.
     """
     # In the order in which every writer locks them.
-    ahead = (
-        select(_ticket.ticket_id)
-        .where(or_(*(stamp > soon for stamp in _STAMPS)))
-        .order_by(_ticket.ticket_id)
-        .with_for_update()
-        .cte("ahead")
-    )
-    now = func.least(schema.now, soon)
+    ahead = select(_ticket.ticket_id).where(_IS_AHEAD).order_by(_ticket.ticket_id).with_for_update().cte("ahead")
+    now = schema.now
     cleared = (
         update(schema.ticket)
         .where(_ticket.ticket_id == ahead.c.ticket_id)

@@ -60,11 +60,6 @@ _IMPOSSIBLE_DATE = (
 class ImpossibleDateError(DatabaseUnavailableError):
     """A date in the database has no value in Python, or one that is to be written there is no clock's."""
 
-    def __init__(self) -> None:
-        super().__init__(
-            "the database holds, or was given, a date that cannot be", "freescout-audit desk clock --reset"
-        )
-
 
 @dataclass(frozen=True, slots=True)
 class Connection:
@@ -196,7 +191,9 @@ class Database:
         except _IMPOSSIBLE_DATE as error:
             if not _is_about_a_date(error):
                 raise
-            raise ImpossibleDateError from error
+            raise ImpossibleDateError(
+                "the database holds, or was given, a date that cannot be", "freescout-audit desk clock --reset"
+            ) from error
 
     @asynccontextmanager
     async def transaction(self, deadline: float | None = None, *, durable: bool = True) -> AsyncIterator[Connection]:

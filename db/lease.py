@@ -28,11 +28,6 @@ class OtherDeskError(FreescoutAuditError):
 class ClockWentBackError(DatabaseUnavailableError):
     """The database's clock was set back while a pass went on: which of its reads was the later is not known."""
 
-    def __init__(self) -> None:
-        super().__init__(
-            "the database's clock was set back while the desk was read", "the next pass reads it again; see its server"
-        )
-
 
 class LoadProgress(msgspec.Struct, frozen=True, kw_only=True):
     """How far the first load has come: everything created before ``cursor``; and the desk's clock when it began."""

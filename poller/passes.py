@@ -265,7 +265,10 @@ class Passes:
         """
         now = await lease.now(self._database)
         if is_ahead(self._told, now):
-            raise lease.ClockWentBackError
+            raise lease.ClockWentBackError(
+                "the database's clock was set back while the desk was read",
+                "the next pass reads it again; look at the time server of the database's host",
+            )
         self._told = now
         return now
 

@@ -48,7 +48,7 @@ class OurClock:
 
     async def be_ahead(self, seconds: float) -> None:
         ahead = timedelta(seconds=seconds)
-        await self._world.sql.execute("UPDATE test_clock SET at = $1", self._world.clock.now() + ahead)
+        await self._world.sql.execute("UPDATE test.clock SET at = $1", self._world.clock.now() + ahead)
 
 
 async def standing(sql: asyncpg.Connection) -> asyncpg.Record:

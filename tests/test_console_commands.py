@@ -284,7 +284,7 @@ class TestBackfill:
         self, operator: Operator, sql: asyncpg.Connection
     ) -> None:
         await forget(sql)
-        operator.api.answers_left = 2
+        operator.api.answers_left = 3  # the first page, the clock, the next page
         broken = await operator.types("backfill", "--json", POLLER_PAGE_SIZE="5")
         operator.api.answers_left = None
         operator.world.desk.faults.api = None
@@ -320,7 +320,7 @@ class TestBackfill:
         self, operator: Operator, sql: asyncpg.Connection
     ) -> None:
         """Pages share the rows of a second, and what is disputed is asked about again."""
-        moment = "freescout_now() + interval '1 minute'"
+        moment = "freescout_now() + interval '0.9 s'"  # later than any question, and no stamp of our future
         await sql.execute(
             f"UPDATE freescout_ticket SET touched_at = {moment}, disputed_at = {moment}, grace_until = {moment},"
             " truth_at = NULL WHERE ticket_id = 5"

@@ -507,7 +507,8 @@ async def test_the_delivery_that_is_printed_for_make_run_is_signed_with_the_vaul
 ) -> None:
     app = typer.Typer()
     app.command()(delivery.main)
-    environment = variables(vault, url, FREESCOUT_URL="https://desk.example.org", FREESCOUT_AUDIT_WEBHOOK_SECRET=OLD)
+    desk = "https://desk.example.org"
+    environment = variables(vault, url, FREESCOUT_URL=desk, FREESCOUT_AUDIT_WEBHOOK_SECRET=OLD, PORT="8080")
 
     result = await asyncio.to_thread(CliRunner().invoke, app, ["--ticket", "7"], env=environment)
 

@@ -161,7 +161,7 @@ class RuleCache:
 READ = """
 SELECT id, t.*, c.ttl_expires, freescout_ticket_state(id) AS answer, l.seen_through, l.complete_through,
        l.covered_through, l.set_back_through, l.set_back_at, l.lease_until, l.renewed_by_pass,
-       l.clock_offset, l.heartbeat_at, l.cache_lease, l.cache_ttl,
+       l.clock_offset, l.heartbeat_at, l.cache_lease, l.cache_ttl, l.begun_by_pass,
        (SELECT count(*) FROM freescout_delivery) AS journalled
 FROM unnest($1::bigint[]) AS id
 CROSS JOIN freescout_lease l
