@@ -54,8 +54,8 @@ OUR_JUMPS = (20, 22, 23, 30)
 """Hours: more than a history lasts, so that no stamp that was written meanwhile comes true in it."""
 PATIENCE = timedelta(seconds=60)
 """How long a poller waits for an answer."""
-_DROPPED = ("*", "updatedSince", "createdSince", "sortField", "sortOrder", "pageSize", "page", "mailboxId")
-"""What a proxy may drop of a query string."""
+_DROPPED = ("*", "sortField", "sortOrder", "pageSize", "page", "page", "page")
+"""What a proxy may drop of a query string; what else there is only shows rows that are true as well."""
 _ANSWERED, _MOST_TURNS = 3, 60
 """The turns of a peek until FreeScout has answered it, and those of a pass at the most, more or less."""
 PASS_EVERY = timedelta(seconds=120)
@@ -681,6 +681,8 @@ class History:
         if self._mix.cached:
             self._desk.faults.cache_tells = self._rng.choice(("age", "date"))
         self._dropped = frozenset({self._rng.choice(_DROPPED)} if on and self._mix.dropped else ())
+        if self._dropped:
+            self._say(f"a proxy drops {min(self._dropped)} now and then")
         self._desk.faults.dropped = frozenset()
         self._heal()
 
