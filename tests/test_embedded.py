@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +36,14 @@ as_ordinary_user = pytest.mark.skipif(os.geteuid() == 0, reason="nothing is clos
 on_linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process that its parent was killed")
 
 OWNER = """
-import json, signal, sys
+import importlib.util, json, signal, sys, types
 from pathlib import Path
+
+# What the package around it imports takes most of a second, and the server needs none of it.
+db = types.ModuleType("db")
+db.__path__ = importlib.util.find_spec("db").submodule_search_locations
+sys.modules["db"] = db
+
 from db.embedded import EmbeddedPostgres
 
 # Whoever runs the tests in the background may ignore it, and so would we.
@@ -114,7 +121,7 @@ def bare_folder(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A folder with a database that was made and is not running: making one takes most of a second."""
+    """A folder with a database that is not running, to be left as it was: making one takes most of a second."""
     folder = tmp_path_factory.mktemp("cluster") / "postgres"
     with EmbeddedPostgres(folder, options=FAST, progress=quietly):
         pass
@@ -124,7 +131,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture
 def folder(bare_folder: Path, cluster: Path) -> Path:
-    """A folder with a database of its own."""
+    """A folder with a database of its own, for who leaves something in it or breaks it."""
     copy(cluster, bare_folder)
     return bare_folder
 
@@ -300,14 +307,14 @@ def test_start_after_everything_was_killed_recovers(folder: Path, owner: Callabl
 
 
 @pytest.mark.parametrize("kind", ["zombie", "somebody else's process"])
-def test_process_id_left_in_the_cluster_is_not_believed(folder: Path, kind: str) -> None:
+def test_process_id_left_in_the_cluster_is_not_believed(cluster: Path, kind: str) -> None:
     with subprocess.Popen(["true"] if kind == "zombie" else ["cat"], stdin=subprocess.PIPE) as stranger:
         if kind == "zombie":
             eventually(lambda: exists(stranger.pid) and not is_running(stranger.pid))
-        cluster = settle(folder, quietly).cluster
-        (cluster / "postmaster.pid").write_text(f"{stranger.pid}\n{cluster}\n")
+        data = settle(cluster, quietly).cluster
+        (data / "postmaster.pid").write_text(f"{stranger.pid}\n{data}\n")
 
-        with EmbeddedPostgres(folder, options=FAST) as server:
+        with EmbeddedPostgres(cluster, options=FAST) as server:
             assert query(server.url(), "SELECT 1") == 1
         assert (kind == "zombie") or is_running(stranger.pid)
 
@@ -385,23 +392,28 @@ def test_half_made_cluster_is_made_again(bare_folder: Path) -> None:
     assert not left.exists()
 
 
-def test_server_that_does_not_start_says_what_its_log_says(folder: Path) -> None:
-    server = EmbeddedPostgres(folder, options={**FAST, "shared_buffers": "plenty"})
+def test_server_that_does_not_start_says_what_its_log_says(cluster: Path) -> None:
+    server = EmbeddedPostgres(cluster, options={**FAST, "shared_buffers": "plenty"})
 
     with pytest.raises(
         EmbeddedPostgresError, match=r"(?s)PostgreSQL does not start.*shared_buffers.*DATABASE_URL"
     ) as told:
         server.start()
 
-    password = settle(folder, quietly).password.read_text().strip()
+    password = settle(cluster, quietly).password.read_text().strip()
     assert password not in str(told.value)
 
 
-def test_database_of_another_version_is_not_touched(folder: Path) -> None:
-    (settle(folder, quietly).cluster / "PG_VERSION").write_text("17\n")
+def test_database_of_another_version_is_not_touched(cluster: Path) -> None:
+    version = settle(cluster, quietly).cluster / "PG_VERSION"
+    ours = version.read_text()
+    version.write_text("17\n")
 
     with pytest.raises(EmbeddedPostgresError, match="PostgreSQL 17, and the installed one is 18"):
-        EmbeddedPostgres(folder).start()
+        EmbeddedPostgres(cluster).start()
+
+    assert version.read_text() == "17\n"
+    version.write_text(ours)
 
 
 def test_missing_wheel_points_to_database_url(bare_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -567,10 +579,18 @@ def test_folder_we_cannot_write_is_replaced_by_one_in_the_temp_folder(
 
 def python_for_nobody() -> str:
     """Return an interpreter like ours that an ordinary user can run; root's own may be out of reach."""
+    python = found_for_nobody()
+    if python is None:
+        pytest.skip("no interpreter that nobody can run")
+    return python
+
+
+@cache
+def found_for_nobody() -> str | None:
     nobody = pwd.getpwnam("nobody")
     account = Account("nobody", nobody.pw_uid, nobody.pw_gid)
     paths = [str(REPOSITORY), sysconfig.get_path("purelib")]
     for python in (sys.executable, "/usr/bin/python3"):
         if succeeds(account, python, "-c", f"import sys; sys.path += {paths}; import asyncpg, db.embedded"):
             return python
-    pytest.skip("no interpreter that nobody can run")
+    return None

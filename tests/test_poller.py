@@ -8,7 +8,6 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import asyncpg
-import pytest
 
 from conftest import Log
 from db.database import Database
@@ -40,8 +39,8 @@ def make_desk(tickets: int = 30) -> Desk:
 async def until(sql: asyncpg.Connection, query: str, expected: Any) -> None:
     """Wait for the database to answer a query so."""
     async with asyncio.timeout(30):
-        while await sql.fetchval(query) != expected:
-            pass
+        while await sql.fetchval(query) != expected:  # noqa: ASYNC110 - the server tells nobody
+            await asyncio.sleep(0.01)
 
 
 async def test_it_passes_at_once_and_again_and_asks_what_is_disputed(
@@ -163,20 +162,11 @@ async def test_a_key_that_is_refused_is_said_and_shown_and_heals(database_url: s
         await until(sql, "SELECT desk_state FROM freescout_poller", "ok")
 
 
-@pytest.mark.parametrize(
-    ("variables", "message"),
-    [
-        ({"FREESCOUT_API_KEY": ""}, "the poller needs FREESCOUT_URL and FREESCOUT_API_KEY"),
-        ({"POLLER_INTERVAL": "600"}, "POLLER_INTERVAL must be a number from 1 to 300"),
-    ],
-)
-async def test_what_cannot_poll_says_why_in_one_line(
-    database_url: str, variables: dict[str, str], message: str
-) -> None:
-    async with poller(database_url, "http://127.0.0.1:9", make_desk(0), **variables) as started:
+async def test_what_cannot_poll_says_why_in_one_line(database_url: str) -> None:
+    async with poller(database_url, "http://127.0.0.1:9", make_desk(0), FREESCOUT_API_KEY="") as started:
         assert await started.end() == 1
 
-    assert message in str(started.lines[-1]["message"])
+    assert "the poller needs FREESCOUT_URL and FREESCOUT_API_KEY" in str(started.lines[-1]["message"])
 
 
 async def test_the_tickets_of_another_desk_are_not_touched(database_url: str, sql: asyncpg.Connection) -> None:

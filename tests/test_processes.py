@@ -1,6 +1,7 @@
 """The real processes: how they start, what they do when PostgreSQL dies, and how they end."""
 
 import asyncio
+import json
 import os
 import signal
 import time
@@ -15,10 +16,11 @@ import pytest
 from db.embedded import EmbeddedPostgres
 from db.migrate import migrate
 from db.url import normalise
+from receiver.__main__ import main as receiver_main
+from settings.process import run_process
 from support.examples import KEY, body, signed
 from support.processes import Process, process
 
-ROOT = Path(__file__).resolve().parent.parent
 PATH = "/api/internal/freescout-webhook/audit"
 
 
@@ -75,10 +77,10 @@ async def test_sigterm_with_requests_in_flight_loses_none_that_was_answered(
     assert "receiver.stopping" in [line["event"] for line in started.lines]
 
 
-@pytest.fixture
-def own_server(tmp_path: Path) -> Iterator[EmbeddedPostgres]:
-    """A server that a test may kill."""
-    with EmbeddedPostgres(tmp_path / "postgres") as server:
+@pytest.fixture(scope="module")
+def own_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostgres]:
+    """A server that a test may kill: it comes back."""
+    with EmbeddedPostgres(tmp_path_factory.mktemp("own") / "postgres") as server:
         asyncio.run(migrate(normalise(server.url())))
         yield server
 
@@ -101,6 +103,8 @@ async def kill_under_load(server: EmbeddedPostgres) -> None:
                     answers.append((ticket_id, status, time.monotonic() - began))
                     answered.notify_all()
                 ticket_id += 8
+                if status == 503:
+                    await asyncio.sleep(0.02)  # leaves the processor to PostgreSQL, which comes back
 
         async def until(status: int) -> None:
             """Wait for an answer of that status to a delivery that came after now."""
@@ -165,28 +169,48 @@ async def client_backends(server: EmbeddedPostgres) -> list[int]:
     return [row["pid"] for row in rows]
 
 
-@pytest.mark.parametrize(
-    ("variables", "message", "next_step"),
-    [
-        ({"CACHE_LEASE": "0"}, "CACHE_LEASE must be a number from 1 to 86400, not 0.0", ""),
-        ({"FLAG_FREESCOUT_WEBHOOK_RECEIVE": "on"}, "FLAG_FREESCOUT_WEBHOOK_RECEIVE must be 1 (on) or 0 (off)", ""),
-        ({"DATABASE_URL": "mysql://user:hidden@host/name"}, "DATABASE_URL must begin with postgres://", ""),
-        ({"DATABASE_URL": "hidden"}, "DATABASE_URL is not a URL", ""),
-        ({"FREESCOUT_URL": "https://u:hidden@desk.example.org"}, "holds a user or a password", "leave them out"),
-        ({"RECEIVER_HOST": "203.0.113.1", "DATABASE_URL": "postgres://h/n"}, "cannot listen on", "set PORT to a free"),
-    ],
-)
-async def test_what_cannot_run_says_why_and_what_to_do_in_one_line(
-    variables: dict[str, str], message: str, next_step: str
-) -> None:
+async def test_what_cannot_run_says_why_and_what_to_do_in_one_line() -> None:
+    variables = {"RECEIVER_HOST": "203.0.113.1", "DATABASE_URL": "postgres://user:hidden@h/n"}
     async with process("-m", "receiver", **variables) as started:
         assert await started.end() == 1
 
     (line,) = [line for line in started.lines if line["level"] == "error"]
     assert line["event"] == "process.failed"
-    assert message in str(line["message"])
-    assert next_step in str(line.get("next_step", ""))
+    assert "cannot listen on" in str(line["message"])
+    assert "set PORT to a free" in str(line["next_step"])
     assert "hidden" not in str(started.lines)
+
+
+@pytest.mark.parametrize(
+    ("variables", "message", "next_step"),
+    [
+        ({"POLLER_INTERVAL": "600"}, "POLLER_INTERVAL must be a number from 1 to 300", ""),
+        ({"CACHE_LEASE": "0"}, "CACHE_LEASE must be a number from 1 to 86400, not 0.0", ""),
+        ({"FLAG_FREESCOUT_WEBHOOK_RECEIVE": "on"}, "FLAG_FREESCOUT_WEBHOOK_RECEIVE must be 1 (on) or 0 (off)", ""),
+        ({"DATABASE_URL": "mysql://user:hidden@host/name"}, "DATABASE_URL must begin with postgres://", ""),
+        ({"DATABASE_URL": "hidden"}, "DATABASE_URL is not a URL", ""),
+        ({"FREESCOUT_URL": "https://u:hidden@desk.example.org"}, "holds a user or a password", "leave them out"),
+    ],
+)
+def test_settings_that_are_wrong_are_said_so_in_one_line(
+    variables: dict[str, str],
+    message: str,
+    next_step: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """As the process would, but in this one: it gets no further than its settings."""
+    monkeypatch.setattr(os, "environ", variables)
+
+    with pytest.raises(SystemExit) as ended:
+        run_process("receiver", receiver_main)
+
+    (line,) = map(json.loads, capfd.readouterr().out.splitlines())
+    assert ended.value.code == 1
+    assert (line["level"], line["event"]) == ("error", "process.failed")
+    assert message in line["message"]
+    assert next_step in line.get("next_step", "")
+    assert "hidden" not in str(line)
 
 
 async def test_the_release_migrates_and_can_be_run_again(postgres: object, database_url: str) -> None:
