@@ -64,7 +64,7 @@ class LastDelivery(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Lag(msgspec.Struct, frozen=True, kw_only=True):
-    """Seconds from the change at the desk to the cache, over the deliveries that were news.
+    """Seconds from the change at the desk to the first delivery that told of it.
 
     FreeScout's dates have whole seconds, and the change was made half a second after its date on the average.
     """
@@ -111,22 +111,28 @@ async def count_outcomes(database: Database, within: timedelta) -> Mapping[str, 
 
 
 async def read_lag(database: Database, within: timedelta) -> Lag:
-    """Read how long the news of a time took, from the change at the desk to the cache, by the desk's clock."""
-    changed_at = _delivery.updated_at + WITHIN_A_SECOND - _lease.clock_offset
-    lag = func.greatest(func.extract("epoch", _delivery.received_at - changed_at), 0)
-    shares = (0.5, 0.95, 0.99, 1.0)
-    query = (
-        select(
-            func.count().label("samples"),
-            *(func.percentile_cont(share).within_group(lag).label(f"p{share * 100:.0f}") for share in shares),
-        )
-        .join_from(schema.delivery, schema.lease, true())
+    """Read how long deliveries took that were the first to tell of a change, by the desk's clock.
+
+    A peek or a pass may have found the change before, which makes its delivery a duplicate and no less late.
+    """
+    first = (
+        select(func.min(_delivery.received_at).label("received_at"), _delivery.updated_at)
         .where(
             _delivery.received_at > schema.now - within,
-            _delivery.outcome == "applied",
-            _delivery.updated_at.is_not(None),
+            _delivery.outcome.in_(("applied", "duplicate")),
+            # What changed before may have been told of before, and a note tells of it again.
+            _delivery.updated_at > schema.now - within,
         )
+        .group_by(_delivery.ticket_id, _delivery.updated_at, _delivery.status, _delivery.state)
+        .subquery()
     )
+    changed_at = first.c.updated_at + WITHIN_A_SECOND - _lease.clock_offset
+    lag = func.greatest(func.extract("epoch", first.c.received_at - changed_at), 0)
+    shares = (0.5, 0.95, 0.99, 1.0)
+    query = select(
+        func.count().label("samples"),
+        *(func.percentile_cont(share).within_group(lag).label(f"p{share * 100:.0f}") for share in shares),
+    ).join_from(first, schema.lease, true())
     async with database.connection() as connection:
         (row,) = await connection.rows(query)
     if not row["samples"]:

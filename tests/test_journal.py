@@ -40,3 +40,23 @@ async def test_no_lag_is_shorter_than_none(database: Database, sql: asyncpg.Conn
     """)
 
     assert (await read_lag(database, DAY)).max == 0
+
+
+async def test_a_delivery_that_a_peek_was_ahead_of_is_as_late_as_one_that_was_news(
+    database: Database, sql: asyncpg.Connection
+) -> None:
+    """And whatever tells of the same change again counts for nothing: a note, a replay, the second of a pair."""
+    await sql.execute("""
+        INSERT INTO freescout_delivery
+            (received_at, endpoint, event, ticket_id, status, state, outcome, reason, updated_at, body_bytes, body_ms,
+             signed_with)
+        SELECT now() - ago, 'audit', 'convo.status', 1, 'closed', 'published', outcome, '',
+               now() - dated, 1, 1, 'current'
+        FROM (VALUES (interval '56.5 s', 'duplicate', interval '60 s'), (interval '10 s', 'duplicate', interval '60 s'),
+                     (interval '5 s', 'stale', interval '50 s'), (interval '4 s', 'duplicate', interval '2 days')
+             ) said (ago, outcome, dated)
+    """)
+
+    lag = await read_lag(database, DAY)
+
+    assert (lag.samples, lag.max) == (1, pytest.approx(3.0, abs=0.01))

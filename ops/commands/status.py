@@ -216,7 +216,7 @@ def _draw_counts(counts: Mapping[str, int], *, red: tuple[str, ...], yellow: tup
 
 def _draw_lag(lag: Lag) -> Text:
     if lag.p50 is None or lag.p95 is None or lag.p99 is None or lag.max is None:
-        return Text("no delivery was news")
+        return Text("no delivery told of a change")
     shown = f"50 % {span(lag.p50)}, 95 % {span(lag.p95)}, 99 % {span(lag.p99)}, all {span(lag.max)}"
     return Text(f"{shown} (of {lag.samples:,})")
 
