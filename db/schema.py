@@ -123,14 +123,14 @@ lease = Table(
         Double,
         nullable=False,
         server_default=text("86400"),
-        comment="The cache.lease in force, in seconds: no lease lasts longer.",
+        comment="The cache.lease in force, in seconds.",
     ),
     Column(
         "cache_ttl",
         Double,
         nullable=False,
         server_default=text("2592000"),
-        comment="The cache.ttl in force, in seconds: no row vouches for itself for longer.",
+        comment="The cache.ttl in force, in seconds: no row vouches for itself for longer than the longer of the two.",
     ),
     Column(
         "begun_by_pass",

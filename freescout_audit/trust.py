@@ -32,10 +32,8 @@ def expiry(row: Row, lease: Lease, now: datetime) -> datetime | None:
 
 
 def vouched_until(lease: Lease, now: datetime) -> datetime | None:
-    """Return until when the lease vouches for everything; None when it never did, or cannot have been for so long."""
-    if is_ahead(lease.renewed_by_pass, now) or is_ahead(lease.lease_until, now + timedelta(seconds=lease.cache_lease)):
-        return None
-    return lease.lease_until
+    """Return until when the lease vouches for everything; None when it never did, or was renewed in our future."""
+    return None if is_ahead(lease.renewed_by_pass, now) else lease.lease_until
 
 
 def is_ahead(stamp: datetime | None, now: datetime) -> bool:

@@ -8,9 +8,7 @@ SELECT t.ticket_id, t.number, t.mailbox_id, t.status, t.state, t.updated_at, t.o
                greatest(
                    CASE WHEN t.expires_at <= clock.soon + greatest(l.cache_lease, l.cache_ttl) * interval '1 second'
                         THEN t.expires_at ELSE timestamptz 'epoch' END,
-                   CASE WHEN (l.renewed_by_pass <= clock.soon) IS NOT FALSE
-                             AND l.lease_until <= clock.soon + l.cache_lease * interval '1 second'
-                        THEN l.lease_until END),
+                   CASE WHEN (l.renewed_by_pass <= clock.soon) IS NOT FALSE THEN l.lease_until END),
                t.grace_until)
        END AS ttl_expires
 FROM freescout_ticket t CROSS JOIN freescout_lease l

@@ -415,11 +415,6 @@ MUTANTS = (
         ((PASSES, "        await self._clear_stamps_ahead()\n", ""),),
         theme="ours",
     ),
-    Mutant(
-        "a pass goes on when our clock goes back",
-        ((PASSES, "if is_ahead(self._told, now):", "if False:"),),
-        theme="ours",
-    ),
 )
 
 
