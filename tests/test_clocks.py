@@ -7,7 +7,7 @@ import asyncpg
 import msgspec
 import pytest
 
-from conftest import Clock, Log, Receiver
+from conftest import Log, Receiver
 from db import clocks, lease
 from db.clocks import clear_stamps_ahead, read_clocks, reset_clock
 from db.database import Database
@@ -18,6 +18,7 @@ from freescout_audit.errors import DatabaseUnavailableError
 from freescout_audit.rule import Row, Terms
 from poller.freescout import DeskUnavailableError
 from poller.passes import Passes
+from support.databases import Clock
 from support.examples import NOON, body, row
 from support.world import World, make_world
 
