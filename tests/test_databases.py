@@ -72,7 +72,8 @@ def test_the_clock_goes_again(lend: Lend) -> None:
         return [first, await sql.fetchval("SELECT freescout_now()")]
 
     async def ahead(sql: asyncpg.Connection) -> timedelta:
-        return await sql.fetchval("SELECT freescout_now() - clock_timestamp()")
+        lead: timedelta = await sql.fetchval("SELECT freescout_now() - clock_timestamp()")
+        return lead
 
     with contextmanager(lend)() as first:
         assert use(first, stop) == [NOON + timedelta(seconds=1), NOON + timedelta(hours=1, seconds=2)]
