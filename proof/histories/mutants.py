@@ -213,17 +213,6 @@ MUTANTS = (
         theme="alone",
     ),
     Mutant(
-        "the bound of a dispute is only its first",
-        (
-            (
-                RULE,
-                "through = max(through, disputed_through(before, lease))",
-                "through = disputed_through(before, lease)",
-            ),
-        ),
-        theme="push",
-    ),
-    Mutant(
         "old recordings buy a whole ttl",
         ((RULE, "if alive or said.updated_at < heard - RETRIED_FOR else", "if alive else"),),
         theme="push",
