@@ -232,7 +232,7 @@ webhook = Table(
     Column("began_at", _moment, nullable=False),
     Column("registered_at", _moment),
     Column("removed_at", _moment),
-    comment="What is registered at the desk; without an id nobody knows whether it is.",
+    comment="What is registered at the desk; without an id it is not known whether it is.",
 )
 
 cache = Table(

@@ -44,4 +44,4 @@ $create$, current_schema()); END $do$;
 REVOKE ALL ON FUNCTION freescout_write_tickets(json, jsonb, text, json, interval) FROM PUBLIC;
 
 COMMENT ON FUNCTION freescout_write_tickets(json, jsonb, text, json, interval)
-IS 'Writes tickets and journal if nobody wrote them since they were read; only our processes.';
+IS 'Writes tickets and journal if they are as they were read; only our processes.';

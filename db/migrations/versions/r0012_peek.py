@@ -59,6 +59,14 @@ $create$, current_schema()); END $do$
     """
 COMMENT ON FUNCTION freescout_read_tickets(bigint[]) IS 'Reads tickets and the lease; only our processes.'
 """,
+    """
+COMMENT ON TABLE freescout_webhook
+IS 'What is registered at the desk; without an id it is not known whether it is.'
+""",
+    """
+COMMENT ON FUNCTION freescout_write_tickets(json, jsonb, text, json, interval)
+IS 'Writes tickets and journal if they are as they were read; only our processes.'
+""",
 )
 
 
