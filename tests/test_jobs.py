@@ -13,7 +13,6 @@ import msgspec
 import pytest
 
 from conftest import Log
-from db import lease
 from db.database import Connection, Database
 from db.store import record_absences
 from freescout_audit.errors import DatabaseUnavailableError
@@ -288,18 +287,26 @@ class TestPeeks:
 
         assert len(log.lines("pass.completed")) == 2
 
-    async def test_zero_turns_it_off(self, world: World, log: Log) -> None:
-        async with at_work(world, peek=0):
-            await until(lambda: len(log.lines("pass.completed")) == 2)
-            requests = world.freescout.requests
-            await asyncio.sleep(0.2)
+    @pytest.mark.parametrize(("every", "looks"), [(0, False), (60, True)])
+    async def test_zero_turns_it_off(
+        self, world: World, log: Log, monkeypatch: pytest.MonkeyPatch, every: float, *, looks: bool
+    ) -> None:
+        """The first peek is at once, before any pass is complete."""
+        looked = list[None]()
 
-        assert world.freescout.requests == requests
+        async def look(_peeks: object) -> None:
+            looked.append(None)
+
+        monkeypatch.setattr("poller.peek.Peeks.look", look)
+        async with at_work(world, peek=every):
+            await until(lambda: len(log.lines("pass.completed")) == 2)
+
+        assert bool(looked) is looks
 
     async def test_more_news_than_it_can_see_bring_a_pass_and_one_such_in_ten_seconds(
         self, world: World, log: Log
     ) -> None:
-        async with at_work(world, peek=0.05):
+        async with at_work(world, peek=0.05) as jobs:
             await until(lambda: len(log.lines("pass.completed")) == 2)
             for status, passes in (("spam", 3), ("closed", 3)):
                 before = len(log.lines("peek.found"))
@@ -307,8 +314,9 @@ class TestPeeks:
                 await world._move(world.clock.now() + timedelta(seconds=2))  # noqa: SLF001 - nothing is delivered
                 await until(lambda before=before: len(log.lines("peek.found")) > before)  # type: ignore[misc] # bound now
                 await until(lambda passes=passes: len(log.lines("pass.completed")) == passes)  # type: ignore[misc] # same
-                await asyncio.sleep(0.1)
+            wanted = jobs._pass_wanted or jobs._passing.locked()  # noqa: SLF001 - in the step of the news, or never
 
+        assert not wanted
         assert len(log.lines("pass.completed")) == 3
 
 
@@ -392,7 +400,7 @@ class TestQuestions:
 
         monkeypatch.setattr(world.freescout, "_transport", slow)
         questions = Questions(world.freescout, world.database, terms=Terms(), at_once=5, clock=lambda: now, sleep=sleep)
-        await record_absences(world.database, [3], asked_at=await lease.now(world.database), terms=Terms())
+        await record_absences(world.database, [3], asked_at=await world.database.now(), terms=Terms())
         assert await questions.ask() == 1
         assert rests == [3]
 
@@ -418,7 +426,7 @@ class TestQuestions:
         questions = Questions(
             world.freescout, world.database, terms=Terms(), at_once=8, concurrency=2, clock=lambda: 0.0
         )
-        await record_absences(world.database, range(5, 13), asked_at=await lease.now(world.database), terms=Terms())
+        await record_absences(world.database, range(5, 13), asked_at=await world.database.now(), terms=Terms())
         await questions.look()
         world.desk.delete_forever(4)
         await world.advance(10)
