@@ -1,4 +1,4 @@
-"""Whose a database is, for whoever must not use another's: nobody's yet, a desk's, or some other program's."""
+"""Whose a database is: no desk's yet, a desk's, or another program's. Who must not use another's asks here."""
 
 import msgspec
 from sqlalchemy import exists, func, select, text

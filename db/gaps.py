@@ -178,7 +178,7 @@ async def settle_gaps(
         )
         .returning(schema.gap)
     )
-    # FreeScout tells nobody when what was sent becomes a draft again ("Undo"), nor when a mailbox is deleted.
+    # FreeScout sends no delivery when what was sent becomes a draft again ("Undo"), nor when a mailbox is deleted.
     undone, deleted = _gap.true_state == "draft", _gap.true_state.is_(None)
     mailbox = select(schema.ticket.c.mailbox_id).where(schema.ticket.c.ticket_id == _gap.ticket_id).scalar_subquery()
     vanished = and_(due, deleted, mailbox.not_in(mailboxes or ()), literal(mailboxes is not None))

@@ -51,17 +51,12 @@ def lease_of(row: Mapping[str, Any]) -> Lease:
     return Lease(**{name: row[name] for name in Lease.__struct_fields__})
 
 
-async def now(database: Database) -> datetime:
-    """Return our clock: the *s* of a request that is about to be sent.
+async def read_beginning(database: Database) -> Beginning:
+    """Return what a pass begins with.
 
     Raises:
         DatabaseUnavailableError: PostgreSQL is away or not migrated; the same everywhere below.
     """
-    return await database.now()
-
-
-async def read_beginning(database: Database) -> Beginning:
-    """Return what a pass begins with."""
     reports = schema.poller.c
     query = select(
         schema.now.label("now"), *COLUMNS, reports.load_cursor, reports.load_began, reports.complete_offset

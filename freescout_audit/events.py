@@ -107,7 +107,9 @@ GAP_FOUND = LogEvent(
 GAP_LATE = LogEvent("gap.late", "warning", "The delivery of a change came long after a pass had found it.")
 GAP_LOST = LogEvent("gap.lost", "warning", "The delivery of a change was lost; FreeScout's retries are over.")
 GAP_NEVER_SENT = LogEvent(
-    "gap.never_sent", "info", "A change was one that FreeScout tells nobody of: an undone reply, a deleted mailbox."
+    "gap.never_sent",
+    "info",
+    "FreeScout sends no delivery for a change of this kind: an undone reply, a deleted mailbox.",
 )
 PEEK_FOUND = LogEvent("peek.found", "info", "A peek found `rows` changes before their deliveries or a pass did.")
 PEEK_FAILED = LogEvent(

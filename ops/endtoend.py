@@ -71,7 +71,7 @@ async def run_test(
             " surveys and whoever follows it may notice: take a ticket made for tests.",
             yes=yes,
         )
-        began = await lease.now(database)
+        began = await database.now()
         watch = _Watch(database, ticket_id, status, began)
         put_back = False
         try:
@@ -81,7 +81,7 @@ async def run_test(
         finally:
             # Also after Ctrl-C, and after a change that may or may not have been made.
             put_back = await _put_back(workplace, desk, sighting, status, by_user)
-        back = _Watch(database, ticket_id, sighting.status, await lease.now(database))
+        back = _Watch(database, ticket_id, sighting.status, await database.now())
         if put_back and watch.delivered_after is not None:
             await back.look_at_the_cache(within, sleep)
     document = DeliveryTest(
@@ -125,7 +125,7 @@ class _Watch:
 
     async def _look_once(self, within: float) -> bool:
         """Look at the cache, and return whether there is still time."""
-        now = await lease.now(self._database)
+        now = await self._database.now()
         if self.cached_after is None:
             reading = await read_from(self._database, self._ticket_id, deadline=_DEADLINE)
             if reading.ticket_state == self._status:

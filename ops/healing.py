@@ -194,7 +194,7 @@ class Healer:
         return beginning.asked_at
 
     async def _now(self) -> datetime:
-        return await lease.now(self._database)
+        return await self._database.now()
 
 
 def _judge(before: Mapping[int, Held], truth: Truth, verdict: Verdict) -> Finding:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
 
-from db import lease
 from db.database import Database, ImpossibleDateError
 from db.gaps import count_gaps
 from db.journal import count_twins, read_last_delivery
@@ -141,7 +140,7 @@ async def _ask_the_desk(
     desk: FreeScout, workplace: Workplace, database: Database | None, standing: Standing | None
 ) -> list[Check]:
     page = await desk.page(size=1, sort="createdAt", retries=0)
-    now = datetime.now(UTC) if database is None or standing is None else await lease.now(database)
+    now = datetime.now(UTC) if database is None or standing is None else await database.now()
     checks = [green("API", f"answers, and lets us read: {page.total:,} conversations"), _clock(page.desk_clock, now)]
     size = workplace.settings.poller.page_size
     began = time.perf_counter()
@@ -179,7 +178,7 @@ async def _look_at_deliveries(database: Database, url: str | None) -> list[Check
     """Look at what is registered, as far as anybody can tell, and at what has come."""
     known = await read_webhook(database)
     last = await read_last_delivery(database)
-    standing_at = await lease.now(database)
+    standing_at = await database.now()
     checks = [webhook(known, came=last is not None, url=url)]
     if last is None:
         checks.append(

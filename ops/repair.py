@@ -47,7 +47,7 @@ async def read_lists(workplace: Workplace, database: Database, healer: Healer, s
             await healer.read(None, by="createdAt", tell=tell, pause=asyncio.sleep)
     else:
         # The overlap, as in a pass: in the hour that daylight saving repeats, dates go backwards.
-        begin = since.at(await lease.now(database)) - timedelta(seconds=workplace.settings.poller.overlap)
+        begin = since.at(await database.now()) - timedelta(seconds=workplace.settings.poller.overlap)
         with workplace.progress("reading what changed") as tell:
             await healer.read(begin, by="updatedAt", tell=tell)
     workplace.remark("comparing counts, to find what is gone …")

@@ -58,7 +58,7 @@ class Deletions:
         self._in_one_go = True
         self._counted = 0, 0
         self._nameless: dict[Cell, list[Second]] = {}
-        """When conversations were created that the desk counts, that we do not hold, and whose ids nobody can tell."""
+        """When conversations were created that the desk counts, that we do not hold, and whose ids are not known."""
 
     async def search(self) -> None:
         """Return when we hold exactly what the desk has, suspects left out.

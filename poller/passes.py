@@ -263,7 +263,7 @@ class Passes:
         Raises:
             ClockWentBackError: It tells an earlier time than before in this pass.
         """
-        now = await lease.now(self._database)
+        now = await self._database.now()
         if is_ahead(self._told, now):
             raise lease.ClockWentBackError(
                 "the database's clock was set back while the desk was read",

@@ -162,7 +162,7 @@ class Health:
         self._look_at_the_lease(standing)
 
     async def _note_terms(self, standing: Standing) -> None:
-        """Say which terms are in force if others stand there: without a poller nobody else does."""
+        """Say which terms are in force if others stand there: without a poller no other process does."""
         ours = self._terms.lease.total_seconds(), self._terms.ttl.total_seconds()
         if not standing.poller_is_alive(self._terms) and (standing.lease.cache_lease, standing.lease.cache_ttl) != ours:
             with suppress(DatabaseUnavailableError):

@@ -10,7 +10,6 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from db import lease
 from db.database import Database
 from db.gaps import GapEntry, read_gaps
 from db.journal import JournalledDelivery, read_deliveries
@@ -134,7 +133,7 @@ def _list(
 
     async def look(workplace: Workplace) -> CommandResult:
         async with workplace.database() as database:
-            found = await read(database, None if since is None else since.at(await lease.now(database)))
+            found = await read(database, None if since is None else since.at(await database.now()))
         return CommandResult(document(found), titled(_counted(found, limit, what), draw(found) if found else ""))
 
     run_command(look, as_json=as_json)

@@ -8,7 +8,6 @@ from typing import Annotated
 import msgspec
 import typer
 
-from db import lease
 from db.tickets import count_older
 from ops.drawing import facts, moment, titled
 from ops.healing import Finding
@@ -51,7 +50,7 @@ async def compare(workplace: Workplace, since: Since | None) -> CommandResult:
     """Compare the cache with the desk, and heal it."""
     async with AsyncExitStack() as stack:
         database, healer = await open_healer(workplace, stack)
-        now = await lease.now(database)
+        now = await database.now()
         begin = None if since is None else since.at(now)
         older = await count_older(database, begin or now)
         await read_lists(workplace, database, healer, None if begin is None else Since(str(since), begin))
