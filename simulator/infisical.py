@@ -18,6 +18,8 @@ from enum import StrEnum
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
+from simulator.serve import end
+
 HIDDEN = "<hidden-by-infisical>"
 LOCKOUT_THRESHOLD = 3
 LOCKOUT_SECONDS = 300.0
@@ -158,7 +160,7 @@ async def serve_vault(vault: Infisical, *, host: str = "127.0.0.1", port: int = 
         await web.TCPSite(runner, host, port).start()
         yield f"http://{host}:{runner.addresses[0][1]}"
     finally:
-        await runner.cleanup()
+        await end(runner)
 
 
 def _application(vault: Infisical) -> web.Application:

@@ -15,6 +15,8 @@ from simulator.payload import to_bytes
 TRUTH_PATH = "/_simulator/truth"
 """Not FreeScout's: every conversation as it is, for whoever checks a cache against it."""
 
+_ROUNDS_TO_BE_LET_IN = 4
+"""Rounds of the loop from a connection in the backlog to one that is served."""
 _GOODBYE_SECONDS = 0.2
 
 
@@ -62,7 +64,17 @@ async def serve(desk: Desk, *, host: str = "127.0.0.1", port: int = 0, api: Api 
         bound = runner.addresses[0]
         yield f"http://{host}:{bound[1]}"
     finally:
-        await runner.cleanup()
+        await end(runner)
+
+
+async def end(runner: web.AppRunner) -> None:
+    """End a server, after it has let in who connected before.
+
+    asyncio leaves a connection open for ever if its server closes between accepting it and serving it.
+    """
+    for _ in range(_ROUNDS_TO_BE_LET_IN):
+        await asyncio.sleep(0)
+    await runner.cleanup()
 
 
 async def _send(request: web.Request, answer: ApiResponse) -> web.StreamResponse:

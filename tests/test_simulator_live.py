@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import signal
+import socket
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -255,5 +256,15 @@ async def test_who_goes_away_before_the_answer_is_no_error(desk: Desk, log: Log)
         writer.write(b"GET /api/conversations HTTP/1.1\r\nHost: desk\r\n\r\n")
         await asked.wait()
         writer.transport.abort()
+
+    assert log.lines("library.message") == []
+
+
+@pytest.mark.parametrize("rounds", range(4))
+async def test_who_connects_as_the_desk_ends_leaves_no_connection_behind(desk: Desk, log: Log, rounds: int) -> None:
+    async with serve(desk) as url:
+        with socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2]))):
+            for _ in range(rounds):
+                await asyncio.sleep(0)
 
     assert log.lines("library.message") == []
