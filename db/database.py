@@ -16,6 +16,7 @@ from sqlalchemy.exc import DBAPIError, DisconnectionError
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
 from db import schema
+from db.refusals import REFUSED, explain
 from freescout_audit.errors import DatabaseUnavailableError
 
 PATIENCE = 30.0
@@ -41,11 +42,7 @@ _UNAVAILABLE = (
     asyncpg.InterfaceError,
     asyncpg.InternalClientError,  # what a connection says whose server ended it a moment ago
     asyncpg.PostgresConnectionError,
-    asyncpg.OperatorInterventionError,
-    asyncpg.InsufficientResourcesError,
-    asyncpg.InvalidAuthorizationSpecificationError,
-    asyncpg.InvalidCatalogNameError,
-    asyncpg.ReadOnlySQLTransactionError,
+    *REFUSED,
 )
 _IMPOSSIBLE_DATE = (
     OverflowError,
@@ -176,18 +173,12 @@ class Database:
         try:
             async with asyncio.timeout(deadline), self._turns, self._lend() as connection:
                 yield connection
+        except OVERTAKEN:
+            raise
         except _NOT_MIGRATED as error:
             raise DatabaseUnavailableError("the database lacks our schema", "run python -m db.migrate") from error
         except _UNAVAILABLE as error:
-            reason = str(error).partition("\n")[0] or "no answer in time"
-            if "unsupported startup parameter" in reason:
-                raise DatabaseUnavailableError(
-                    "a pooler stands before PostgreSQL that lacks what we need (LISTEN, session locks)",
-                    "connect directly",
-                ) from error
-            raise DatabaseUnavailableError(
-                f"PostgreSQL is not available: {reason}", "is DATABASE_URL right, and does PostgreSQL run?"
-            ) from error
+            raise _unavailable(error) from error
         except _IMPOSSIBLE_DATE as error:
             if not _is_about_a_date(error):
                 raise
@@ -264,6 +255,19 @@ def _refuse_closed(adapted: Any, _record: object, _proxy: object) -> None:
     """Have the pool open another connection in place of one that was closed while it lay there."""
     if adapted.driver_connection.is_closed():
         raise DisconnectionError
+
+
+def _unavailable(error: Exception) -> DatabaseUnavailableError:
+    """Return what an error of `_UNAVAILABLE` means."""
+    reason = str(error).partition("\n")[0] or "no answer in time"
+    if "unsupported startup parameter" in reason:
+        return DatabaseUnavailableError(
+            "a pooler stands before PostgreSQL that lacks what we need (LISTEN, settings of a session)",
+            "connect directly",
+        )
+    return explain(error) or DatabaseUnavailableError(
+        f"PostgreSQL is not available: {reason}", "is DATABASE_URL right, and does PostgreSQL run?"
+    )
 
 
 def _is_about_a_date(error: BaseException) -> bool:

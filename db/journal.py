@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 
 import msgspec
-from sqlalchemy import ColumnElement, delete, exists, func, or_, select, true
+from sqlalchemy import ColumnElement, delete, exists, func, insert, or_, select, true
 
 from db import schema
 from db.database import Database
@@ -238,3 +238,18 @@ def _pattern(glob: str) -> str:
     r"""Return LIKE's form of a pattern with ``*`` and ``?``."""
     escaped = glob.replace("\\", "\\\\").replace("%", r"\%").replace("_", r"\_")
     return escaped.replace("*", "%").replace("?", "_")
+
+
+async def try_to_write(database: Database, *, keep: bool, deadline: float | None = None) -> None:
+    """Write what a delivery would, and take it away again: in a commit (``keep``), or by a rollback.
+
+    Raises:
+        DatabaseUnavailableError: Deliveries cannot be saved, and why.
+    """
+    entry = dict.fromkeys(("body_bytes", "body_ms"), 0) | dict.fromkeys(("outcome", "reason", "signed_with"), "")
+    writing = insert(schema.delivery).values(received_at=schema.now, endpoint="", event=f"{SELF_TEST}.write", **entry)
+    async with database.transaction(deadline) as connection:
+        written = await connection.scalar(writing.returning(_delivery.delivery_id))
+        await connection.execute(delete(schema.delivery).where(_delivery.delivery_id == written))
+        if not keep:
+            await connection.driver.execute("ROLLBACK; BEGIN")

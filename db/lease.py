@@ -46,6 +46,14 @@ class Beginning(msgspec.Struct, frozen=True, kw_only=True):
     """How far the desk's clock was ahead of ours in the last complete pass."""
 
 
+class DeskBefore(msgspec.Struct, frozen=True, kw_only=True):
+    """What was reported of the desk before."""
+
+    state: DeskState
+    detail: str
+    silent_since: datetime | None
+
+
 def lease_of(row: Mapping[str, Any]) -> Lease:
     """Return the lease out of a row that carries its columns."""
     return Lease(**{name: row[name] for name in Lease.__struct_fields__})
@@ -241,20 +249,30 @@ async def note_full_walk(database: Database, began: datetime) -> None:
         await connection.execute(update(schema.poller).values(full_walk_at=began))
 
 
-async def report_desk(database: Database, state: DeskState, detail: str = "") -> DeskState:
-    """Report how the desk's API answers, and since when it does or does not; return the state before."""
+async def report_desk(database: Database, state: DeskState, detail: str = "", next_step: str = "") -> DeskBefore:
+    """Report how the desk's API answers, and since when it does or does not; return what was reported before.
+
+    An API that answers ends the alarm of two silent paths.
+    """
     poller = schema.poller.c
     since = case(
         (((poller.desk_state == "ok") == (state == "ok")) & poller.desk_since.is_not(None), poller.desk_since),
         else_=schema.now,
     )
     async with database.transaction() as connection:
-        before: DeskState = await connection.scalar(select(poller.desk_state).with_for_update())
-        await connection.execute(update(schema.poller).values(desk_since=since, desk_state=state, desk_detail=detail))
-    return before
+        (before,) = await connection.rows(
+            select(
+                poller.desk_state.label("state"), poller.desk_detail.label("detail"), poller.silent_since
+            ).with_for_update()
+        )
+        values = {"desk_since": since, "desk_state": state, "desk_detail": detail, "desk_next_step": next_step}
+        silence = {"silent_since": None} if state == "ok" else {}
+        await connection.execute(update(schema.poller).values(**values, **silence))
+    return DeskBefore(**before)
 
 
-async def report_leader(database: Database, name: str) -> None:
-    """Report who polls."""
+async def report_asking(database: Database, detail: str) -> None:
+    """Report what FreeScout answers instead of a conversation that was asked for; empty: it answers again."""
+    since = schema.now if detail else None
     async with database.connection() as connection:
-        await connection.execute(update(schema.poller).values(leader=name, led_since=schema.now))
+        await connection.execute(update(schema.poller).values(asking_detail=detail, asking_since=since))

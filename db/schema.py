@@ -165,6 +165,19 @@ poller = Table(
     Column("desk_since", _moment),
     Column("silent_since", _moment),
     Column("full_walk_at", _moment),
+    Column("leader_session", Text, comment="The process that leads; it renews leads_until while it does."),
+    Column("leads_until", _moment, comment="No other process may lead before."),
+    Column("stepped_down_at", _moment, comment="When a poller ended that was told to."),
+    Column("retired_at", _moment, comment="Since when an operator means push alone; NULL: a poller is expected."),
+    Column("desk_next_step", Text, nullable=False, server_default=text("''")),
+    Column(
+        "asking_detail",
+        Text,
+        nullable=False,
+        server_default=text("''"),
+        comment="What FreeScout last answered instead of a conversation that was asked for.",
+    ),
+    Column("asking_since", _moment),
     CheckConstraint(
         "desk_state IN ('unknown', 'ok', 'refused', 'unavailable')", name="freescout_poller_desk_state_check"
     ),
@@ -233,6 +246,17 @@ webhook = Table(
     Column("registered_at", _moment),
     Column("removed_at", _moment),
     comment="What is registered at the desk; without an id it is not known whether it is.",
+)
+
+answer = Table(
+    "freescout_answer",
+    metadata,
+    Column("kind", Text, primary_key=True),
+    Column("answers", BigInteger, nullable=False),
+    Column("first_at", _moment, nullable=False),
+    Column("last_at", _moment, nullable=False),
+    Column("key_fingerprint", Text, comment="Of kind verified: the key that was last seen to work."),
+    comment="What requests were answered: one row a kind, written every ten seconds at the most.",
 )
 
 cache = Table(

@@ -1,6 +1,7 @@
 """How the service stands: the lease, what the poller reports, and the schema; console, readiness and watch show it."""
 
-from datetime import datetime
+from datetime import datetime, timedelta
+from typing import Literal
 
 import msgspec
 from sqlalchemy import func, select, true, update
@@ -8,7 +9,15 @@ from sqlalchemy import func, select, true, update
 from db import schema
 from db.database import Database
 from db.lease import COLUMNS, DeskState, lease_of
+from freescout_audit.events import LEASE_EXPIRED, LEASE_RESTORED, POLLER_EXPECTED, POLLER_RETIRED
+from freescout_audit.logs import emit
 from freescout_audit.rule import Lease, Terms, poller_is_alive
+from freescout_audit.trust import vouched_until
+
+PollerState = Literal["never", "leads", "stepped_down", "vanished"]
+
+HEARTBEAT_OVERDUE = timedelta(seconds=30)
+"""A heartbeat is due every ten seconds; three that are missed are a failure."""
 
 
 class Standing(msgspec.Struct, frozen=True, kw_only=True):
@@ -30,7 +39,22 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
     desk_state: DeskState
     desk_detail: str
     desk_since: datetime | None
+    desk_next_step: str
     silent_since: datetime | None
+    asking_detail: str
+    asking_since: datetime | None
+    stepped_down_at: datetime | None
+    retired_at: datetime | None
+
+    @property
+    def poller(self) -> PollerState:
+        """What became of the poller, for people and alerts; the rule has `poller_is_alive`."""
+        beaten = self.lease.heartbeat_at
+        if beaten is None:
+            return "never"
+        if self.stepped_down_at is not None and self.stepped_down_at >= beaten:
+            return "stepped_down"
+        return "leads" if self.now - beaten <= HEARTBEAT_OVERDUE else "vanished"
 
     def poller_is_alive(self, terms: Terms) -> bool:
         """Tell whether a poller is alive, as the rule has it."""
@@ -77,7 +101,33 @@ async def server_version(database: Database) -> str:
     return version
 
 
+async def is_standby(database: Database) -> bool:
+    """Tell whether the server is a standby, which lets us read only; errors as `read_standing`."""
+    async with database.connection() as connection:
+        return bool(await connection.scalar(select(func.pg_is_in_recovery())))
+
+
 async def note_silence(database: Database, since: datetime | None) -> None:
     """Note since when both paths have been silent; None when they are not. Errors as `read_standing`."""
     async with database.connection() as connection:
         await connection.execute(update(schema.poller).values(silent_since=since))
+
+
+class StandingWatch:
+    """Tells the log when the lease ends or is renewed after that, and whether a poller is expected: once each time."""
+
+    def __init__(self) -> None:
+        self._expired = False
+        self._before: Standing | None = None
+
+    def look(self, standing: Standing) -> None:
+        """Look at what stands."""
+        lease, now = standing.lease, standing.now
+        until = vouched_until(lease, now) or (lease.lease_until and now)
+        expired = until is not None and until <= now
+        if expired != self._expired:
+            emit(LEASE_EXPIRED if expired else LEASE_RESTORED, lease_until=until)
+        self._expired = expired
+        if self._before is not None and (self._before.retired_at is None) != (standing.retired_at is None):
+            emit(POLLER_EXPECTED if standing.retired_at is None else POLLER_RETIRED, since=standing.retired_at)
+        self._before = standing

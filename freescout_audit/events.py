@@ -4,7 +4,7 @@ Operators search for them and build alarms on them, so a name never changes its 
 people, and a test fails when the two differ.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 Level = Literal["debug", "info", "warning", "error"]
@@ -17,6 +17,10 @@ class LogEvent:
     name: str
     level: Level
     meaning: str
+
+    def at(self, level: Level) -> "LogEvent":
+        """Return the same event for a line that matters more, or less, than it usually does."""
+        return replace(self, level=level)
 
 
 DELIVERY_APPLIED = LogEvent("delivery.applied", "info", "A delivery was news and the cache now holds it.")
@@ -68,6 +72,15 @@ DATABASE_CLOCK_WENT_BACK = LogEvent(
 )
 POLLER_LEADS = LogEvent("poller.leads", "info", "This process polls now.")
 POLLER_WAITS = LogEvent("poller.waits", "info", "Another process polls; this one takes over when it ends.")
+POLLER_WAITS_IN_VAIN = LogEvent(
+    "poller.waits_in_vain",
+    "error",
+    "Another process may poll and has no heartbeat: nothing is read. Look at its log, and end it.",
+)
+POLLER_RETIRED = LogEvent(
+    "poller.retired", "warning", "An operator said that push alone is meant: that no poller runs is no failure."
+)
+POLLER_EXPECTED = LogEvent("poller.expected", "info", "An operator said that a poller is expected again.")
 POLLER_STEPS_DOWN = LogEvent("poller.steps_down", "info", "This process polls no longer; another may.")
 POLLER_FAULT = LogEvent(
     "poller.fault", "error", "A job ended in an unexpected error and is tried again; please report it."
@@ -143,8 +156,8 @@ DESK_CLOCK_WENT_BACK = LogEvent(
 DESK_SILENT = LogEvent(
     "desk.silent",
     "error",
-    "Both paths are silent: the API does not answer and no delivery comes. Is the API & Webhooks module active, has"
-    " APP_KEY changed?",
+    "Neither push nor pull works: FreeScout's API does not answer, and no delivery has come since. `detail` and"
+    " `next_step` say what it answers.",
 )
 DESK_HEARD = LogEvent("desk.heard", "info", "One of the two silent paths is heard again.")
 VAULT_READ = LogEvent(

@@ -4,6 +4,8 @@ from typing import Literal
 
 import msgspec
 
+from db.condition import WRONG, Condition
+
 Colour = Literal["green", "yellow", "red"]
 
 
@@ -29,3 +31,9 @@ def yellow(name: str, detail: str, next_step: str = "") -> Check:
 def red(name: str, detail: str, next_step: str) -> Check:
     """Return a check that found something wrong."""
     return Check(name=name, state="red", detail=detail, next_step=next_step)
+
+
+def of_condition(name: str, condition: Condition) -> Check:
+    """Return a check of how a part of the service is."""
+    colour: Colour = "red" if condition.state in WRONG else "green" if condition.state == "ok" else "yellow"
+    return Check(name=name, state=colour, detail=condition.detail, next_step=condition.next_step)

@@ -36,6 +36,7 @@ COMMANDS = (
     Entry("rotate", "rotate", _SET_UP, "Follow a rotation of FreeScout's webhook key to its end."),
     Entry("webhook", "webhook", _SET_UP, "Register, remove and test the webhook at the desk."),
     Entry("desk", "desk", _SET_UP, "The desk that the database belongs to."),
+    Entry("poller", "poller", _SET_UP, "Say whether a poller is expected, or push alone is meant."),
     Entry(
         "doctor",
         "doctor",

@@ -6,17 +6,20 @@ from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
 
+import msgspec
+
+from db.answers import read_ahead, read_answers
+from db.condition import Condition, judge, judge_pushes
 from db.database import Database, ImpossibleDateError
 from db.gaps import count_gaps
-from db.journal import count_twins, read_last_delivery
+from db.journal import count_twins, read_last_delivery, try_to_write
 from db.revision import NEWEST, age_of
-from db.standing import Standing, read_standing, server_version
+from db.standing import Standing, is_standby, read_standing, server_version
 from db.webhook import Webhook, read_webhook
 from freescout_audit.delivery import CONVERSATION_EVENTS
 from freescout_audit.errors import DatabaseUnavailableError, FreescoutAuditError, SettingsError
-from freescout_audit.trust import vouched_until
 from ops import keychecks, selftest
-from ops.check import Check, green, red, yellow
+from ops.check import Check, green, of_condition, red, yellow
 from ops.drawing import ago, moment, span
 from ops.result import CommandError
 from ops.workplace import Workplace
@@ -48,11 +51,12 @@ async def examine(workplace: Workplace, url: str | None = None) -> list[Check]:
         checks += [yellow("settings", line, "see docs/settings.md") for line in unwise(workplace.settings)]
         checks += await _look_at_the_desk(workplace, database, standing)
         if database is not None and standing is not None:
+            checks.append(await try_writing(database))
             checks += await _look_at_deliveries(database, url)
         if url is not None:
             checks.append(await _send_one(workplace.secrets.webhook(), database if standing is not None else None, url))
         if database is not None and standing is not None:
-            checks += poller(standing, workplace)
+            checks += stands(standing)
             checks += await _look_at_gaps(database)
     return checks
 
@@ -95,6 +99,18 @@ async def _open(
     else:
         checks.append(green("pooler", "none in front"))
     return database, standing
+
+
+async def try_writing(database: Database) -> Check:
+    """Write what a delivery would, and roll it back."""
+    name = "writing"
+    try:
+        if await is_standby(database):
+            return red(name, "the database is a standby, which lets us read only", "name the primary in DATABASE_URL")
+        await try_to_write(database, keep=False)
+    except DatabaseUnavailableError as error:
+        return red(name, error.problem, error.next_step)
+    return green(name, "a delivery could be saved (tried, and rolled back)")
 
 
 def _look_at_the_keys(workplace: Workplace) -> list[Check]:
@@ -179,7 +195,11 @@ async def _look_at_deliveries(database: Database, url: str | None) -> list[Check
     known = await read_webhook(database)
     last = await read_last_delivery(database)
     standing_at = await database.now()
-    checks = [webhook(known, came=last is not None, url=url)]
+    pushes = judge_pushes(await read_answers(database), await read_ahead(database))
+    checks = [
+        webhook(known, came=last is not None, url=url),
+        *(of_condition("refusals", condition) for condition in pushes.values()),
+    ]
     if last is None:
         checks.append(
             yellow("deliveries", "none has come yet", "change a ticket made for tests: freescout-audit webhook test ID")
@@ -241,58 +261,20 @@ async def _send_one(keys: Sequence[Secret], database: Database | None, url: str)
     return green(name, f"signed, taken and journalled in {span(sent.seconds)}")
 
 
-def poller(standing: Standing, workplace: Workplace) -> list[Check]:
-    """Judge poller, lease and the alarm of two silent paths."""
-    activate = "heroku ps:scale poller=1"
-    if not standing.poller_is_alive(workplace.terms):
-        ttl = span(workplace.settings.cache.ttl)
-        detail = f"none alive: a delivery is believed for {ttl}, a lost one never noticed; {_REPEATED_HOUR}"
-        return [yellow("poller", detail, activate)]
-    checks = [green("poller", f"{standing.leader} leads, heartbeat {ago(standing.lease.heartbeat_at, standing.now)}")]
-    until = standing.lease.lease_until
-    if until is not None and vouched_until(standing.lease, standing.now) is None:
-        checks.append(
-            red(
-                "lease",
-                f"it was renewed at {moment(standing.lease.renewed_by_pass)}, ahead of the database's clock",
-                "wait for the next pass, and look at the time server of the database's host",
-            )
-        )
-    elif until is None and standing.desk_state in {"refused", "unavailable"}:
-        checks.append(
-            red(
-                "lease",
-                f"no pass is complete yet: {standing.desk_detail}",
-                "freescout-audit logs --event pass.failed says more",
-            )
-        )
-    elif until is None:
-        checks.append(
-            yellow("lease", "the first pass is not complete yet", "wait: freescout-audit status shows how far")
-        )
-    elif until <= standing.now:
-        checks.append(
-            red(
-                "lease",
-                f"it ended {ago(until, standing.now)}: {standing.desk_detail or 'no pass is complete'}",
-                "freescout-audit logs --event pass.failed says why",
-            )
-        )
+def stands(standing: Standing) -> list[Check]:
+    """Judge poller, lease and desk, as readiness does, and whether push and pull are silent both."""
+    conditions = judge(standing)
+    if standing.poller == "leads":
+        silent = Condition(state="ok", detail="at least one of push and pull is working")
+        if standing.silent_since is not None:
+            silent = conditions["desk"]
+        conditions["silence"] = silent
     else:
-        age = span((standing.now - (standing.passed_at or standing.now)).total_seconds())
-        left = span((until - standing.now).total_seconds())
-        checks.append(green("lease", f"valid for {left} more; last pass {age} ago"))
-    if standing.silent_since is not None:
-        checks.append(
-            red(
-                "silence",
-                f"both paths are silent since {moment(standing.silent_since)}",
-                "is the API & Webhooks module active, has APP_KEY changed?",
-            )
-        )
-    else:
-        checks.append(green("silence", "not both paths are silent"))
-    return checks
+        with_hour = f"{conditions['poller'].detail}; {_REPEATED_HOUR}"
+        conditions["poller"] = msgspec.structs.replace(conditions["poller"], detail=with_hour)
+    if conditions["desk"].state == "off":
+        del conditions["desk"]  # it was asked above
+    return [of_condition(name, condition) for name, condition in conditions.items()]
 
 
 async def _look_at_gaps(database: Database) -> list[Check]:

@@ -5,8 +5,10 @@ All of it is knowledge about FreeScout (measured on API & Webhooks module 1.0.82
 """
 
 import asyncio
+import math
 import random
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from functools import partial
 from typing import Protocol, TypeVar
@@ -48,6 +50,9 @@ __all__ = [
 T = TypeVar("T")
 
 RETRIES = 3
+HANGS_AFTER = 15.0
+"""Seconds without an answer from which a desk is said to hang; a page of rows takes one or two."""
+_IS_IT_UP = "is FREESCOUT_URL right, and is the desk up?"
 _MAILBOXES = 1000
 """Mailboxes in one list request."""
 LONGEST_WAIT = 60.0
@@ -114,6 +119,18 @@ class FreeScout:
         self._sleep = sleep
         self.requests = 0
         """How many requests have been sent."""
+        self._waiting: list[float] = []
+        """When each list request that waits for its answer was sent, by the loop's clock."""
+        self._trouble: DeskError | None = None
+        """What the last list request met that is sent again; None since one was answered."""
+
+    @property
+    def trouble(self) -> DeskError | None:
+        """What keeps list requests from being answered just now, before the one who asked gives them up."""
+        waited = asyncio.get_running_loop().time() - min(self._waiting, default=math.inf)
+        if waited >= HANGS_AFTER:
+            return DeskUnavailableError(f"FreeScout has not answered for {waited:.0f} s", _IS_IT_UP)
+        return self._trouble
 
     async def page(
         self,
@@ -218,11 +235,12 @@ class FreeScout:
         attempt = 0
         while True:
             try:
-                return read(await self._ask_once(path, query, may_be_gone=may_be_gone))
+                answer = read(await self._ask_once(path, query, may_be_gone=may_be_gone))
             except DeskUnavailableError as error:
                 if attempt == retries or not error.again or (once and isinstance(error, DeskServerError)):
                     raise
                 attempt += 1
+                self._trouble = error
                 wait = error.retry_after
                 if wait is None:
                     wait = backoff(attempt, first=FIRST_WAIT, longest=LONGEST_WAIT)
@@ -233,17 +251,34 @@ class FreeScout:
                     wait_s=round(min(wait, LONGEST_WAIT), 1),
                 )
                 await self._sleep(min(wait, LONGEST_WAIT))
+            else:
+                if not may_be_gone:
+                    self._trouble = None
+                return answer
 
     async def _ask_once(self, path: str, query: Mapping[str, str], *, may_be_gone: bool) -> DeskResponse:
         async with self._turns:
             self.requests += 1
+            sent = asyncio.get_running_loop().time()
             try:
-                answer = await self._transport(path, query)
+                with self._awaited(None if may_be_gone else sent):
+                    answer = await self._transport(path, query)
             except OSError as error:
                 raise no_answer(error) from error
         _judge(answer, may_be_gone=may_be_gone)
         check_its_age(answer)
         return answer
+
+    @contextmanager
+    def _awaited(self, sent: float | None) -> Iterator[None]:
+        if sent is None:
+            yield
+            return
+        self._waiting.append(sent)
+        try:
+            yield
+        finally:
+            self._waiting.remove(sent)
 
 
 def _conversation(answer: DeskResponse, ticket_id: int) -> Sighting:
@@ -280,7 +315,7 @@ def no_answer(error: OSError) -> DeskError:
     """Return what it means that no answer came."""
     return DeskUnavailableError(
         f"FreeScout does not answer ({str(error) or type(error).__name__})",
-        "is FREESCOUT_URL right, and is the desk up?",
+        _IS_IT_UP,
     )
 
 

@@ -15,6 +15,7 @@ from db.database import Database
 from db.journal import PRUNE_EVERY, prune_journal
 from freescout_audit.errors import DatabaseUnavailableError
 from freescout_audit.events import (
+    DESK_HEARD,
     DESK_STATE,
     FULL_WALK_COMPLETED,
     FULL_WALK_FAILED,
@@ -38,6 +39,8 @@ QUESTIONS_EVERY = 1.0
 GAPS_EVERY = 60.0
 WATCH_EVERY = 10.0
 LOOK_AT_HOST_EVERY = 1.0
+LOOK_AT_DESK_EVERY = 5.0
+"""Seconds between two looks at what a pass that is under way meets."""
 CROWDED_PEEK_EVERY = 10.0
 """Seconds between two passes that begin because a peek could not see everything that was news."""
 FAULTY_FOR = 3
@@ -115,6 +118,7 @@ class Jobs:
             ("watch", self._watch.look, WATCH_EVERY),
             ("gaps", lambda: settle_gaps(self._database, mailboxes=self._desk.mailboxes), GAPS_EVERY),
             ("journal", self._prune, PRUNE_EVERY),
+            ("desk", self._look_at_the_desk, LOOK_AT_DESK_EVERY),
             ("full walk", self._read_everything, FULL_WALK_EVERY),
         ):
             self._add(name, job, seconds)
@@ -214,20 +218,26 @@ class Jobs:
             await self._passes.run()
         except DeskError as error:
             emit(PASS_FAILED, reason=error.problem, next_step=error.next_step or None)
-            await self._report("refused" if isinstance(error, DeskRefusedError) else "unavailable", error)
+            await self._report(_state_of(error), error)
         except DatabaseUnavailableError as error:
             emit(PASS_FAILED, reason=error.problem, next_step=error.next_step or None)
         else:
             await self._report("ok")
 
+    async def _look_at_the_desk(self) -> None:
+        """Tell of a desk that hangs or fails while a pass still waits for it."""
+        if (trouble := self._desk.trouble) is not None:
+            await self._report(_state_of(trouble), trouble)
+
     async def _report(self, state: lease.DeskState, error: DeskError | None = None) -> None:
-        before = await lease.report_desk(self._database, state, "" if error is None else str(error))
-        if before == state or (before == "unknown" and state == "ok"):
+        problem, next_step = ("", "") if error is None else (error.problem, error.next_step)
+        before = await lease.report_desk(self._database, state, problem, next_step)
+        if before.silent_since is not None and state == "ok":
+            emit(DESK_HEARD, silent_since=before.silent_since)
+        if before.state == state or (before.state == "unknown" and state == "ok"):
             return
-        if error is None:
-            emit(DESK_STATE, state=state, before=before)
-        else:
-            emit(DESK_STATE, state=state, before=before, detail=error.problem, next_step=error.next_step or None)
+        said = DESK_STATE if state == "ok" else DESK_STATE.at("error")
+        emit(said, state=state, before=before.state, detail=problem or None, next_step=next_step or None)
 
     async def _read_everything(self) -> None:
         """Read everything once more if the night's hour has come since the last time, leaders before us included."""
@@ -265,3 +275,7 @@ class Jobs:
                 await self._disputed.wait()
         except TimeoutError:
             return
+
+
+def _state_of(error: DeskError) -> lease.DeskState:
+    return "refused" if isinstance(error, DeskRefusedError) else "unavailable"

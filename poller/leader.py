@@ -1,66 +1,110 @@
-"""Elects one of several pollers by a PostgreSQL advisory lock, which ends with the session that holds it.
-
-It saves the desk from being read twice; correctness does not rest on it.
-"""
+"""Elects one of several pollers: `db.leadership` says which; this waits for it, renews it, and gives it up."""
 
 import asyncio
 import os
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
-from db.database import PATIENCE, Connection, Database
+from db import leadership
+from db.database import Connection, Database
 from db.store import DISPUTED
 from freescout_audit import __version__
-from freescout_audit.events import POLLER_LEADS, POLLER_STEPS_DOWN, POLLER_WAITS
+from freescout_audit.errors import DatabaseUnavailableError
+from freescout_audit.events import POLLER_LEADS, POLLER_STEPS_DOWN, POLLER_WAITS, POLLER_WAITS_IN_VAIN
 from freescout_audit.logs import emit
 
-LOCK = 0x46534155_504F4C4C  # "FSAUPOLL"
 TRY_EVERY = 1.0
 """Seconds between two tries to take over."""
+RENEW_EVERY = 2.0
+"""Seconds between two renewals, a third of `db.leadership.TERM`."""
+_FAREWELL = 2.0
+"""Seconds that giving it up may take when PostgreSQL does not answer."""
+
+Wait = Callable[[float], Awaitable[None]]
 
 
 class Leadership:
-    """The right to poll while it lasts."""
+    """The right to poll while it lasts.
 
-    def __init__(self, connection: Connection) -> None:
-        self._session = connection.driver
+    It does not end when PostgreSQL is away for everybody: then no other process leads either.
+    """
+
+    def __init__(self, database: Database, connection: Connection, session: str) -> None:
+        self._database = database
+        self._listening = connection.driver
+        self._session = session
         self.lost = asyncio.Event()
-        """Set when the session that holds the lock has ended: another poller may lead already."""
+        """Set when another process leads, or may: it was given up, or the session that hears of disputes has ended."""
         self.disputed = asyncio.Event()
         """Set when a dispute has been committed."""
 
     def give_up(self) -> None:
-        """Let another process lead, at once: the lock ends with its session, whatever state that is in."""
-        if not self._session.is_closed():
+        """Let another process lead."""
+        if not self.lost.is_set():
             emit(POLLER_STEPS_DOWN)
-            self._session.terminate()
+            self.lost.set()
+
+    async def wait_for(self, wait: Wait) -> None:
+        """Wait until no other process leads."""
+        waiting = in_vain = False
+        while (holder := await self._claim()) is not None:
+            if not waiting:
+                emit(POLLER_WAITS, version=__version__, leader=holder.name)
+                waiting = True
+            if in_vain != (in_vain := not holder.beats) and in_vain:
+                emit(POLLER_WAITS_IN_VAIN, leader=holder.name)
+            await wait(TRY_EVERY)
+
+    async def listen(self) -> None:
+        """Hear of disputes; whoever ends that session ends our leading, and we begin anew."""
+        self._listening.add_termination_listener(lambda _: self.lost.set())
+        await self._listening.add_listener(DISPUTED, lambda *_: self.disputed.set())
+
+    async def renew(self, wait: Wait) -> None:
+        """Renew it until another process leads."""
+        while True:
+            await wait(RENEW_EVERY)
+            with suppress(DatabaseUnavailableError):  # readiness and the jobs say so
+                if await self._claim() is not None:
+                    self.give_up()
+                    return
+
+    async def end(self, *, stepped_down: bool) -> None:
+        """Give it up in the database, if it answers; else it ends by itself."""
+        with suppress(DatabaseUnavailableError, TimeoutError):
+            async with asyncio.timeout(_FAREWELL):
+                await leadership.release(self._database, session=self._session, stepped_down=stepped_down)
+
+    async def _claim(self) -> leadership.Holder | None:
+        return await leadership.claim(self._database, session=self._session, name=process_name())
 
 
 @asynccontextmanager
-async def lead(
-    database: Database, *, wait: Callable[[float], Awaitable[None]] = asyncio.sleep
-) -> AsyncIterator[Leadership]:
-    """Wait until no other process leads, and lead; at the end the lock is given up.
+async def lead(database: Database, *, session: str, wait: Wait = asyncio.sleep) -> AsyncIterator[Leadership]:
+    """Wait until no other process leads, and lead; at the end it is given up. ``session`` is this process's own name.
 
     Raises:
         DatabaseUnavailableError: The session broke before it could lead.
     """
     async with database.session() as connection:
-        leadership = Leadership(connection)
-        connection.driver.add_termination_listener(lambda _: leadership.lost.set())
-        waiting = False
-        while not await connection.driver.fetchval("SELECT pg_try_advisory_lock($1)", LOCK, timeout=PATIENCE):
-            if not waiting:
-                emit(POLLER_WAITS, version=__version__)
-                waiting = True
-            await wait(TRY_EVERY)
-        await connection.driver.add_listener(DISPUTED, lambda *_: leadership.disputed.set())
-        emit(POLLER_LEADS, version=__version__, name=process_name())
+        leading = Leadership(database, connection, session)
+        await leading.wait_for(wait)
+        stepped_down = False
         try:
-            yield leadership
+            await leading.listen()
+            emit(POLLER_LEADS, version=__version__, name=process_name())
+            renewing = asyncio.create_task(leading.renew(wait))
+            try:
+                yield leading
+            finally:
+                renewing.cancel()
+        except asyncio.CancelledError:
+            stepped_down = True
+            raise
         finally:
-            leadership.give_up()
+            leading.give_up()
+            await leading.end(stepped_down=stepped_down)
 
 
 def process_name() -> str:

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+import uuid
 from datetime import timedelta
 
 from db import lease
@@ -11,7 +12,7 @@ from freescout_audit.events import LOAD_PROGRESS, POLLER_FAULT
 from freescout_audit.logs import emit
 from poller.freescout import FreeScout
 from poller.jobs import Jobs
-from poller.leader import TRY_EVERY, lead, process_name
+from poller.leader import TRY_EVERY, lead
 from poller.passes import Passes, Progress
 from poller.peek import PATIENCE
 from poller.questions import Questions
@@ -97,17 +98,18 @@ async def _lead_with_keys(
 async def _lead_again_and_again(
     database: Database, desk: FreeScout, aside: FreeScout, tied_to: str, settings: Settings, progress: Progress
 ) -> None:
+    session = uuid.uuid4().hex
     while True:
         try:
             await lease.claim_desk(database, tied_to)
-            await _lead_once(database, desk, aside, settings, progress)
+            await _lead_once(database, desk, aside, session, settings, progress)
         except DatabaseUnavailableError as error:
             emit(POLLER_FAULT, job="lead", reason=error.problem, next_step=error.next_step or None)
         await asyncio.sleep(TRY_EVERY)
 
 
 async def _lead_once(
-    database: Database, desk: FreeScout, aside: FreeScout, settings: Settings, progress: Progress
+    database: Database, desk: FreeScout, aside: FreeScout, session: str, settings: Settings, progress: Progress
 ) -> None:
     """Lead until the right to do so is lost, or until cancelled."""
     terms = settings.cache.terms
@@ -119,9 +121,8 @@ async def _lead_once(
         page_size=settings.poller.page_size,
         progress=progress,
     )
-    async with lead(database) as leadership:
+    async with lead(database, session=session) as leadership:
         await lease.beat(database, terms)
-        await lease.report_leader(database, process_name())
         questions = Questions(
             desk,
             database,
@@ -145,6 +146,4 @@ async def _lead_once(
         try:
             await leadership.lost.wait()
         finally:
-            # The lock first: a poller that waits for it can begin while this one tidies up.
-            leadership.give_up()
             await jobs.stop()

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from db import gaps, journal
 from db.database import Database
 from db.lease import DeskState
-from db.standing import note_silence, read_standing
+from db.standing import StandingWatch, note_silence, read_standing
 from freescout_audit.events import (
     DESK_HEARD,
     DESK_SILENT,
@@ -15,11 +15,8 @@ from freescout_audit.events import (
     GAP_LATE,
     GAP_LOST,
     GAP_NEVER_SENT,
-    LEASE_EXPIRED,
-    LEASE_RESTORED,
 )
 from freescout_audit.logs import emit
-from freescout_audit.trust import vouched_until
 from poller.freescout import DeskError
 
 RACE = timedelta(seconds=60)
@@ -75,15 +72,14 @@ class Watch:
     def __init__(self, database: Database, *, patience: timedelta) -> None:
         self._database = database
         self._patience = patience
-        self._lease_expired = False
+        self._standing = StandingWatch()
 
     async def look(self) -> None:
         """Look once."""
         standing = await read_standing(self._database)
         if standing is None:
             return  # readiness and doctor say that the schema is incomplete
-        until = vouched_until(standing.lease, standing.now)
-        self._look_at_the_lease(until or (standing.lease.lease_until and standing.now), standing.now)
+        self._standing.look(standing)
         last = await journal.read_last_delivery(self._database)
         silent_since = _silent_since(
             desk_state=standing.desk_state,
@@ -95,17 +91,15 @@ class Watch:
         if silent_since != standing.silent_since:
             await note_silence(self._database, silent_since)
         if silent_since is not None and standing.silent_since is None:
-            emit(DESK_SILENT, since=silent_since, desk_state=standing.desk_state)
+            emit(
+                DESK_SILENT,
+                since=silent_since,
+                desk_state=standing.desk_state,
+                detail=standing.desk_detail,
+                next_step=standing.desk_next_step or None,
+            )
         if silent_since is None and standing.silent_since is not None:
             emit(DESK_HEARD, silent_since=standing.silent_since)
-
-    def _look_at_the_lease(self, lease_until: datetime | None, now: datetime) -> None:
-        expired = lease_until is not None and lease_until <= now
-        if expired and not self._lease_expired:
-            emit(LEASE_EXPIRED, lease_until=lease_until)
-        if self._lease_expired and not expired:
-            emit(LEASE_RESTORED, lease_until=lease_until)
-        self._lease_expired = expired
 
 
 def _silent_since(

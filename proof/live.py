@@ -249,10 +249,7 @@ _LEFT_CONNECTED = """
 SELECT count(*) FROM pg_stat_activity
 WHERE application_name IN ('freescout-audit receiver', 'freescout-audit poller') AND datname = current_database()
 """
-_ADVISORY_LOCKS = """
-SELECT count(*) FROM pg_locks
-WHERE locktype = 'advisory' AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
-"""
+_LEADERS = "SELECT count(*) FROM freescout_poller WHERE leads_until > freescout_now()"
 
 
 async def settled(database_url: str) -> list[str]:
@@ -299,7 +296,7 @@ async def broken_promises(connection: asyncpg.Connection, answered: Sequence[str
 async def _left_locked(connection: asyncpg.Connection) -> list[str]:
     """Return what processes that have ended still hold in the database, a few seconds after their end."""
     held = []
-    for what, query in (("sessions", _LEFT_CONNECTED), ("advisory locks", _ADVISORY_LOCKS)):
+    for what, query in (("sessions", _LEFT_CONNECTED), ("rights to lead", _LEADERS)):
         for _ in range(50):
             count = await connection.fetchval(query)
             if not count:

@@ -12,11 +12,13 @@ from freescout_audit import __version__
 from freescout_audit.errors import DatabaseUnavailableError, FreescoutAuditError
 from freescout_audit.events import RECEIVER_FAULT, RECEIVER_STARTED, RECEIVER_STOPPING
 from freescout_audit.logs import emit
+from receiver.answers import Answers
 from receiver.audit import ENDPOINT, AuditHandler
 from receiver.body import Places
 from receiver.endpoints import Endpoint, register
 from receiver.health import Health, add_pages
 from receiver.metrics import Metrics
+from receiver.writing import Writing
 from settings.environment import Environment
 from settings.table import JournalSettings, Settings
 from settings.vault.live import LiveSecrets
@@ -41,8 +43,11 @@ def create_app(
     secrets = secrets or LiveSecrets(environment, settings.vault)
     terms = settings.cache.terms
     metrics = Metrics()
-    health = Health(database, environment, terms=terms, metrics=metrics, secrets=secrets)
-    audit = AuditHandler(database, terms=terms, commit_timeout=settings.receiver.commit_timeout, metrics=metrics)
+    writing, answers = Writing(database), Answers(database)
+    health = Health(database, environment, terms=terms, metrics=metrics, secrets=secrets, writing=writing)
+    audit = AuditHandler(
+        database, terms=terms, commit_timeout=settings.receiver.commit_timeout, metrics=metrics, writing=writing
+    )
 
     app = web.Application()
     register(
@@ -68,6 +73,8 @@ def create_app(
         running = [
             refreshing,
             asyncio.create_task(health.watch()),
+            asyncio.create_task(writing.watch()),
+            asyncio.create_task(answers.watch()),
             asyncio.create_task(_keep_journal_short(database, settings.journal)),
         ]
         yield

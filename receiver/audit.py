@@ -11,10 +11,12 @@ from freescout_audit import events
 from freescout_audit.conversation import UnusableBodyError
 from freescout_audit.delivery import read_claim
 from freescout_audit.desk_clock import WITHIN_A_SECOND
+from freescout_audit.errors import DatabaseUnavailableError
 from freescout_audit.logs import emit, where
 from freescout_audit.rule import Claim, Terms, Verdict
 from receiver.endpoints import VerifiedDelivery
 from receiver.metrics import Metrics
+from receiver.writing import Writing
 
 ENDPOINT = "audit"
 
@@ -29,11 +31,14 @@ _EVENTS = {
 class AuditHandler:
     """Answers verified deliveries from the cache's point of view. Never calls FreeScout."""
 
-    def __init__(self, database: Database, *, terms: Terms, commit_timeout: float, metrics: Metrics) -> None:
+    def __init__(
+        self, database: Database, *, terms: Terms, commit_timeout: float, metrics: Metrics, writing: Writing
+    ) -> None:
         self._database = database
         self._terms = terms
         self._commit_timeout = commit_timeout
         self._metrics = metrics
+        self._writing = writing
         self._group = GroupCommit(self._record, key=_ticket_of)
 
     async def close(self) -> None:
@@ -80,13 +85,18 @@ class AuditHandler:
         return await self._group.commit(entry, deadline=self._commit_timeout)
 
     async def _record(self, deliveries: Sequence[Delivery], *, deadline: float, apart: bool) -> Sequence[str]:
-        recorded = await record_deliveries(
-            self._database,
-            deliveries,
-            terms=self._terms,
-            deadline=deadline,
-            lock_patience=None if apart else LOCK_PATIENCE,
-        )
+        try:
+            recorded = await record_deliveries(
+                self._database,
+                deliveries,
+                terms=self._terms,
+                deadline=deadline,
+                lock_patience=None if apart else LOCK_PATIENCE,
+            )
+        except DatabaseUnavailableError as error:
+            self._writing.failed(error)
+            raise
+        self._writing.saved()
         outcomes = []
         for delivery, verdict in zip(deliveries, recorded.verdicts, strict=True):
             outcome = delivery.otherwise if verdict is None else verdict.outcome

@@ -8,30 +8,30 @@ import hmac
 import ipaddress
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
-from typing import Literal
 
 import asyncpg
 import msgspec
 from aiohttp import web
 
+from db.answers import read_ahead, read_answers
+from db.condition import WRONG, State, judge, judge_pushes
 from db.database import Database
 from db.gaps import count_gaps
 from db.lease import note_terms
+from db.refusals import explain
 from db.revision import age_of
-from db.standing import Standing, read_standing
+from db.standing import Standing, StandingWatch, read_standing
 from db.tickets import count_disputes
 from freescout_audit import __version__
 from freescout_audit.errors import DatabaseUnavailableError
 from freescout_audit.events import DATABASE_POOLER, RECEIVER_FAULT, RECEIVER_STATE
 from freescout_audit.logs import emit
 from freescout_audit.rule import Terms
-from freescout_audit.trust import vouched_until
 from receiver.metrics import Metrics
+from receiver.writing import Writing
 from settings.environment import Environment, Secret
 from settings.table import VaultSettings
 from settings.vault.live import LiveSecrets
-
-State = Literal["ok", "off", "failed"]
 
 CHECK_EVERY = 5.0
 """Seconds between two looks at the database when no request asks."""
@@ -60,12 +60,15 @@ class Health:
         terms: Terms,
         metrics: Metrics,
         secrets: LiveSecrets | None = None,
+        writing: Writing | None = None,
     ) -> None:
         self._database = database
         self._environment = environment
         self._secrets = secrets or LiveSecrets(environment, VaultSettings())
         self._terms = terms
         self._metrics = metrics
+        self._writing = writing or Writing(database)
+        self._standing = StandingWatch()
         self._checking = asyncio.Lock()
         self._checked_at: float | None = None
         self._pooler_reported = False
@@ -73,7 +76,7 @@ class Health:
 
     @property
     def ready(self) -> bool:
-        """Whether nothing has failed; what is off on purpose has not."""
+        """Whether nothing has failed that keeps somebody's work from being done."""
         return all(component.state != "failed" for component in self.components.values())
 
     async def check(self) -> None:
@@ -132,6 +135,8 @@ class Health:
                 standing = await read_standing(self._database)
                 disputes = await count_disputes(self._database)
                 gaps = await count_gaps(self._database, _DAY)
+                answers = await read_answers(self._database)
+                ahead = await read_ahead(self._database)
         except TimeoutError:
             self._database_failed("PostgreSQL did not answer in time", "does PostgreSQL run, and is it overloaded?")
             return
@@ -139,9 +144,9 @@ class Health:
             self._database_failed(error.problem, error.next_step)
             return
         except asyncpg.PostgresError as error:
-            self._database_failed(
-                f"PostgreSQL refuses what we ask it: {type(error).__name__}", "look into PostgreSQL's log"
-            )
+            meaning = explain(error)
+            problem = f"PostgreSQL refuses what we ask it: {type(error).__name__}"
+            self._database_failed(*(meaning.args if meaning else (problem, "look into PostgreSQL's log")))
             return
         if standing is None or standing.revision is None:
             self._database_failed(
@@ -150,16 +155,32 @@ class Health:
             return
         self._metrics.database_up.set(1)
         await self._note_terms(standing)
-        if age_of(standing.revision) in {"older", "forgotten"}:
-            self._note("database", "failed", "the schema is older than this code", "run python -m db.migrate")
-        else:
-            self._note("database", "ok", f"schema {standing.revision}")
+        self._look_at_the_writing(standing.revision)
         if standing.behind_pooler and not self._pooler_reported:
             self._pooler_reported = True
             emit(DATABASE_POOLER)
         self._metrics.gaps_of_a_day(gaps)
         self._metrics.disputes.set(disputes)
-        self._look_at_the_lease(standing)
+        self._standing.look(standing)
+        for name, condition in (judge(standing) | judge_pushes(answers, ahead)).items():
+            self._note(name, condition.state, condition.detail, condition.next_step, since=condition.since)
+        self._metrics.standing(standing, answers)
+
+    def _look_at_the_writing(self, revision: str) -> None:
+        """Tell whether deliveries can be saved: the schema is ours, and the last commit succeeded."""
+        failure = self._writing.failure
+        if age_of(revision) in {"older", "forgotten"}:
+            self._note("database", "failed", "the schema is older than this code", "run python -m db.migrate")
+        elif failure is not None:
+            self._note(
+                "database",
+                "failed",
+                f"deliveries are not saved: {failure.problem}",
+                failure.next_step,
+                since=self._writing.failed_since,
+            )
+        else:
+            self._note("database", "ok", f"schema {revision}")
 
     async def _note_terms(self, standing: Standing) -> None:
         """Say which terms are in force if others stand there: without a poller no other process does."""
@@ -171,66 +192,16 @@ class Health:
     def _database_failed(self, detail: str, next_step: str) -> None:
         """Note it, and forget what only the database knows."""
         self._note("database", "failed", detail, next_step)
-        for name in ("poller", "desk"):
+        for name in ("poller", "lease", "desk", "deliveries"):
             self.components.pop(name, None)
+            self._metrics.component(name, None)
         self._metrics.database_failed()
-
-    def _look_at_the_lease(self, standing: Standing) -> None:
-        lease, now = standing.lease, standing.now
-        alive = standing.poller_is_alive(self._terms)
-        self._metrics.poller_alive.set(alive)
-        until = vouched_until(lease, now)
-        if lease.lease_until is not None:
-            self._metrics.lease_seconds.set(((until or now) - now).total_seconds())
-        if not alive:
-            detail = f"no poller: deliveries alone are believed, for {self._terms.ttl.total_seconds():g} s each"
-            self._note("poller", "off", detail, "scale the process poller to 1 to have FreeScout asked as well")
-        elif lease.lease_until is None:
-            self._note("poller", "ok", "alive; the first pass is not complete yet")
-        elif until is None:
-            self._note(
-                "poller",
-                "failed",
-                "alive, but the last pass is dated ahead of the database's clock: it vouches for nothing",
-                "the next pass puts it right; look at the time server of the database's host",
-            )
-        elif until <= now:
-            self._note(
-                "poller",
-                "failed",
-                "alive, but no pass has been complete for as long as cache.lease",
-                "look for pass.failed in the log",
-            )
-        else:
-            self._note("poller", "ok", "alive; passes are complete")
-        self._look_at_the_desk(standing, alive=alive)
-
-    def _look_at_the_desk(self, standing: Standing, *, alive: bool) -> None:
-        """Show what the poller reports of FreeScout's API; without a poller it is not known."""
-        state, since = standing.desk_state, standing.desk_since
-        self._metrics.desk_up.set(alive and state == "ok")
-        silent_since = standing.silent_since if alive else None
-        self._metrics.both_silent.set(silent_since is not None)
-        if not alive or state == "unknown":
-            self._note("desk", "off", "nobody has asked FreeScout lately")
-        elif silent_since is not None:
-            self._note(
-                "desk",
-                "failed",
-                f"both paths are silent: {standing.desk_detail}",
-                "is the API & Webhooks module active, has APP_KEY changed?",
-                since=silent_since,
-            )
-        elif state == "ok":
-            self._note("desk", "ok", "FreeScout's API answers", since=since)
-        else:
-            # The poller reports one text, its next step included.
-            self._note("desk", "failed", standing.desk_detail, since=since)
 
     def _note(
         self, name: str, state: State, detail: str, next_step: str = "", *, since: datetime | None = None
     ) -> None:
         """Note a component; ``since`` when somebody knows better than from our looking at it."""
+        self._metrics.component(name, state not in WRONG)
         before = self.components.get(name)
         if before is not None and (before.state, before.detail, before.next_step) == (state, detail, next_step):
             return
@@ -239,7 +210,8 @@ class Health:
             since = datetime.now(UTC) if before is None or changed else before.since
         self.components[name] = Component(state=state, detail=detail, next_step=next_step, since=since)
         if changed:
-            emit(RECEIVER_STATE, component=name, state=state, detail=detail, next_step=next_step or None)
+            said = RECEIVER_STATE.at("error") if state in WRONG else RECEIVER_STATE
+            emit(said, component=name, state=state, detail=detail, next_step=next_step or None)
 
 
 def add_pages(app: web.Application, health: Health, metrics: Metrics, secrets: LiveSecrets) -> None:

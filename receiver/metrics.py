@@ -8,10 +8,13 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 from prometheus_client.core import CounterMetricFamily
 from prometheus_client.registry import Collector
 
+from db.answers import Tally
 from db.gaps import VERDICTS
+from db.standing import Standing
 from freescout_audit import __version__
 from freescout_audit.delivery import event_label
 from freescout_audit.logs import dropped_lines
+from freescout_audit.trust import vouched_until
 
 
 class _DroppedLines(Collector):
@@ -80,6 +83,24 @@ class Metrics:
             "1 while the API does not answer and no delivery comes either.",
             registry=self.registry,
         )
+        self._component = Gauge(
+            "freescout_audit_component_up",
+            "1 while a part of the service does its work or is off on purpose, 0 while something is wrong with it.",
+            ["component"],
+            registry=self.registry,
+        )
+        self._answered = Gauge(
+            "freescout_audit_answers",
+            "Requests that all receivers have answered since the first release, by kind, as the database has it.",
+            ["kind"],
+            registry=self.registry,
+        )
+        self._answered_at = Gauge(
+            "freescout_audit_answer_timestamp_seconds",
+            "When the last request of a kind came.",
+            ["kind"],
+            registry=self.registry,
+        )
         self._gaps = Gauge(
             "freescout_audit_gaps",
             "Changes of the last day that the poller found first, by what became of their delivery.",
@@ -87,6 +108,23 @@ class Metrics:
             registry=self.registry,
         )
         self.registry.register(_DroppedLines())
+
+    def component(self, name: str, up: bool | None) -> None:  # noqa: FBT001 - it is what the gauge shows
+        """Show whether a part of the service does its work; None when that is not known."""
+        self._component.labels(name).set(math.nan if up is None else up)
+
+    def standing(self, standing: Standing, answers: Mapping[str, Tally]) -> None:
+        """Show what the database knows of poller, lease and desk, and what all receivers answered."""
+        leads, until = standing.poller == "leads", standing.lease.lease_until
+        self.poller_alive.set(leads)
+        if until is not None:
+            vouched = vouched_until(standing.lease, standing.now) or standing.now
+            self.lease_seconds.set((vouched - standing.now).total_seconds())
+        self.desk_up.set(leads and standing.desk_state == "ok")
+        self.both_silent.set(leads and standing.silent_since is not None)
+        for kind, tally in answers.items():
+            self._answered.labels(kind).set(tally.answers)
+            self._answered_at.labels(kind).set(tally.last_at.timestamp())
 
     def database_failed(self) -> None:
         """Show that PostgreSQL is away, and that what only it knows is not known."""

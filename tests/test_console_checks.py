@@ -3,30 +3,28 @@
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 import asyncpg
 import msgspec
 import pytest
 
-from conftest import ENVIRONMENT
 from db.database import Database
-from db.standing import Standing
 from db.webhook import Webhook
 from freescout_audit.delivery import CONVERSATION_EVENTS
 from freescout_audit.rule import Lease
 from ops.check import Check, green, red, yellow
 from ops.commands.doctor import LOOK_EVERY, watch
 from ops.keychecks import keys
-from ops.preflight import poller, webhook
-from ops.workplace import Workplace
-from settings import Secret, load_settings
+from ops.preflight import stands, webhook
+from settings import Secret
 from settings.environment import KEYS
 from settings.vault.keys import Keys
 from simulator import ApiFault
 from simulator.infisical import Infisical, VaultFault, serve_vault
 from support.console_world import Operator, Said, at_the_console, run
 from support.examples import NOON, at
+from support.standings import standing
 from support.vaults import PATH
 from support.vaults import variables as vault_variables
 from support.world import make_world
@@ -75,7 +73,9 @@ async def test_a_healthy_app_is_green_from_top_to_bottom(operator: Operator) -> 
         "API",
         "clock",
         "page size",
+        "writing",
         "webhook",
+        "refusals",
         "deliveries",
         "self-test",
         "poller",
@@ -83,7 +83,7 @@ async def test_a_healthy_app_is_green_from_top_to_bottom(operator: Operator) -> 
         "silence",
         "gaps",
     ]
-    assert (said.code, said.json["green"], said.json["red"]) == (0, 17, 0)
+    assert (said.code, said.json["green"], said.json["red"]) == (0, 19, 0)
 
 
 async def test_nothing_it_says_is_a_secret(operator: Operator) -> None:
@@ -238,51 +238,33 @@ def test_what_is_noted_of_the_webhook_is_judged(*, known: Webhook | None, came: 
     assert said in f"{check.detail} {check.next_step}"
 
 
-def standing(**changes: object) -> Standing:
-    nothing = dict.fromkeys(Standing.__struct_fields__)
-    ordinary = {
-        "now": NOON,
-        "behind_pooler": False,
-        "lease": Lease(heartbeat_at=at(-5), lease_until=at(800)),
-        "leader": "poller.1",
-        "passed_at": at(-60),
-        "desk_state": "ok",
-        "desk_detail": "FreeScout answers 503",
+def test_poller_lease_desk_and_silence_are_what_readiness_has() -> None:
+    checks = {check.name: check for check in stands(standing(retired_at=None))}
+
+    assert {name: check.state for name, check in checks.items()} == {
+        "poller": "green",
+        "lease": "green",
+        "desk": "green",
+        "silence": "green",
     }
-    return msgspec.convert(nothing | ordinary | changes, Standing)
+    assert checks["silence"].detail == "at least one of push and pull is working"
 
 
-@pytest.mark.parametrize(
-    ("seen", "states", "said"),
-    [
-        (standing(), ["green", "green", "green"], "poller.1 leads"),
-        (standing(lease=Lease()), ["yellow"], "ps:scale poller=1"),
-        (
-            standing(lease=Lease(heartbeat_at=at(-5)), desk_state="unavailable"),
-            ["green", "red", "green"],
-            "no pass is complete yet: FreeScout answers 503",
-        ),
-        (standing(lease=Lease(heartbeat_at=at(-901))), ["yellow"], "none alive"),
-        (standing(lease=Lease()), ["yellow"], "daylight saving repeats"),
-        (standing(lease=Lease(heartbeat_at=at(-5))), ["green", "yellow", "green"], "status shows how far"),
-        (
-            standing(lease=Lease(heartbeat_at=at(-5), lease_until=at(-60))),
-            ["green", "red", "green"],
-            "it ended 1 min ago: FreeScout answers 503",
-        ),
-        (
-            standing(lease=Lease(heartbeat_at=at(-5), lease_until=at(90_000), renewed_by_pass=at(86_400))),
-            ["green", "red", "green"],
-            "ahead of the database's clock",
-        ),
-        (standing(silent_since=at(-600)), ["green", "green", "red"], "has APP_KEY changed?"),
-    ],
-)
-def test_poller_lease_and_silence_are_judged(seen: Standing, states: list[str], said: str) -> None:
-    checks = poller(seen, Workplace(ENVIRONMENT, load_settings({})))
+def test_without_a_poller_the_repeated_hour_is_named_and_the_lease_is_shown() -> None:
+    checks = {check.name: check for check in stands(standing(lease=Lease()))}
 
-    assert [check.state for check in checks] == states
-    assert said in " ".join(f"{check.detail} {check.next_step}" for check in checks)
+    assert set(checks) == {"poller", "lease"}
+    assert checks["poller"].state == "yellow"
+    assert "no poller is running: tickets without a recent delivery read none" in checks["poller"].detail
+    assert "daylight saving repeats" in checks["poller"].detail
+
+
+def test_two_silent_paths_are_red_with_what_the_desk_says() -> None:
+    seen = standing(silent_since=at(-600), desk_state="refused", desk_detail="FreeScout answers 401")
+    checks = {check.name: check for check in stands(seen)}
+
+    assert checks["silence"].state == "red"
+    assert checks["silence"].detail == "neither push nor pull works: FreeScout answers 401"
 
 
 async def test_a_self_test_that_fails_says_why(operator: Operator) -> None:
@@ -531,7 +513,7 @@ async def test_waiting_ends_in_time() -> None:
 async def test_a_wait_in_vain_is_wrong_even_when_only_yellow_is_left(
     operator: Operator, sql: asyncpg.Connection
 ) -> None:
-    await sql.execute("UPDATE freescout_lease SET heartbeat_at = freescout_now() - $1::interval", timedelta(hours=1))
+    await sql.execute("UPDATE freescout_lease SET heartbeat_at = NULL")
 
     assert (await operator.types("doctor")).code == 0
     assert (await operator.types("doctor", "--wait", "--within", "1")).code == 1

@@ -11,6 +11,7 @@ import pytest
 
 from conftest import ENVIRONMENT, Log, Receive, Receiver
 from db.database import Database
+from db.leadership import expect, retire
 from db.revision import NEWEST
 from db.url import normalise
 from freescout_audit.rule import Terms
@@ -23,7 +24,11 @@ from support.examples import body
 ROOT = Path(__file__).resolve().parent.parent
 GUARDED = replace(ENVIRONMENT, ops_token=Secret("the token"))
 
-SCALE_THE_POLLER = "scale the process poller to 1 to have FreeScout asked as well"
+NO_POLLER = (
+    "off",
+    "no poller is running: tickets without a recent delivery read none",
+    "start the process poller; if push alone is meant: freescout-audit poller retire",
+)
 
 
 async def get(receiver: Receiver, path: str, **headers: str) -> tuple[int, str]:
@@ -57,8 +62,10 @@ async def test_who_holds_the_token_gets_the_whole_story(receive: Receive) -> Non
         assert await components(receiver, Authorization="Bearer the token") == {
             "receive": ("ok", "deliveries are taken, keys accepted: 1", ""),
             "database": ("ok", f"schema {NEWEST}", ""),
-            "poller": ("off", "no poller: deliveries alone are believed, for 86400 s each", SCALE_THE_POLLER),
-            "desk": ("off", "nobody has asked FreeScout lately", ""),
+            "poller": NO_POLLER,
+            "lease": ("off", "no pass has been complete", ""),
+            "desk": ("off", "FreeScout has not been asked lately", ""),
+            "deliveries": ("ok", "none is refused that looks like FreeScout's", ""),
         }
 
 
@@ -174,77 +181,57 @@ async def test_the_watch_survives_what_it_does_not_expect(database: Database, lo
     watching.cancel()
 
 
-@pytest.mark.parametrize(
-    ("heartbeat", "lease_until", "component"),
-    [
-        ("now()", "NULL", ("ok", "alive; the first pass is not complete yet", "")),
-        ("now()", "now() + interval '1 minute'", ("ok", "alive; passes are complete", "")),
-        (
-            "now()",
-            "now()",
-            (
-                "failed",
-                "alive, but no pass has been complete for as long as cache.lease",
-                "look for pass.failed in the log",
-            ),
-        ),
-        (
-            "now()",
-            "now() + interval '1 day', renewed_by_pass = now() + interval '1 day'",
-            (
-                "failed",
-                "alive, but the last pass is dated ahead of the database's clock: it vouches for nothing",
-                "the next pass puts it right; look at the time server of the database's host",
-            ),
-        ),
-        (
-            "now() - interval '1 hour'",
-            "now()",
-            ("off", "no poller: deliveries alone are believed, for 86400 s each", SCALE_THE_POLLER),
-        ),
-    ],
-)
-async def test_the_poller_is_shown_as_the_database_has_it(
-    receive: Receive, sql: asyncpg.Connection, heartbeat: str, lease_until: str, component: tuple[str, str, str]
+async def test_the_poller_and_the_desk_are_shown_as_the_database_has_it(
+    receive: Receive, sql: asyncpg.Connection, log: Log
 ) -> None:
-    await sql.execute(f"UPDATE freescout_lease SET heartbeat_at = {heartbeat}, lease_until = {lease_until}")
-
-    async with receive() as receiver:
-        assert (await components(receiver))["poller"] == component
-        assert (await get(receiver, "/readyz"))[0] == (503 if component[0] == "failed" else 200)
-
-
-@pytest.mark.parametrize(
-    ("desk", "silent", "component"),
-    [
-        ("ok", "NULL", ("ok", "FreeScout's API answers", "")),
-        ("refused", "NULL", ("failed", "the key is not accepted", "")),
-        (
-            "refused",
-            "now()",
-            (
-                "failed",
-                "both paths are silent: the key is not accepted",
-                "is the API & Webhooks module active, has APP_KEY changed?",
-            ),
-        ),
-    ],
-)
-async def test_the_desk_is_shown_as_the_poller_reports_it(
-    receive: Receive, sql: asyncpg.Connection, desk: str, silent: str, component: tuple[str, str, str]
-) -> None:
-    await sql.execute("UPDATE freescout_lease SET heartbeat_at = now()")
+    await sql.execute("UPDATE freescout_lease SET heartbeat_at = now(), lease_until = now() + interval '1 minute'")
     await sql.execute(
-        f"UPDATE freescout_poller SET desk_state = '{desk}', desk_since = now() - interval '5 minutes',"
-        f" silent_since = {silent}, desk_detail = 'the key is not accepted'"
+        "UPDATE freescout_poller SET desk_state = 'refused', desk_detail = 'it answers 401', leader = 'p.1'"
     )
-
     async with receive() as receiver:
-        assert (await components(receiver))["desk"] == component
-        text = (await get(receiver, "/metrics"))[1]
+        status, seen = (await get(receiver, "/readyz"))[0], await components(receiver)
+        metrics = (await get(receiver, "/metrics"))[1]
 
-    assert f"freescout_audit_desk_up {1.0 if desk == 'ok' else 0.0}" in text
-    assert f"freescout_audit_both_silent {0.0 if silent == 'NULL' else 1.0}" in text
+        assert status == 200, "answers are right until the lease ends"
+        assert seen["poller"] == ("ok", "p.1 leads", "")
+        assert seen["desk"] == ("degraded", "it answers 401", "")
+        assert 'freescout_audit_component_up{component="desk"} 0.0' in metrics
+        assert 'freescout_audit_component_up{component="poller"} 1.0' in metrics
+        assert "freescout_audit_desk_up 0.0" in metrics
+        told = [line["level"] for line in log.lines("receiver.state") if line["component"] == "desk"]
+        assert told == ["error"]
+
+
+async def test_a_lease_that_ends_is_said_by_a_receiver_too_and_readiness_is_red(
+    database: Database, sql: asyncpg.Connection, log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("receiver.health._FRESH", 0.0)
+    health = Health(database, ENVIRONMENT, terms=Terms(), metrics=Metrics())
+    await sql.execute(
+        "UPDATE freescout_lease SET heartbeat_at = now() - interval '31 s', lease_until = now() + interval '1 minute'"
+    )
+    await sql.execute("UPDATE freescout_poller SET leader = 'p.1'")
+    await health.check()
+    assert is_ready(health) is False
+    assert "vanished" in health.components["poller"].detail
+
+    await retire(database)
+    await health.check()
+    assert is_ready(health)
+    assert [line["level"] for line in log.lines("poller.retired")] == ["warning"]
+
+    await expect(database)
+    await sql.execute("UPDATE freescout_lease SET lease_until = now()")
+    await sql.execute("UPDATE freescout_poller SET stepped_down_at = now()")
+    await health.check()
+    assert is_ready(health) is False
+    assert "its lease is over" in health.components["poller"].detail
+    assert len(log.lines("lease.expired")) == 1
+    assert len(log.lines("poller.expected")) == 1
+
+
+def is_ready(health: Health) -> bool:
+    return health.ready
 
 
 async def test_the_docs_list_every_metric(receiver: Receiver) -> None:

@@ -11,6 +11,8 @@ from sqlalchemy import Connection, text
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
+from db.database import Database
+from db.leadership import claim
 from db.migrate import LockedError, TooOldError, migrate
 from db.revision import NEWEST, SCRIPTS, age_of, scripts
 from db.url import normalise
@@ -68,8 +70,13 @@ async def test_what_stays_in_use_is_said_so_and_nothing_is_changed(
     async def no_time(_seconds: float) -> None:
         return
 
-    with pytest.raises(LockedError, match="stays in use"):
+    with pytest.raises(LockedError, match="stays in use") as locked:
         await migrate(normalise(database_url), tries=2, sleep=no_time)
+
+    pid = holder.get_server_pid()
+    assert f"by session {pid} (" in locked.value.problem
+    assert "in a transaction since " in locked.value.problem
+    assert f"pg_terminate_backend({pid})" in locked.value.next_step
 
     assert await sql.fetchval("SELECT version_num FROM freescout_schema") == FIRST_RELEASE
 
@@ -142,3 +149,24 @@ async def test_dates_that_no_clock_says_are_taken_out_of_the_lease_and_others_st
     assert held["heartbeat_at"] == datetime(2026, 3, 2, 9, tzinfo=UTC)
     assert held["clock_offset"] == timedelta()
     assert await sql.fetchval("SELECT complete_offset FROM freescout_poller") is None
+
+
+async def test_a_role_that_may_only_read_answers_holds_up_no_release_and_no_poller(
+    database_url: str, sql: asyncpg.Connection
+) -> None:
+    await go_back(database_url)
+    # Every advisory lock there is to take, as anybody who may connect can.
+    await sql.execute("SELECT pg_advisory_lock(1179865429), pg_advisory_lock(5067871434254388300)")
+
+    assert await migrate(normalise(database_url), tries=1) == NEWEST
+    database = Database(normalise(database_url))
+    assert await claim(database, session="one", name="poller.1") is None
+    await database.close()
+
+
+async def test_a_release_that_has_nothing_to_change_waits_for_nobody(
+    database_url: str, sql: asyncpg.Connection
+) -> None:
+    await sql.execute("BEGIN; LOCK TABLE freescout_schema IN SHARE MODE; LOCK TABLE freescout_ticket IN SHARE MODE")
+
+    assert await migrate(normalise(database_url), tries=1) == NEWEST

@@ -80,14 +80,14 @@ async def test_one_of_two_leads_and_the_other_takes_over_when_it_is_killed(
             first.running.kill()
             began = time.monotonic()
             await second.until("poller.leads")
-            assert time.monotonic() - began < 5
+            assert time.monotonic() - began < 10
             await second.until("pass.completed")
 
             second.running.send_signal(signal.SIGTERM)
             assert await second.end() == 0
 
 
-async def test_sigterm_gives_the_lock_up_first_even_in_the_middle_of_a_pass(
+async def test_sigterm_lets_another_lead_at_once_even_in_the_middle_of_a_pass(
     database_url: str, sql: asyncpg.Connection
 ) -> None:
     desk = make_desk()

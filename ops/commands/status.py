@@ -1,20 +1,24 @@
 """``status``: everything that stands, on one screen."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 
 import msgspec
 from rich.console import RenderableType
 from rich.text import Text
 
+from db.answers import VERIFIED, Tally, read_ahead, read_answers
+from db.condition import judge, judge_pushes
 from db.gaps import count_gaps
 from db.journal import Lag, LastDelivery, count_outcomes, read_lag, read_last_delivery
 from db.standing import Standing
 from db.tickets import read_holdings
 from freescout_audit.trust import vouched_until
+from ops.check import Check, of_condition
 from ops.drawing import ago, facts, moment, span, titled
 from ops.output import AsJson
-from ops.result import CommandResult
+from ops.preflight import try_writing
+from ops.result import CommandResult, Exit
 from ops.runner import run_command
 from ops.workplace import Workplace, standing_of
 
@@ -37,6 +41,9 @@ class PollerStatus(msgspec.Struct, frozen=True, kw_only=True):
     led_since: datetime | None
     heartbeat_at: datetime | None
     load_until: datetime | None
+    stepped_down_at: datetime | None
+    retired_at: datetime | None
+    """Since when push alone is meant; None: a poller is expected."""
 
 
 class PassStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -74,6 +81,10 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     disputes: int
     oldest_dispute: datetime | None
     gaps_24h: Mapping[str, int]
+    refusals: Mapping[str, Tally]
+    """Requests that were not believed, by kind, since the first release."""
+    problems: Sequence[Check]
+    """What is wrong, and what to do about it."""
 
 
 def status(*, as_json: AsJson = False) -> None:
@@ -86,16 +97,21 @@ async def look(workplace: Workplace) -> CommandResult:
     async with workplace.database() as database:
         standing = await standing_of(database)
         holdings = await read_holdings(database)
+        answers = await read_answers(database)
+        conditions = judge(standing) | judge_pushes(answers, await read_ahead(database))
+        checks = [*(of_condition(name, each) for name, each in conditions.items()), await try_writing(database)]
         document = Status(
             now=standing.now,
             tickets=holdings.living,
             lease=_lease(standing),
             poller=PollerStatus(
-                alive=standing.poller_is_alive(workplace.terms),
+                alive=standing.poller == "leads",
                 leader=standing.leader,
                 led_since=standing.led_since,
                 heartbeat_at=standing.lease.heartbeat_at,
                 load_until=standing.load_cursor,
+                stepped_down_at=standing.stepped_down_at,
+                retired_at=standing.retired_at,
             ),
             last_pass=_last_pass(standing),
             desk=DeskStatus(
@@ -112,8 +128,10 @@ async def look(workplace: Workplace) -> CommandResult:
             disputes=holdings.disputed,
             oldest_dispute=holdings.oldest_dispute,
             gaps_24h=await count_gaps(database, DAY),
+            refusals={kind: tally for kind, tally in answers.items() if kind != VERIFIED},
+            problems=[check for check in checks if check.state == "red"],
         )
-    return CommandResult(document, picture(document))
+    return CommandResult(document, picture(document), Exit.WRONG if document.problems else Exit.GOOD)
 
 
 def _lease(standing: Standing) -> LeaseStatus:
@@ -137,6 +155,7 @@ def picture(status: Status) -> RenderableType:
     """Draw it."""
     return titled(
         f"freescout-audit at {moment(status.now)} UTC",
+        *(Text(f"✗ {problem.name}: {problem.detail}\n  → {problem.next_step}", "red") for problem in status.problems),
         facts(
             ("lease", _draw_lease(status)),
             ("poller", _draw_poller(status)),
@@ -145,6 +164,7 @@ def picture(status: Status) -> RenderableType:
             ("last delivery", _draw_delivery(status)),
             ("deliveries, 24 h", _draw_counts(status.deliveries_24h, red=("unusable",), yellow=("disputed",))),
             ("lag, 24 h", _draw_lag(status.lag_24h)),
+            ("refusals", _draw_refusals(status)),
             ("disputes", _draw_disputes(status)),
             ("gaps, 24 h", _draw_counts(status.gaps_24h, red=("lost",), yellow=("late",))),
             ("tickets", f"{status.tickets:,}"),
@@ -163,8 +183,10 @@ def _draw_lease(status: Status) -> Text:
 
 def _draw_poller(status: Status) -> Text:
     poller = status.poller
+    if not poller.alive and poller.retired_at is not None:
+        return Text(f"none; push alone is meant since {moment(poller.retired_at)}")
     if not poller.alive:
-        return Text(f"none alive (last heartbeat {ago(poller.heartbeat_at, status.now)})", "yellow")
+        return Text(f"none runs (last heartbeat {ago(poller.heartbeat_at, status.now)})", "yellow")
     led = "" if poller.led_since is None else f" for {span((status.now - poller.led_since).total_seconds())}"
     who = f": {poller.leader} leads{led}, heartbeat {ago(poller.heartbeat_at, status.now)}"
     return Text.assemble(("alive", "green"), who)
@@ -219,6 +241,16 @@ def _draw_lag(lag: Lag) -> Text:
         return Text("no delivery told of a change")
     shown = f"50 % {span(lag.p50)}, 95 % {span(lag.p95)}, 99 % {span(lag.p99)}, all {span(lag.max)}"
     return Text(f"{shown} (of {lag.samples:,})")
+
+
+def _draw_refusals(status: Status) -> Text:
+    if not status.refusals:
+        return Text("none")
+    shown = (
+        f"{tally.answers:,} {kind.replace('_', ' ')} (the last {ago(tally.last_at, status.now)})"
+        for kind, tally in status.refusals.items()
+    )
+    return Text(", ".join(shown))
 
 
 def _draw_disputes(status: Status) -> Text:

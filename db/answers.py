@@ -1,0 +1,115 @@
+"""What requests were answered, as counts: one row a kind, so that no sender can fill the database."""
+
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+
+import msgspec
+from sqlalchemy import func, select
+from sqlalchemy.dialects.postgresql import insert
+
+from db import schema
+from db.database import Database
+
+VERIFIED = "verified"
+"""The kind of every request that an accepted key had signed; all other kinds are refusals."""
+LIKE_FREESCOUTS = "unverified_like_freescouts"
+"""The kind of a refused request that has FreeScout's form: its event, and a signature of SHA-1's length."""
+
+_answer = schema.answer.c
+
+
+class Tally(msgspec.Struct, frozen=True, kw_only=True):
+    """Requests of one kind: how many, and when the first and the last came (UTC)."""
+
+    answers: int
+    first_at: datetime
+    last_at: datetime
+    key_fingerprint: str | None
+
+
+class Counted(msgspec.Struct, kw_only=True):
+    """What one process has answered of a kind since it last said so; how many seconds ago the first and the last."""
+
+    answers: int
+    first_ago: float
+    last_ago: float
+    key_fingerprint: str | None = None
+
+
+async def add_answers(database: Database, counted: Mapping[str, Counted]) -> None:
+    """Add what one process has answered.
+
+    Raises:
+        DatabaseUnavailableError: PostgreSQL is away or not migrated; the same everywhere below.
+    """
+    if not counted:
+        return
+    rows = [
+        {
+            "kind": kind,
+            "answers": each.answers,
+            "first_at": schema.now - timedelta(seconds=each.first_ago),
+            "last_at": schema.now - timedelta(seconds=each.last_ago),
+            "key_fingerprint": each.key_fingerprint,
+        }
+        for kind, each in sorted(counted.items())
+    ]
+    adding = insert(schema.answer).values(rows)
+    said = adding.excluded
+    async with database.connection() as connection:
+        await connection.execute(
+            adding.on_conflict_do_update(
+                index_elements=[_answer.kind],
+                set_={
+                    "answers": _answer.answers + said.answers,
+                    "last_at": func.greatest(_answer.last_at, said.last_at),
+                    "key_fingerprint": func.coalesce(said.key_fingerprint, _answer.key_fingerprint),
+                },
+            )
+        )
+
+
+async def read_answers(database: Database) -> Mapping[str, Tally]:
+    """Read what requests were answered, by kind."""
+    async with database.connection() as connection:
+        rows = await connection.rows(select(schema.answer).order_by(_answer.kind))
+    return {row.pop("kind"): Tally(**row) for row in rows}
+
+
+def refused_since(answers: Mapping[str, Tally]) -> Tally | None:
+    """Return the refusals that look like FreeScout's if nothing has been verified since the last of them."""
+    refused, verified = answers.get(LIKE_FREESCOUTS), answers.get(VERIFIED)
+    if refused is None or (verified is not None and verified.last_at >= refused.last_at):
+        return None
+    return refused
+
+
+class Ahead(msgspec.Struct, frozen=True, kw_only=True):
+    """Deliveries that were not believed since they are dated ahead of FreeScout's clock as we know it."""
+
+    deliveries: int
+    seconds: float
+    """How far ahead of our clock the middle one is."""
+
+
+_AMONG, _ENOUGH = 10, 5
+_LATELY = timedelta(hours=1)
+
+
+async def read_ahead(database: Database) -> Ahead | None:
+    """Return what is ahead if that is so of most of the newest deliveries, as when no poller measures the clock."""
+    delivery = schema.delivery.c
+    newest = (
+        select(delivery.received_at, delivery.updated_at, delivery.reason)
+        .where(delivery.received_at > schema.now - _LATELY, delivery.updated_at.is_not(None))
+        .order_by(delivery.delivery_id.desc())
+        .limit(_AMONG)
+        .subquery()
+    )
+    ahead = func.extract("epoch", newest.c.updated_at - newest.c.received_at)
+    query = select(
+        func.count().label("deliveries"), func.percentile_cont(0.5).within_group(ahead).label("seconds")
+    ).where(newest.c.reason == "from_the_future")
+    async with database.connection() as connection:
+        (row,) = await connection.rows(query)
+    return Ahead(deliveries=row["deliveries"], seconds=float(row["seconds"])) if row["deliveries"] >= _ENOUGH else None

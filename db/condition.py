@@ -1,0 +1,151 @@
+"""How poller, lease and desk are, judged once for readiness, `doctor`, `status`, metrics and log. Pure."""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Literal
+
+import msgspec
+
+from db.answers import VERIFIED, Ahead, Tally, refused_since
+from db.standing import Standing
+from freescout_audit.trust import vouched_until
+
+State = Literal["ok", "off", "notice", "degraded", "failed"]
+"""``off``: on purpose. ``notice``: worth a look, and nothing is wrong. ``degraded``: wrong, and answers are right so
+far. ``failed``: somebody's work is not done, and readiness is red."""
+WRONG: frozenset[State] = frozenset({"degraded", "failed"})
+
+START_THE_POLLER = "start the process poller; if push alone is meant: freescout-audit poller retire"
+_COMPARE_THE_KEY = "compare the webhook key with FreeScout's Manage » Settings » API & Webhooks; has APP_KEY changed?"
+_READS_NONE = "tickets without a recent delivery read none"
+_NONE_RUNS = f"no poller is running: {_READS_NONE}"
+
+
+class Condition(msgspec.Struct, frozen=True, kw_only=True):
+    """How one part of the service is, and what to do about it; ``since`` when that is known better than by looking."""
+
+    state: State
+    detail: str
+    next_step: str = ""
+    since: datetime | None = None
+
+
+def judge(standing: Standing) -> dict[str, Condition]:
+    """Judge what stands in the database, each part by its name."""
+    return {"poller": _poller(standing), "lease": _lease(standing), "desk": _desk(standing)}
+
+
+def judge_pushes(answers: Mapping[str, Tally], ahead: Ahead | None) -> dict[str, Condition]:
+    """Judge how deliveries come in. A stranger can cause what is wrong here, so it is never more than degraded."""
+    refused = refused_since(answers)
+    if refused is not None:
+        verified = answers.get(VERIFIED)
+        last = "none was ever verified" if verified is None else f"the last was verified at {_moment(verified.last_at)}"
+        condition = Condition(
+            state="degraded",
+            detail=f"what looks like FreeScout's deliveries is refused (401), the last at {_moment(refused.last_at)};"
+            f" {last}",
+            next_step=_COMPARE_THE_KEY,
+            since=refused.first_at if verified is None else max(refused.first_at, verified.last_at),
+        )
+    elif ahead is not None:
+        condition = Condition(
+            state="degraded",
+            detail=f"FreeScout's clock is about {ahead.seconds:.0f} s ahead of ours: its deliveries are not believed",
+            next_step="set the desk's time server right, or run a poller, which measures its clock",
+        )
+    else:
+        condition = Condition(state="ok", detail="none is refused that looks like FreeScout's")
+    return {"deliveries": condition}
+
+
+def _poller(standing: Standing) -> Condition:
+    state, retired = standing.poller, standing.retired_at
+    who = standing.leader or "a poller"
+    if state == "leads" and retired is not None:
+        detail = f"{who} leads, although push alone is meant since {_moment(retired)}"
+        return Condition(state="notice", detail=detail, next_step="freescout-audit poller expect")
+    if state == "leads":
+        return Condition(state="ok", detail=f"{who} leads")
+    if retired is not None:
+        return Condition(state="off", detail=f"push alone is meant since {_moment(retired)}", since=retired)
+    if state == "never":
+        return Condition(state="off", detail=_NONE_RUNS, next_step=START_THE_POLLER)
+    if state == "vanished":
+        beaten = standing.lease.heartbeat_at
+        detail = f"{who} vanished: it has had no heartbeat since {_moment(beaten)}"
+        next_step = f"look at why it ended, and {START_THE_POLLER}"
+        return Condition(state="failed", detail=detail, next_step=next_step, since=beaten)
+    return _stepped_down(standing)
+
+
+def _stepped_down(standing: Standing) -> Condition:
+    until, ended = vouched_until(standing.lease, standing.now), standing.stepped_down_at
+    if until is not None and until > standing.now:
+        detail = f"it stepped down at {_moment(ended)}; its last pass vouches until {_moment(until)}"
+        return Condition(state="notice", detail=detail, next_step=START_THE_POLLER, since=ended)
+    detail = f"it stepped down at {_moment(ended)}, and its lease is over: {_READS_NONE}"
+    return Condition(state="failed", detail=detail, next_step=START_THE_POLLER, since=until or ended)
+
+
+def _lease(standing: Standing) -> Condition:
+    lease, now = standing.lease, standing.now
+    until = vouched_until(lease, now)
+    if until is not None and until > now:
+        return Condition(state="ok", detail=f"valid until {_moment(until)}")
+    if standing.poller != "leads":
+        # What became of the poller says whether that is wrong.
+        there = (
+            "no pass has been complete" if lease.lease_until is None else f"it ended at {_moment(lease.lease_until)}"
+        )
+        return Condition(state="off", detail=there)
+    if lease.lease_until is None:
+        if standing.desk_state in {"refused", "unavailable"}:
+            detail = f"no pass is complete yet: {standing.desk_detail}"
+            return Condition(state="failed", detail=detail, next_step=standing.desk_next_step)
+        return Condition(
+            state="notice",
+            detail="the first pass is not complete yet",
+            next_step="wait: freescout-audit status shows how far",
+        )
+    if until is None:
+        return Condition(
+            state="failed",
+            detail=f"it was renewed at {_moment(lease.renewed_by_pass)}, ahead of the database's clock",
+            next_step="wait for the next pass, and look at the time server of the database's host",
+        )
+    because = f": {standing.desk_detail}" if standing.desk_detail else ", and no pass has been complete since"
+    return Condition(
+        state="failed",
+        detail=f"it ended at {_moment(until)}{because}",
+        next_step=standing.desk_next_step or "freescout-audit logs --event pass.failed says why",
+        since=until,
+    )
+
+
+def _desk(standing: Standing) -> Condition:
+    """Judge what the poller reports of FreeScout's API; without a poller it is not known."""
+    state, since = standing.desk_state, standing.desk_since
+    if standing.poller != "leads" or state == "unknown":
+        return Condition(state="off", detail="FreeScout has not been asked lately")
+    if state == "ok":
+        if standing.asking_detail:
+            return Condition(
+                state="degraded",
+                detail=standing.asking_detail,
+                next_step="see storage/logs at the desk; that ticket reads none until FreeScout answers",
+                since=standing.asking_since,
+            )
+        return Condition(state="ok", detail="FreeScout's API answers", since=since)
+    until = vouched_until(standing.lease, standing.now)
+    silent = standing.silent_since
+    return Condition(
+        state="degraded" if until is not None and until > standing.now else "failed",
+        detail=standing.desk_detail if silent is None else f"neither push nor pull works: {standing.desk_detail}",
+        next_step=standing.desk_next_step,
+        since=since if silent is None else silent,
+    )
+
+
+def _moment(moment: datetime | None) -> str:
+    return "an unknown time" if moment is None else f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"

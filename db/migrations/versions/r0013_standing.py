@@ -1,0 +1,64 @@
+"""Keeps who leads until when, that push alone is meant, what to do about the desk, and what requests were answered.
+
+Code of the revision before goes on as before: it elects its leader by an advisory lock, and writes nothing of this.
+"""
+
+from alembic import op
+
+revision = "0013"
+down_revision = "0012"
+branch_labels = None
+depends_on = None
+
+STATEMENTS = (
+    """
+ALTER TABLE freescout_poller
+    ADD COLUMN leader_session text,
+    ADD COLUMN leads_until timestamptz,
+    ADD COLUMN stepped_down_at timestamptz,
+    ADD COLUMN retired_at timestamptz,
+    ADD COLUMN desk_next_step text NOT NULL DEFAULT '',
+    ADD COLUMN asking_detail text NOT NULL DEFAULT '',
+    ADD COLUMN asking_since timestamptz
+""",
+    """
+COMMENT ON COLUMN freescout_poller.leader_session
+IS 'The process that leads; it renews leads_until while it does.'
+""",
+    """
+COMMENT ON COLUMN freescout_poller.leads_until IS 'No other process may lead before.'
+""",
+    """
+COMMENT ON COLUMN freescout_poller.stepped_down_at IS 'When a poller ended that was told to.'
+""",
+    """
+COMMENT ON COLUMN freescout_poller.retired_at
+IS 'Since when an operator means push alone; NULL: a poller is expected.'
+""",
+    """
+COMMENT ON COLUMN freescout_poller.asking_detail
+IS 'What FreeScout last answered instead of a conversation that was asked for.'
+""",
+    """
+CREATE TABLE freescout_answer (
+    kind text PRIMARY KEY,
+    answers bigint NOT NULL,
+    first_at timestamptz NOT NULL,
+    last_at timestamptz NOT NULL,
+    key_fingerprint text
+)
+""",
+    """
+COMMENT ON TABLE freescout_answer
+IS 'What requests were answered: one row a kind, written every ten seconds at the most.'
+""",
+    """
+COMMENT ON COLUMN freescout_answer.key_fingerprint IS 'Of kind verified: the key that was last seen to work.'
+""",
+)
+
+
+def upgrade() -> None:
+    """Add the columns and the table."""
+    for statement in STATEMENTS:
+        op.execute(statement)

@@ -1,0 +1,69 @@
+"""Remembers what requests were answered, and writes it down every ten seconds at the most, whatever comes."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from contextlib import suppress
+
+from db.answers import VERIFIED, Counted, add_answers
+from db.database import Database
+from freescout_audit.errors import DatabaseUnavailableError
+
+WRITE_EVERY = 10.0
+
+
+class Answers:
+    """Counts requests by kind until they are written; ``clock`` gives seconds that only go forward."""
+
+    def __init__(self, database: Database, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._database = database
+        self._clock = clock
+        self._counted: dict[str, list[float]] = {}
+        """How many of each kind, and when the first and the last came."""
+        self._fingerprint: str | None = None
+
+    def note(self, kind: str) -> None:
+        """Count a request of one of a fixed set of kinds."""
+        now = self._clock()
+        seen = self._counted.setdefault(kind, [0, now, now])
+        seen[0] += 1
+        seen[2] = now
+
+    def verified(self, fingerprint: str) -> None:
+        """Count a request that the key of that name had signed."""
+        self._fingerprint = fingerprint
+        self.note(VERIFIED)
+
+    async def watch(self) -> None:
+        """Write for ever what was counted; what cannot be written waits for the next time."""
+        while True:
+            await asyncio.sleep(WRITE_EVERY)
+            with suppress(DatabaseUnavailableError):  # readiness says so
+                await self.write()
+
+    async def write(self) -> None:
+        """Write what was counted.
+
+        Raises:
+            DatabaseUnavailableError: It stays counted.
+        """
+        counted, self._counted = self._counted, {}
+        now = self._clock()
+        try:
+            await add_answers(
+                self._database,
+                {
+                    kind: Counted(
+                        answers=int(answers),
+                        first_ago=now - first,
+                        last_ago=now - last,
+                        key_fingerprint=self._fingerprint if kind == VERIFIED else None,
+                    )
+                    for kind, (answers, first, last) in counted.items()
+                },
+            )
+        except DatabaseUnavailableError:
+            for kind, (answers, first, last) in counted.items():
+                later = self._counted.get(kind, [0, first, last])
+                self._counted[kind] = [answers + later[0], first, max(last, later[2])]
+            raise

@@ -1,0 +1,145 @@
+"""How poller, lease, desk and deliveries are judged, once for everybody who looks."""
+
+from datetime import datetime
+
+import pytest
+
+from db.answers import LIKE_FREESCOUTS, VERIFIED, Ahead, Tally
+from db.condition import judge, judge_pushes
+from db.standing import Standing
+from freescout_audit.rule import Lease
+from support.examples import at
+from support.standings import standing
+
+
+def beating(lease_until: datetime | None = None, renewed_by_pass: datetime | None = None) -> Lease:
+    """Return a lease with a heartbeat of five seconds ago."""
+    return Lease(heartbeat_at=at(-5), lease_until=lease_until, renewed_by_pass=renewed_by_pass)
+
+
+def gone(**changes: object) -> Standing:
+    """Return what stands when the last heartbeat is more than 30 s old."""
+    return standing(**{"lease": Lease(heartbeat_at=at(-31), lease_until=at(600))} | changes)
+
+
+@pytest.mark.parametrize(
+    ("seen", "state", "said"),
+    [
+        (standing(), "ok", "poller.1 leads"),
+        (standing(lease=Lease()), "off", "no poller is running: tickets without a recent delivery read none"),
+        (standing(lease=Lease(heartbeat_at=at(-30), lease_until=at(1))), "ok", "leads"),
+        (gone(), "failed", "poller.1 vanished: it has had no heartbeat since 2024-11-23 11:59:29 UTC"),
+        (gone(stepped_down_at=at(-31)), "notice", "its last pass vouches until 2024-11-23 12:10:00 UTC"),
+        (gone(stepped_down_at=at(-32)), "failed", "vanished"),
+        (standing(stepped_down_at=at(-5)), "notice", "stepped down"),
+        (
+            standing(lease=Lease(heartbeat_at=at(-900), lease_until=at(0)), stepped_down_at=at(-899)),
+            "failed",
+            "its lease is over: tickets without a recent delivery read none",
+        ),
+        (standing(lease=beating(), stepped_down_at=at(-1)), "failed", "its lease is over"),
+        (standing(lease=Lease(), retired_at=at(-60)), "off", "push alone is meant since 2024-11-23 11:59:00 UTC"),
+        (gone(retired_at=at(-60)), "off", "push alone is meant"),
+        (standing(retired_at=at(-60)), "notice", "leads, although push alone is meant"),
+    ],
+)
+def test_the_poller(seen: Standing, state: str, said: str) -> None:
+    poller = judge(seen)["poller"]
+
+    assert poller.state == state
+    assert said in poller.detail
+    assert bool(poller.next_step) == (state in {"failed", "notice"} or "no poller" in said)
+
+
+@pytest.mark.parametrize(
+    ("seen", "state", "said", "next_step"),
+    [
+        (standing(), "ok", "valid until 2024-11-23 12:13:20 UTC", ""),
+        (standing(lease=beating()), "notice", "the first pass is not complete yet", "status shows how far"),
+        (
+            standing(
+                lease=beating(),
+                desk_state="unavailable",
+                desk_detail="it answers 503",
+                desk_next_step="wait",
+            ),
+            "failed",
+            "no pass is complete yet: it answers 503",
+            "wait",
+        ),
+        (
+            standing(lease=beating(lease_until=at(0)), desk_detail="it answers 401", desk_next_step="the key"),
+            "failed",
+            "it ended at 2024-11-23 12:00:00 UTC: it answers 401",
+            "the key",
+        ),
+        (standing(lease=beating(lease_until=at(-9))), "failed", "no pass has been complete", "pass.failed"),
+        (
+            standing(lease=beating(lease_until=at(90_000), renewed_by_pass=at(86_400))),
+            "failed",
+            "ahead of the database's clock",
+            "time server",
+        ),
+        (standing(lease=Lease(heartbeat_at=at(-90), lease_until=at(-9))), "off", "it ended at", ""),
+        (standing(lease=Lease()), "off", "no pass has been complete", ""),
+    ],
+)
+def test_the_lease(seen: Standing, state: str, said: str, next_step: str) -> None:
+    lease = judge(seen)["lease"]
+
+    assert lease.state == state
+    assert said in lease.detail
+    assert next_step in lease.next_step
+
+
+@pytest.mark.parametrize(
+    ("seen", "state", "said"),
+    [
+        (standing(), "ok", "FreeScout's API answers"),
+        (standing(desk_state="unknown"), "off", "has not been asked lately"),
+        (gone(), "off", "has not been asked lately"),
+        # Answers are right until the lease ends.
+        (standing(desk_state="refused", desk_detail="it answers 401"), "degraded", "it answers 401"),
+        (
+            standing(desk_state="refused", desk_detail="401", lease=beating(lease_until=at(0))),
+            "failed",
+            "401",
+        ),
+        (
+            standing(desk_state="unavailable", desk_detail="503", silent_since=at(-300)),
+            "degraded",
+            "neither push nor pull works: 503",
+        ),
+        (standing(asking_detail="ticket 60: it answers 500"), "degraded", "ticket 60: it answers 500"),
+    ],
+)
+def test_the_desk(seen: Standing, state: str, said: str) -> None:
+    desk = judge(seen)["desk"]
+
+    assert desk.state == state
+    assert said in desk.detail
+
+
+def tally(last: float) -> Tally:
+    return Tally(answers=3, first_at=at(-900), last_at=at(last), key_fingerprint=None)
+
+
+@pytest.mark.parametrize(
+    ("answers", "ahead", "state", "said"),
+    [
+        ({}, None, "ok", "none is refused"),
+        ({VERIFIED: tally(-60)}, None, "ok", "none is refused"),
+        ({LIKE_FREESCOUTS: tally(-60)}, None, "degraded", "none was ever verified"),
+        ({LIKE_FREESCOUTS: tally(-60), VERIFIED: tally(-61)}, None, "degraded", "verified at 2024-11-23 11:58:59 UTC"),
+        ({LIKE_FREESCOUTS: tally(-60), VERIFIED: tally(-60)}, None, "ok", "none is refused"),
+        ({"unverified": tally(0), VERIFIED: tally(-60)}, None, "ok", "none is refused"),
+        ({}, Ahead(deliveries=7, seconds=1831.2), "degraded", "FreeScout's clock is about 1831 s ahead of ours"),
+    ],
+)
+def test_the_deliveries_never_turn_readiness_red(
+    answers: dict[str, Tally], ahead: Ahead | None, state: str, said: str
+) -> None:
+    deliveries = judge_pushes(answers, ahead)["deliveries"]
+
+    assert deliveries.state == state
+    assert said in deliveries.detail
