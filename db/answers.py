@@ -12,6 +12,8 @@ from db.database import Database
 
 VERIFIED = "verified"
 """The kind of every request that an accepted key had signed; all other kinds are refusals."""
+DROPPED = "log_line_dropped"
+"""Not a request: a log line that could not be written."""
 LIKE_FREESCOUTS = "unverified_like_freescouts"
 """The kind of a refused request that has FreeScout's form: its event, and a signature of SHA-1's length."""
 

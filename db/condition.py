@@ -129,12 +129,12 @@ def _desk(standing: Standing) -> Condition:
     if standing.poller != "leads" or state == "unknown":
         return Condition(state="off", detail="FreeScout has not been asked lately")
     if state == "ok":
-        if standing.asking_detail:
+        if standing.trouble:
             return Condition(
                 state="degraded",
-                detail=standing.asking_detail,
-                next_step="see storage/logs at the desk; that ticket reads none until FreeScout answers",
-                since=standing.asking_since,
+                detail=standing.trouble,
+                next_step="see storage/logs at the desk; those tickets read none until FreeScout answers",
+                since=standing.trouble_since,
             )
         return Condition(state="ok", detail="FreeScout's API answers", since=since)
     until = vouched_until(standing.lease, standing.now)

@@ -271,8 +271,8 @@ async def report_desk(database: Database, state: DeskState, detail: str = "", ne
     return DeskBefore(**before)
 
 
-async def report_asking(database: Database, detail: str) -> None:
-    """Report what FreeScout answers instead of a conversation that was asked for; empty: it answers again."""
+async def report_trouble(database: Database, detail: str) -> None:
+    """Report what FreeScout does wrong for some tickets while its API answers; empty: nothing."""
     since = schema.now if detail else None
     async with database.connection() as connection:
-        await connection.execute(update(schema.poller).values(asking_detail=detail, asking_since=since))
+        await connection.execute(update(schema.poller).values(trouble=detail, trouble_since=since))

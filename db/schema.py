@@ -171,13 +171,13 @@ poller = Table(
     Column("retired_at", _moment, comment="Since when an operator means push alone; NULL: a poller is expected."),
     Column("desk_next_step", Text, nullable=False, server_default=text("''")),
     Column(
-        "asking_detail",
+        "trouble",
         Text,
         nullable=False,
         server_default=text("''"),
-        comment="What FreeScout last answered instead of a conversation that was asked for.",
+        comment="What FreeScout does wrong for some tickets while its API answers; empty: nothing.",
     ),
-    Column("asking_since", _moment),
+    Column("trouble_since", _moment),
     CheckConstraint(
         "desk_state IN ('unknown', 'ok', 'refused', 'unavailable')", name="freescout_poller_desk_state_check"
     ),

@@ -41,8 +41,8 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
     desk_since: datetime | None
     desk_next_step: str
     silent_since: datetime | None
-    asking_detail: str
-    asking_since: datetime | None
+    trouble: str
+    trouble_since: datetime | None
     stepped_down_at: datetime | None
     retired_at: datetime | None
 

@@ -6,20 +6,17 @@ from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
 
-import msgspec
-
-from db.answers import read_ahead, read_answers
-from db.condition import Condition, judge, judge_pushes
 from db.database import Database, ImpossibleDateError
 from db.gaps import count_gaps
-from db.journal import count_twins, read_last_delivery, try_to_write
+from db.journal import count_twins, read_last_delivery
 from db.revision import NEWEST, age_of
-from db.standing import Standing, is_standby, read_standing, server_version
+from db.standing import Standing, read_standing, server_version
 from db.webhook import Webhook, read_webhook
 from freescout_audit.delivery import CONVERSATION_EVENTS
 from freescout_audit.errors import DatabaseUnavailableError, FreescoutAuditError, SettingsError
 from ops import keychecks, selftest
 from ops.check import Check, green, of_condition, red, yellow
+from ops.conditions import judge_answers, look_at_the_log, stands, try_writing
 from ops.drawing import ago, moment, span
 from ops.result import CommandError
 from ops.workplace import Workplace
@@ -33,10 +30,6 @@ _NEWEST = 40
 _FEW_TWINS, _MANY_TWINS = 5, 0.4
 """Fewer than so many, or than this share, are no sign: two changes within a second look alike."""
 _DAY = timedelta(days=1)
-_REPEATED_HOUR = (
-    "in the hour that daylight saving repeats, a desk whose standard time is UTC or ahead of it (Berlin, London,"
-    " Sydney) dates changes an hour late, and they read none until it is over"
-)
 
 
 async def examine(workplace: Workplace, url: str | None = None) -> list[Check]:
@@ -51,7 +44,7 @@ async def examine(workplace: Workplace, url: str | None = None) -> list[Check]:
         checks += [yellow("settings", line, "see docs/settings.md") for line in unwise(workplace.settings)]
         checks += await _look_at_the_desk(workplace, database, standing)
         if database is not None and standing is not None:
-            checks.append(await try_writing(database))
+            checks += [await try_writing(database), await look_at_the_log(database)]
             checks += await _look_at_deliveries(database, url)
         if url is not None:
             checks.append(await _send_one(workplace.secrets.webhook(), database if standing is not None else None, url))
@@ -99,18 +92,6 @@ async def _open(
     else:
         checks.append(green("pooler", "none in front"))
     return database, standing
-
-
-async def try_writing(database: Database) -> Check:
-    """Write what a delivery would, and roll it back."""
-    name = "writing"
-    try:
-        if await is_standby(database):
-            return red(name, "the database is a standby, which lets us read only", "name the primary in DATABASE_URL")
-        await try_to_write(database, keep=False)
-    except DatabaseUnavailableError as error:
-        return red(name, error.problem, error.next_step)
-    return green(name, "a delivery could be saved (tried, and rolled back)")
 
 
 def _look_at_the_keys(workplace: Workplace) -> list[Check]:
@@ -195,10 +176,9 @@ async def _look_at_deliveries(database: Database, url: str | None) -> list[Check
     known = await read_webhook(database)
     last = await read_last_delivery(database)
     standing_at = await database.now()
-    pushes = judge_pushes(await read_answers(database), await read_ahead(database))
     checks = [
         webhook(known, came=last is not None, url=url),
-        *(of_condition("refusals", condition) for condition in pushes.values()),
+        *(of_condition("refusals", each) for each in (await judge_answers(database)).values()),
     ]
     if last is None:
         checks.append(
@@ -259,22 +239,6 @@ async def _send_one(keys: Sequence[Secret], database: Database | None, url: str)
             "the address is of another app, or DATABASE_URL of another database",
         )
     return green(name, f"signed, taken and journalled in {span(sent.seconds)}")
-
-
-def stands(standing: Standing) -> list[Check]:
-    """Judge poller, lease and desk, as readiness does, and whether push and pull are silent both."""
-    conditions = judge(standing)
-    if standing.poller == "leads":
-        silent = Condition(state="ok", detail="at least one of push and pull is working")
-        if standing.silent_since is not None:
-            silent = conditions["desk"]
-        conditions["silence"] = silent
-    else:
-        with_hour = f"{conditions['poller'].detail}; {_REPEATED_HOUR}"
-        conditions["poller"] = msgspec.structs.replace(conditions["poller"], detail=with_hour)
-    if conditions["desk"].state == "off":
-        del conditions["desk"]  # it was asked above
-    return [of_condition(name, condition) for name, condition in conditions.items()]
 
 
 async def _look_at_gaps(database: Database) -> list[Check]:

@@ -17,8 +17,9 @@ import msgspec
 
 from freescout_audit.backoff import backoff
 from freescout_audit.conversation import MAX_ID, Sighting, UnusableBodyError, decode_conversation
-from freescout_audit.events import DESK_RETRY
+from freescout_audit.events import DESK_RETRY, DESK_STRANGE_ROW
 from freescout_audit.logs import emit
+from freescout_audit.repeats import Repeats
 from poller.answer import (
     IN_BETWEEN,
     UNREADABLE,
@@ -52,6 +53,7 @@ T = TypeVar("T")
 RETRIES = 3
 HANGS_AFTER = 15.0
 """Seconds without an answer from which a desk is said to hang; a page of rows takes one or two."""
+_STRANGE_ROW_EVERY = 86_400.0
 _IS_IT_UP = "is FREESCOUT_URL right, and is the desk up?"
 _MAILBOXES = 1000
 """Mailboxes in one list request."""
@@ -121,6 +123,7 @@ class FreeScout:
         """How many requests have been sent."""
         self._waiting: list[float] = []
         """When each list request that waits for its answer was sent, by the loop's clock."""
+        self._repeats = Repeats(_STRANGE_ROW_EVERY)
         self._trouble: DeskError | None = None
         """What the last list request met that is sent again; None since one was answered."""
 
@@ -162,7 +165,8 @@ class FreeScout:
             created_since=created_since,
             mailboxes=mailboxes,
         )
-        return await self._ask("conversations", asked.query, partial(read_page, asked), retries=retries, once=once)
+        read = partial(read_page, asked, strange=self._strange)
+        return await self._ask("conversations", asked.query, read, retries=retries, once=once)
 
     async def count(
         self,
@@ -268,6 +272,11 @@ class FreeScout:
         _judge(answer, may_be_gone=may_be_gone)
         check_its_age(answer)
         return answer
+
+    def _strange(self, ticket_id: int | None) -> None:
+        """Tell of a row that is not understood, once in a day."""
+        reason = "no usable id" if ticket_id is None else "its status, state or date is not one we know"
+        self._repeats.emit(DESK_STRANGE_ROW, ticket_id, ticket_id=ticket_id, reason=reason)
 
     @contextmanager
     def _awaited(self, sent: float | None) -> Iterator[None]:

@@ -25,6 +25,7 @@ from freescout_audit.events import (
     POLLER_FAULT,
 )
 from freescout_audit.logs import emit, where
+from freescout_audit.repeats import Repeats
 from poller.freescout import DeskError, DeskRefusedError, FreeScout
 from poller.host import Every, Host
 from poller.passes import Passes
@@ -95,6 +96,7 @@ class Jobs:
             every=settings.poller.peek,
             crowded=lambda: self.pass_now(at_most_every=CROWDED_PEEK_EVERY),
         )
+        self._repeats = Repeats()
         self._faulty_since: dict[str, float] = {}
         """Since when each job has ended in nothing but unexpected errors."""
         self._passing = asyncio.Lock()
@@ -172,9 +174,12 @@ class Jobs:
         try:
             await job()
         except DatabaseUnavailableError as error:
-            emit(POLLER_FAULT, job=name, reason=error.problem, next_step=error.next_step or None)
+            self._repeats.emit(
+                POLLER_FAULT, (name, error.problem), job=name, reason=error.problem, next_step=error.next_step or None
+            )
         except Exception as error:  # noqa: BLE001 - a poller that stops for one odd answer heals nothing
-            emit(POLLER_FAULT, job=name, error=type(error).__name__, where=where(error))
+            said = {"error": type(error).__name__, "where": where(error)}
+            self._repeats.emit(POLLER_FAULT, (name, *said.values()), job=name, **said)
             now = time.monotonic()
             if now - self._faulty_since.setdefault(name, now) >= FAULTY_FOR * self._settings.poller.interval:
                 self._at_fault(f"the job {name} ends in nothing but unexpected errors")
@@ -223,6 +228,7 @@ class Jobs:
             emit(PASS_FAILED, reason=error.problem, next_step=error.next_step or None)
         else:
             await self._report("ok")
+            await self._questions.troubles.note_pass(self._passes.trouble)
 
     async def _look_at_the_desk(self) -> None:
         """Tell of a desk that hangs or fails while a pass still waits for it."""

@@ -1,13 +1,11 @@
 """One page of a list of conversations, out of an answer. Decoded row by row: a strange row spoils only itself. Pure."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 
 import msgspec
 
 from freescout_audit.conversation import Sighting, UnusableBodyError, decode_conversation
-from freescout_audit.events import DESK_STRANGE_ROW
-from freescout_audit.logs import emit
 from poller.answer import IN_BETWEEN, UNREADABLE, DeskRefusedError, DeskResponse, DeskUnavailableError, desk_clock
 from poller.asked import Asked
 
@@ -47,8 +45,8 @@ class _List(msgspec.Struct):
 _list = msgspec.json.Decoder(_List, strict=False)
 
 
-def read_page(asked: Asked, answer: DeskResponse) -> Page:
-    """Return the page that was asked for.
+def read_page(asked: Asked, answer: DeskResponse, strange: Callable[[int | None], None]) -> Page:
+    """Return the page that was asked for; ``strange`` is told of rows that are not understood, by id if they have one.
 
     Raises:
         DeskRefusedError: It is not the one that was asked for.
@@ -59,7 +57,7 @@ def read_page(asked: Asked, answer: DeskResponse) -> Page:
     except UNREADABLE as error:
         raise DeskUnavailableError("FreeScout's list is not what it should be", IN_BETWEEN) from error
     rows, total = len(listed.embedded.conversations), listed.page.total_elements
-    sightings = [sighting for raw in listed.embedded.conversations if (sighting := _row(raw)) is not None]
+    sightings = [sighting for raw in listed.embedded.conversations if (sighting := _row(raw, strange)) is not None]
     if ignored := asked.ignored(sightings, rows=rows, number=listed.page.number or None):
         raise DeskRefusedError(
             f"FreeScout's list ignores {ignored}", "does a proxy drop or change the query string? let it through as is"
@@ -77,12 +75,12 @@ def read_page(asked: Asked, answer: DeskResponse) -> Page:
     )
 
 
-def _row(raw: msgspec.Raw) -> Sighting | None:
+def _row(raw: msgspec.Raw, strange: Callable[[int | None], None]) -> Sighting | None:
     try:
         sighting = decode_conversation(memoryview(raw))
     except UnusableBodyError:
-        emit(DESK_STRANGE_ROW, reason="no usable id")
+        strange(None)
         return None
     if not sighting.understood:
-        emit(DESK_STRANGE_ROW, ticket_id=sighting.ticket_id, reason="its status, state or date is not one we know")
+        strange(sighting.ticket_id)
     return sighting

@@ -69,6 +69,7 @@ class Passes:
         self._reader = Reader(desk, self._now, size=page_size, ahead=lambda: self._ahead)
         self._unlisted = Unlisted(self._reader, Census(database), write=self._write_truths, dispute=self._distrust)
         self._rows = 0
+        self._understood = 0
         self._seen: datetime | None = None
         self._told: datetime | None = None
         """The latest that our clock has told this pass."""
@@ -81,7 +82,8 @@ class Passes:
             DeskError: The pass is not complete; the lease stays as it was.
             DatabaseUnavailableError: The same, for the database.
         """
-        self._rows, self._ahead, requests = 0, None, self._desk.requests
+        self._rows, self._understood, self._ahead, requests = 0, 0, None, self._desk.requests
+        self._unlisted.met.clear()
         await self._clear_stamps_ahead()
         beginning = await lease.read_beginning(self._database)
         self._told = beginning.asked_at
@@ -111,6 +113,16 @@ class Passes:
             seconds=round(seconds, 3),
             desk_clock=clock.at,
         )
+
+    @property
+    def trouble(self) -> str:
+        """What the last pass met that FreeScout does wrong although its lists answer; empty: nothing."""
+        if self._rows and not self._understood:
+            return f"none of the {self._rows} rows of its list is understood: are its dates without a time zone?"
+        if not self._unlisted.met:
+            return ""
+        named = ", ".join(str(each) for each in sorted(self._unlisted.met, key=str)[:_NAMED])
+        return f"lists with these tickets fail: {named}"
 
     async def read_everything(self, *, pause: Callable[[float], Awaitable[None]]) -> int:
         """Read every conversation once more, whatever its date says, and return how many; vouches for nothing.
@@ -223,6 +235,7 @@ class Passes:
 
     async def _write(self, read: Read, load: LoadProgress | None = None) -> None:
         self._rows += read.page.rows
+        self._understood += sum(sighting.understood for sighting in read.page.sightings)
         await self._see_dates_ahead(read)
         await write_truths(self._database, read.truths, terms=self._terms, load=load)
 

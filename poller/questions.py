@@ -16,14 +16,18 @@ from freescout_audit.backoff import backoff
 from freescout_audit.errors import DatabaseUnavailableError
 from freescout_audit.events import POLLER_FAULT, QUESTION_ANSWERED, QUESTION_FAILED
 from freescout_audit.logs import emit, where
+from freescout_audit.repeats import Repeats
 from freescout_audit.rule import Terms, Truth
 from poller.answer import not_before
 from poller.freescout import DeskError, DeskRefusedError, DeskUnavailableError, FreeScout
 from poller.passes import write_truths
+from poller.trouble import Troubles
 
 FIRST_BACKOFF = 2.0
 LONGEST_BACKOFF = 120.0
 """Seconds until a question that failed is asked again, at the most; and those that a Retry-After is obeyed for."""
+AGAIN = 2
+"""How often a question has to fail before readiness tells of it."""
 MANY_FAILURES = 8
 """Failures of so many tickets in a row are the desk's, not the questions': then all of them wait."""
 LONGEST_PAUSE = 32.0
@@ -65,6 +69,9 @@ class Questions:
         self._clock = clock
         self._sleep = sleep
         self._crowded = crowded
+        self._repeats = Repeats()
+        self.troubles = Troubles(database)
+        """What FreeScout answers instead of tickets, again and again."""
         self._answers = GroupCommit(self._write, key=lambda truth: truth.ticket_id)
         self._asking: dict[int, asyncio.Task[bool]] = {}
         self._failures: dict[int, tuple[int, float]] = {}
@@ -97,6 +104,7 @@ class Questions:
             self._crowded()
         open_now = {dispute.ticket_id for dispute in disputes}
         self._failures = {ticket: failure for ticket, failure in self._failures.items() if ticket in open_now}
+        await self.troubles.keep(open_now)
         for dispute in disputes:
             ticket_id = dispute.ticket_id
             due = ticket_id not in self._failures or self._failures[ticket_id][1] <= self._clock()
@@ -149,19 +157,24 @@ class Questions:
             truth = Truth(ticket_id=ticket_id, sighting=sighting, asked_at=asked_at)
             await self._answers.commit(truth, deadline=PATIENCE)
         except DeskError as error:
-            self._failed(ticket_id, error)
+            if self._failed(ticket_id, error) >= AGAIN:
+                await self.troubles.note_ticket(ticket_id, error.problem)
             return False
         except DatabaseUnavailableError as error:
-            emit(POLLER_FAULT, job="questions", reason=error.problem, next_step=error.next_step or None)
+            self._repeats.emit(
+                POLLER_FAULT, error.problem, job="questions", reason=error.problem, next_step=error.next_step or None
+            )
             self._back_off(ticket_id)
             return False
         except Exception as error:  # noqa: BLE001 - one odd answer must not end the other questions
-            emit(POLLER_FAULT, job="questions", error=type(error).__name__, where=where(error))
+            said = {"error": type(error).__name__, "where": where(error)}
+            self._repeats.emit(POLLER_FAULT, tuple(said.values()), job="questions", **said)
             self._back_off(ticket_id)
             return False
         self._failures.pop(ticket_id, None)
         self._failed_in_a_row = 0
         self._failing.clear()
+        await self.troubles.note_ticket(ticket_id, "")
         emit(QUESTION_ANSWERED, ticket_id=ticket_id, answer="gone" if sighting is None else sighting.status)
         return True
 
@@ -196,7 +209,8 @@ class Questions:
                     "look at the desk's API & Webhooks module, and at what stands before it",
                 )
 
-    def _failed(self, ticket_id: int, error: DeskError) -> None:
+    def _failed(self, ticket_id: int, error: DeskError) -> int:
+        """Put a question off, and all of them when many fail; return how often this one has."""
         times = self._back_off(ticket_id)
         emit(
             QUESTION_FAILED,
@@ -213,6 +227,7 @@ class Questions:
         elif isinstance(error, DeskRefusedError) or len(self._failing) >= MANY_FAILURES:
             pause = backoff(1 + self._failed_in_a_row // MANY_FAILURES, first=FIRST_BACKOFF, longest=LONGEST_PAUSE)
         self._pause_until = max(self._pause_until, self._clock() + min(pause, LONGEST_BACKOFF))
+        return times
 
     def _back_off(self, ticket_id: int) -> int:
         """Put a question off, longer each time, and return how often it has failed."""

@@ -10,6 +10,7 @@ from db.database import Database
 from freescout_audit.errors import DatabaseUnavailableError, SettingsError
 from freescout_audit.events import LOAD_PROGRESS, POLLER_FAULT
 from freescout_audit.logs import emit
+from freescout_audit.repeats import Repeats
 from poller.freescout import FreeScout
 from poller.jobs import Jobs
 from poller.leader import TRY_EVERY, lead
@@ -98,13 +99,15 @@ async def _lead_with_keys(
 async def _lead_again_and_again(
     database: Database, desk: FreeScout, aside: FreeScout, tied_to: str, settings: Settings, progress: Progress
 ) -> None:
-    session = uuid.uuid4().hex
+    session, repeats = uuid.uuid4().hex, Repeats()
     while True:
         try:
             await lease.claim_desk(database, tied_to)
             await _lead_once(database, desk, aside, session, settings, progress)
         except DatabaseUnavailableError as error:
-            emit(POLLER_FAULT, job="lead", reason=error.problem, next_step=error.next_step or None)
+            repeats.emit(
+                POLLER_FAULT, error.problem, job="lead", reason=error.problem, next_step=error.next_step or None
+            )
         await asyncio.sleep(TRY_EVERY)
 
 

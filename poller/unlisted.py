@@ -65,6 +65,8 @@ class Unlisted:
         self._dispute = dispute
         self._found: set[Second] = set()
         self._named: set[int | Second] = set()
+        self.met: set[int | Second] = set()
+        """The tickets that this pass met, or when those were created whose ids we cannot tell."""
 
     async def account(self, listed: Listed, shown: Mapping[int, Sighting]) -> tuple[set[int], list[Second]]:
         """Take care of what a list has besides ``shown``: return which tickets that is, and when others were created.
@@ -82,6 +84,8 @@ class Unlisted:
             tickets |= found
             unknown = missing - len(found)
             nameless += [second] * unknown
+            if unknown > 0:
+                self.met.add(second)
             if unknown > 0 and second not in self._named:
                 self._named.add(second)
                 emit(DESK_UNLISTABLE, created_at=second, count=unknown)
@@ -162,6 +166,7 @@ class Unlisted:
         await self._dispute([ticket_id], asked_at)
 
     def _name(self, ticket_id: int) -> None:
+        self.met.add(ticket_id)
         if ticket_id not in self._named:
             self._named.add(ticket_id)
             emit(DESK_UNLISTABLE, ticket_id=ticket_id)

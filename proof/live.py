@@ -13,10 +13,11 @@ import socket
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
+from typing import IO
 
 import asyncpg
 
@@ -34,7 +35,9 @@ _KEPT = ("PATH", "HOME", "LANG")
 """What our processes get of this one's environment."""
 
 # What the log may say while things are killed and cut off on purpose.
-_EXPECTED_ERRORS = frozenset({"delivery.not_saved", "pass.failed", "lease.expired", "desk.silent"})
+_EXPECTED_ERRORS = frozenset(
+    {"delivery.not_saved", "pass.failed", "lease.expired", "desk.silent", "desk.state", "receiver.state"}
+)
 
 
 class NothingHappenedError(Exception):
@@ -96,12 +99,19 @@ class Process:
         self._arguments = arguments
         self._folder = folder
         self._running: asyncio.subprocess.Process | None = None
+        self._unread: int | None = None
+        """The end of the pipe that is never read, which must stay open."""
 
-    async def start(self) -> None:
-        """Start it; it runs when it says so."""
+    async def start(self, *, log_to_nobody: bool = False) -> None:
+        """Start it; it runs when it says so. ``log_to_nobody``: its log is a pipe that is never read."""
         self.starts += 1
         kept = {name: os.environ[name] for name in _KEPT if name in os.environ}
-        with self._output("out").open("wb") as out, self._output("err").open("wb") as err:
+        with ExitStack() as stack:
+            out: int | IO[bytes] = stack.enter_context(self._output("out").open("wb"))
+            err = stack.enter_context(self._output("err").open("wb"))
+            if log_to_nobody:
+                self._unread, out = os.pipe()
+                stack.callback(os.close, out)
             self._running = await asyncio.create_subprocess_exec(
                 sys.executable, *self._arguments, cwd=ROOT, env=kept | self.variables, stdout=out, stderr=err
             )

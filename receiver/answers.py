@@ -5,9 +5,10 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 
-from db.answers import VERIFIED, Counted, add_answers
+from db.answers import DROPPED, VERIFIED, Counted, add_answers
 from db.database import Database
 from freescout_audit.errors import DatabaseUnavailableError
+from freescout_audit.logs import dropped_lines
 
 WRITE_EVERY = 10.0
 
@@ -21,12 +22,13 @@ class Answers:
         self._counted: dict[str, list[float]] = {}
         """How many of each kind, and when the first and the last came."""
         self._fingerprint: str | None = None
+        self._dropped = dropped_lines()
 
-    def note(self, kind: str) -> None:
-        """Count a request of one of a fixed set of kinds."""
+    def note(self, kind: str, times: int = 1) -> None:
+        """Count requests of one of a fixed set of kinds."""
         now = self._clock()
         seen = self._counted.setdefault(kind, [0, now, now])
-        seen[0] += 1
+        seen[0] += times
         seen[2] = now
 
     def verified(self, fingerprint: str) -> None:
@@ -47,6 +49,9 @@ class Answers:
         Raises:
             DatabaseUnavailableError: It stays counted.
         """
+        dropped, self._dropped = dropped_lines() - self._dropped, dropped_lines()
+        if dropped:
+            self.note(DROPPED, dropped)
         counted, self._counted = self._counted, {}
         now = self._clock()
         try:

@@ -13,7 +13,7 @@ from freescout_audit.delivery import read_claim
 from freescout_audit.desk_clock import WITHIN_A_SECOND
 from freescout_audit.errors import DatabaseUnavailableError
 from freescout_audit.logs import emit, where
-from freescout_audit.rule import Claim, Terms, Verdict
+from freescout_audit.rule import Claim, Terms, Verdict, poller_is_alive
 from receiver.endpoints import VerifiedDelivery
 from receiver.metrics import Metrics
 from receiver.writing import Writing
@@ -124,8 +124,11 @@ class AuditHandler:
         if said.updated_at is not None:
             passed = recorded.now + recorded.lease.clock_offset - said.updated_at - WITHIN_A_SECOND
             lag = round(passed.total_seconds(), 3)
+        event = _EVENTS[outcome] if said.understood else events.DELIVERY_NOT_UNDERSTOOD
+        if event is events.DELIVERY_DISPUTED and poller_is_alive(recorded.lease, recorded.now, self._terms):
+            event = event.at("info")  # the poller settles it within seconds
         emit(
-            _EVENTS[outcome] if said.understood else events.DELIVERY_NOT_UNDERSTOOD,
+            event,
             endpoint=delivery.endpoint,
             request_id=delivery.request_id,
             ticket_id=said.ticket_id,

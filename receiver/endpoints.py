@@ -12,6 +12,7 @@ import msgspec
 from aiohttp import web
 from structlog.contextvars import bound_contextvars
 
+from db.refusals import explain
 from freescout_audit.delivery import event_name
 from freescout_audit.errors import DatabaseUnavailableError
 from freescout_audit.events import (
@@ -22,6 +23,7 @@ from freescout_audit.events import (
     RECEIVER_FAULT,
 )
 from freescout_audit.logs import emit, where
+from freescout_audit.repeats import Repeats
 from freescout_audit.signature import Signer, fingerprint, matching_signer
 from receiver.body import (
     BodyAbortedError,
@@ -99,6 +101,7 @@ class _Gate:
         self._settings = settings
         self._places = places
         self._metrics = metrics
+        self._repeats = Repeats()
         self._come_again = {"Retry-After": str(settings.retry_after)}
 
     async def answer(self, request: web.Request) -> web.Response:
@@ -118,10 +121,16 @@ class _Gate:
         except _RefusedError as refused:
             return refused.response
         except DatabaseUnavailableError as error:
-            emit(DELIVERY_NOT_SAVED, reason=error.problem, next_step=error.next_step or None)
+            self._not_saved(error)
         except Exception as error:  # noqa: BLE001 - FreeScout must try again, whatever it was
-            emit(RECEIVER_FAULT, error=type(error).__name__, where=where(error))
+            if (meaning := explain(error)) is not None:
+                self._not_saved(meaning)
+            else:
+                emit(RECEIVER_FAULT, error=type(error).__name__, where=where(error))
         return _problem(503, "the delivery could not be saved", headers=self._come_again)
+
+    def _not_saved(self, error: DatabaseUnavailableError) -> None:
+        self._repeats.emit(DELIVERY_NOT_SAVED, error.problem, reason=error.problem, next_step=error.next_step or None)
 
     async def _take(self, request: web.Request, request_id: str) -> web.Response:
         """Check the head, wait for a place, and hold it until the delivery is answered."""

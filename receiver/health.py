@@ -26,6 +26,7 @@ from freescout_audit import __version__
 from freescout_audit.errors import DatabaseUnavailableError
 from freescout_audit.events import DATABASE_POOLER, RECEIVER_FAULT, RECEIVER_STATE
 from freescout_audit.logs import emit
+from freescout_audit.repeats import Repeats
 from freescout_audit.rule import Terms
 from receiver.metrics import Metrics
 from receiver.writing import Writing
@@ -69,6 +70,7 @@ class Health:
         self._metrics = metrics
         self._writing = writing or Writing(database)
         self._standing = StandingWatch()
+        self._repeats = Repeats()
         self._checking = asyncio.Lock()
         self._checked_at: float | None = None
         self._pooler_reported = False
@@ -95,7 +97,7 @@ class Health:
             try:
                 await self.check()
             except Exception as error:  # noqa: BLE001 - the next look comes, whatever this one met
-                emit(RECEIVER_FAULT, error=type(error).__name__, where="health")
+                self._repeats.emit(RECEIVER_FAULT, type(error).__name__, error=type(error).__name__, where="health")
             await asyncio.sleep(CHECK_EVERY)
 
     def _look_at_the_key(self) -> None:
@@ -127,7 +129,8 @@ class Health:
         vault = self._secrets.vault
         if vault is not None:
             detail = f"{vault.detail}; {vault.meanwhile}" if vault.meanwhile else vault.detail
-            self._note("vault", vault.state, detail, vault.next_step, since=vault.since)
+            state: State = "degraded" if vault.state == "failed" and self._secrets.webhook() else vault.state
+            self._note("vault", state, detail, vault.next_step, since=vault.since)
 
     async def _look_at_the_database(self) -> None:
         try:

@@ -110,7 +110,7 @@ def test_the_lease(seen: Standing, state: str, said: str, next_step: str) -> Non
             "degraded",
             "neither push nor pull works: 503",
         ),
-        (standing(asking_detail="ticket 60: it answers 500"), "degraded", "ticket 60: it answers 500"),
+        (standing(trouble="ticket 60: it answers 500"), "degraded", "ticket 60: it answers 500"),
     ],
 )
 def test_the_desk(seen: Standing, state: str, said: str) -> None:

@@ -7,17 +7,17 @@ import msgspec
 from rich.console import RenderableType
 from rich.text import Text
 
-from db.answers import VERIFIED, Tally, read_ahead, read_answers
-from db.condition import judge, judge_pushes
+from db.answers import DROPPED, VERIFIED, Tally, read_answers
+from db.condition import judge
 from db.gaps import count_gaps
 from db.journal import Lag, LastDelivery, count_outcomes, read_lag, read_last_delivery
 from db.standing import Standing
 from db.tickets import read_holdings
 from freescout_audit.trust import vouched_until
 from ops.check import Check, of_condition
+from ops.conditions import judge_answers, try_writing
 from ops.drawing import ago, facts, moment, span, titled
 from ops.output import AsJson
-from ops.preflight import try_writing
 from ops.result import CommandResult, Exit
 from ops.runner import run_command
 from ops.workplace import Workplace, standing_of
@@ -98,7 +98,7 @@ async def look(workplace: Workplace) -> CommandResult:
         standing = await standing_of(database)
         holdings = await read_holdings(database)
         answers = await read_answers(database)
-        conditions = judge(standing) | judge_pushes(answers, await read_ahead(database))
+        conditions = judge(standing) | dict(await judge_answers(database))
         checks = [*(of_condition(name, each) for name, each in conditions.items()), await try_writing(database)]
         document = Status(
             now=standing.now,
@@ -128,7 +128,7 @@ async def look(workplace: Workplace) -> CommandResult:
             disputes=holdings.disputed,
             oldest_dispute=holdings.oldest_dispute,
             gaps_24h=await count_gaps(database, DAY),
-            refusals={kind: tally for kind, tally in answers.items() if kind != VERIFIED},
+            refusals={kind: tally for kind, tally in answers.items() if kind not in {VERIFIED, DROPPED}},
             problems=[check for check in checks if check.state == "red"],
         )
     return CommandResult(document, picture(document), Exit.WRONG if document.problems else Exit.GOOD)

@@ -18,6 +18,7 @@ from receiver.audit import ENDPOINT, AuditHandler
 from receiver.body import Places
 from receiver.endpoints import PREFIX, Endpoint, register
 from receiver.metrics import Metrics
+from receiver.writing import Writing
 from settings import Secret, load_settings
 from simulator import Attempt
 
@@ -30,7 +31,7 @@ _EVER = 3600.0
 def make_handler(cache: Database, terms: Terms, keys: Callable[[], Sequence[Secret]]) -> Handler:
     """Return a receiver's handler of the audit endpoint, which accepts these keys."""
     metrics, app = Metrics(), web.Application()
-    handler = AuditHandler(cache, terms=terms, commit_timeout=_EVER, metrics=metrics)
+    handler = AuditHandler(cache, terms=terms, commit_timeout=_EVER, metrics=metrics, writing=Writing(cache))
     endpoint = Endpoint(name=ENDPOINT, enabled=lambda: True, secrets=keys, handle=handler.handle)
     settings = load_settings({}).receiver
     register(app, endpoint, settings=settings, metrics=metrics, places=Places(settings.max_in_flight))

@@ -19,6 +19,6 @@ def standing(**changes: object) -> Standing:
         "desk_state": "ok",
         "desk_detail": "",
         "desk_next_step": "",
-        "asking_detail": "",
+        "trouble": "",
     }
     return msgspec.convert(nothing | ordinary | changes, Standing)

@@ -18,8 +18,8 @@ ALTER TABLE freescout_poller
     ADD COLUMN stepped_down_at timestamptz,
     ADD COLUMN retired_at timestamptz,
     ADD COLUMN desk_next_step text NOT NULL DEFAULT '',
-    ADD COLUMN asking_detail text NOT NULL DEFAULT '',
-    ADD COLUMN asking_since timestamptz
+    ADD COLUMN trouble text NOT NULL DEFAULT '',
+    ADD COLUMN trouble_since timestamptz
 """,
     """
 COMMENT ON COLUMN freescout_poller.leader_session
@@ -36,8 +36,8 @@ COMMENT ON COLUMN freescout_poller.retired_at
 IS 'Since when an operator means push alone; NULL: a poller is expected.'
 """,
     """
-COMMENT ON COLUMN freescout_poller.asking_detail
-IS 'What FreeScout last answered instead of a conversation that was asked for.'
+COMMENT ON COLUMN freescout_poller.trouble
+IS 'What FreeScout does wrong for some tickets while its API answers; empty: nothing.'
 """,
     """
 CREATE TABLE freescout_answer (

@@ -1,0 +1,105 @@
+"""What an operator may look at, and what each of them says is wrong."""
+
+import asyncio
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import aiohttp
+
+from freescout_audit.errors import FreescoutAuditError
+from ops.commands import status
+from ops.preflight import examine
+from ops.workplace import Workplace
+from proof.failures.stage import Stage
+from settings import load_environment, load_settings
+
+SURFACES = ("doctor", "status", "metrics", "log", "/readyz")
+_DOWN = re.compile(r'^freescout_audit_component_up\{component="(\w+)"\} 0\.0$', re.MULTILINE)
+_DROPPED = re.compile(r"^freescout_audit_log_lines_dropped_total ([1-9]\d*)", re.MULTILINE)
+_LOOKING = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What a surface says: whether something is wrong, and its words."""
+
+    wrong: bool
+    says: str
+
+
+class Surfaces:
+    """Looks at all of them; of the log at what was written since `begin`."""
+
+    def __init__(self, stage: Stage, client: aiohttp.ClientSession) -> None:
+        self._stage = stage
+        self._client = client
+        self._told = 0
+
+    def begin(self) -> None:
+        """Forget what the log has said so far."""
+        self._told = len(self._lines())
+
+    async def look(self) -> Mapping[str, Seen]:
+        """Look at every surface once."""
+        seen = await asyncio.gather(self._doctor(), self._status(), self._metrics(), self._readyz())
+        return dict(zip(("doctor", "status", "metrics", "/readyz"), seen, strict=True)) | {"log": self._log()}
+
+    def _workplace(self) -> Workplace:
+        variables = self._stage.variables
+        return Workplace(load_environment(variables), load_settings(variables), as_json=True)
+
+    async def _doctor(self) -> Seen:
+        workplace = self._workplace()
+        async with workplace.fresh_secrets():
+            checks = await examine(workplace)
+        red = [f"{check.name}: {check.detail} → {check.next_step}" for check in checks if check.state == "red"]
+        yellow = [f"(yellow) {check.name}: {check.detail}" for check in checks if check.state == "yellow"]
+        named = [each for each in yellow if not each.startswith("(yellow) webhook")]
+        return Seen(bool(red), "; ".join(red or named))
+
+    async def _status(self) -> Seen:
+        try:
+            found = await status.look(self._workplace())
+        except FreescoutAuditError as error:
+            return Seen(wrong=True, says=str(error))
+        assert isinstance(found.document, status.Status)  # noqa: S101 - what the command shows
+        return Seen(
+            bool(found.document.problems), "; ".join(f"{each.name}: {each.detail}" for each in found.document.problems)
+        )
+
+    async def _metrics(self) -> Seen:
+        text = await self._get("/metrics")
+        down = sorted(set(_DOWN.findall(text)))
+        dropped = _DROPPED.search(text)
+        says = [f'component_up{{component="{name}"}} 0' for name in down]
+        says += [] if dropped is None else [f"log_lines_dropped_total {dropped[1]}"]
+        return Seen(bool(says), ", ".join(says))
+
+    async def _readyz(self) -> Seen:
+        try:
+            async with self._client.get(f"{self._stage.url}/readyz") as answer:
+                components = (await answer.json())["components"]
+        except (aiohttp.ClientError, TimeoutError):
+            return Seen(wrong=True, says="no answer")
+        failed = [f"{name}: {each['detail']}" for name, each in components.items() if each["state"] == "failed"]
+        return Seen(answer.status != 200, f"{answer.status} {'; '.join(failed)}".strip())
+
+    async def _get(self, path: str) -> str:
+        try:
+            async with self._client.get(f"{self._stage.url}{path}") as answer:
+                return await answer.text()
+        except (aiohttp.ClientError, TimeoutError):
+            return ""
+
+    def _lines(self) -> list[dict[str, object]]:
+        stage = self._stage
+        return [line for process in (stage.receiver, stage.poller) for line in process.log()]
+
+    def _log(self) -> Seen:
+        lines = sorted(self._lines(), key=lambda line: str(line["timestamp"]))[self._told :]
+        for line in lines:
+            if line["level"] in {"error", "warning"}:
+                said = line.get("detail") or line.get("reason") or line.get("message") or ""
+                return Seen(wrong=True, says=f"{line['event']}: {said} → {line.get('next_step', '')}")
+        return Seen(wrong=False, says="")

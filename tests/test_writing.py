@@ -1,0 +1,145 @@
+"""Deliveries that are not saved turn readiness red, whatever stops PostgreSQL from writing, until one is saved."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import asyncpg
+import pytest
+
+from conftest import ENVIRONMENT, Log, Receive
+from db.answers import VERIFIED, read_answers
+from db.database import Database
+from db.refusals import REFUSED, explain
+from freescout_audit.errors import DatabaseUnavailableError
+from freescout_audit.rule import Terms
+from receiver.answers import Answers
+from receiver.health import Health
+from receiver.metrics import Metrics
+from receiver.writing import LOOK_EVERY, TRY_EVERY, Writing
+from support.examples import body
+
+
+@pytest.fixture
+async def read_only(sql: asyncpg.Connection) -> AsyncIterator[asyncpg.Connection]:
+    """A database that lets nobody insert, as Heroku does over a plan's capacity; the test may take that back."""
+    await sql.execute("""
+CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
+$$ BEGIN RAISE EXCEPTION 'permission denied for table freescout_delivery' USING ERRCODE = '42501'; END $$;
+CREATE TRIGGER refuse BEFORE INSERT ON freescout_delivery FOR EACH STATEMENT EXECUTE FUNCTION refuse()
+""")
+    yield sql
+    await sql.execute("DROP TRIGGER IF EXISTS refuse ON freescout_delivery; DROP FUNCTION refuse")
+
+
+async def test_a_delivery_that_is_not_saved_is_red_until_one_is(
+    receive: Receive, read_only: asyncpg.Connection, log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("receiver.health._FRESH", 0.0)
+    async with receive() as receiver:
+        for _ in range(3):
+            assert (await receiver.deliver(body()))[0] == 503
+        async with receiver.client.get(receiver.url + "/readyz") as response:
+            assert response.status == 503
+            database = (await response.json())["components"]["database"]
+
+        assert database["detail"] == (
+            "deliveries are not saved: the database no longer lets us write (over its plan's capacity?)"
+        )
+        assert database["next_step"].startswith("heroku pg:info")
+        (line,) = log.lines("delivery.not_saved")
+        assert line["next_step"] == database["next_step"]
+        assert log.lines("receiver.fault") == []
+
+        await read_only.execute("DROP TRIGGER refuse ON freescout_delivery")
+        assert (await receiver.deliver(body()))[0] == 200
+        async with receiver.client.get(receiver.url + "/readyz") as response:
+            assert response.status == 200
+
+
+async def test_with_nothing_to_save_a_write_of_our_own_tells(
+    database: Database, read_only: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, looked = 0.0, asyncio.Event()
+
+    async def sleep(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+        if now > LOOK_EVERY + 3 * TRY_EVERY:
+            looked.set()
+            await asyncio.Event().wait()
+
+    monkeypatch.setattr("receiver.writing.asyncio.sleep", sleep)
+    writing = Writing(database, clock=lambda: now)
+    failures = []
+
+    def failed(error: DatabaseUnavailableError) -> None:
+        failures.append(now)
+        Writing.failed(writing, error)
+
+    monkeypatch.setattr(writing, "failed", failed)
+    watching = asyncio.create_task(writing.watch())
+    await looked.wait()
+    watching.cancel()
+
+    assert failures == [LOOK_EVERY + tries * TRY_EVERY for tries in range(4)]
+    health = Health(database, ENVIRONMENT, terms=Terms(), metrics=Metrics(), writing=writing)
+    await health.check()
+    assert not health.ready
+
+    await read_only.execute("DROP TRIGGER refuse ON freescout_delivery")
+    await writing.try_once()
+    assert writing.failure is None
+    assert await read_only.fetchval("SELECT count(*) FROM freescout_delivery") == 0
+
+
+@pytest.mark.parametrize("error", [*REFUSED, asyncpg.DataCorruptedError, asyncpg.InternalServerError])
+def test_every_error_that_an_operator_can_mend_says_what_it_is_and_what_to_do(error: type[Exception]) -> None:
+    meaning = explain(error("a message of PostgreSQL"))
+
+    assert meaning is not None
+    assert meaning.problem
+    assert meaning.next_step
+    assert "report" not in str(meaning)
+
+
+def test_a_mistake_of_ours_has_no_such_meaning() -> None:
+    assert explain(asyncpg.PostgresSyntaxError("x")) is None
+    assert explain(ValueError("x")) is None
+
+
+class TestAnswers:
+    async def test_they_are_counted_and_written_together(self, database: Database) -> None:
+        now = 100.0
+        answers = Answers(database, clock=lambda: now)
+        answers.note("too_slow")
+        now += 30
+        answers.note("too_slow")
+        answers.verified("fingerprint")
+        now += 30
+        await answers.write()
+        answers.note("too_slow")
+        await answers.write()
+        await answers.write()
+
+        kept = await read_answers(database)
+
+        assert {kind: (tally.answers, tally.key_fingerprint) for kind, tally in kept.items()} == {
+            "too_slow": (3, None),
+            VERIFIED: (1, "fingerprint"),
+        }
+        seen = kept["too_slow"]
+        assert 59 < (await database.now() - seen.first_at).total_seconds() < 90
+        assert (await database.now() - seen.last_at).total_seconds() < 30
+
+    async def test_what_cannot_be_written_stays_counted(self, database: Database, sql: asyncpg.Connection) -> None:
+        answers = Answers(database)
+        answers.note("too_slow")
+        await sql.execute("ALTER TABLE freescout_answer RENAME TO elsewhere")
+        with pytest.raises(DatabaseUnavailableError):
+            await answers.write()
+        answers.note("too_slow")
+        await sql.execute("ALTER TABLE elsewhere RENAME TO freescout_answer")
+
+        await answers.write()
+
+        assert (await read_answers(database))["too_slow"].answers == 2
