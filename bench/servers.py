@@ -22,6 +22,7 @@ from receiver.audit import ENDPOINT
 from receiver.body import Places
 from receiver.endpoints import Endpoint, VerifiedDelivery, register
 from receiver.metrics import Metrics
+from receiver.refusals import Refusals
 from settings import Secret, load_settings
 
 
@@ -57,7 +58,14 @@ async def serve(name: str, port: int) -> None:
     if name == "verify":
         endpoint = Endpoint(name=ENDPOINT, enabled=lambda: True, secrets=lambda: [Secret(KEY)], handle=decode)
         settings = load_settings({}).receiver
-        register(app, endpoint, settings=settings, metrics=Metrics(), places=Places(settings.max_in_flight))
+        register(
+            app,
+            endpoint,
+            settings=settings,
+            metrics=Metrics(),
+            places=Places(settings.max_in_flight),
+            refusals=Refusals(Metrics()),
+        )
     else:
         app.router.add_post("/{path:.*}", {"bare": bare, "read": read, "empty": empty}[name])
     runner = web.AppRunner(app, access_log=None, auto_decompress=False)

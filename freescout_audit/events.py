@@ -46,6 +46,21 @@ DELIVERY_UNVERIFIED = LogEvent(
 DELIVERY_REFUSED = LogEvent(
     "delivery.refused", "warning", "A request was refused before its body was believed; `status` says how."
 )
+DELIVERY_EMPTY = LogEvent(
+    "delivery.empty",
+    "warning",
+    "An empty body, which no accepted key signed: FreeScout's module before 1.0.58, or a redirect on the way, lost it.",
+)
+DELIVERY_MISDIRECTED = LogEvent(
+    "delivery.misdirected",
+    "warning",
+    "A request came to a path that is nearly ours, `reason` says how; answered 404. Correct the webhook's URL.",
+)
+CONNECTION_CLOSED = LogEvent(
+    "connection.closed",
+    "warning",
+    "A connection was closed unanswered: its head was late or too large, or there were too many; `reason` says which.",
+)
 DELIVERY_ABORTED = LogEvent("delivery.aborted", "warning", "The sender went away before its body was complete.")
 DELIVERY_NOT_SAVED = LogEvent(
     "delivery.not_saved", "error", "The database did not commit in time; answered 503, FreeScout sends it again."

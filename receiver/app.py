@@ -9,18 +9,20 @@ from aiohttp import web
 from db.database import Database
 from db.journal import PRUNE_EVERY, prune_journal
 from freescout_audit import __version__
-from freescout_audit.errors import DatabaseUnavailableError, FreescoutAuditError
+from freescout_audit.errors import DatabaseUnavailableError
 from freescout_audit.events import RECEIVER_FAULT, RECEIVER_STARTED, RECEIVER_STOPPING
 from freescout_audit.logs import emit
 from receiver.answers import Answers
 from receiver.audit import ENDPOINT, AuditHandler
 from receiver.body import Places
+from receiver.connections import Connections
 from receiver.endpoints import Endpoint, register
 from receiver.health import Health, add_pages
 from receiver.metrics import Metrics
 from receiver.writing import Writing
+from receiver.refusals import Refusals
 from settings.environment import Environment
-from settings.table import JournalSettings, Settings
+from settings.table import JournalSettings, ReceiverSettings, Settings
 from settings.vault.live import LiveSecrets
 
 SHUTDOWN_TIMEOUT = 6.0
@@ -29,8 +31,8 @@ FIRST_KEY_PATIENCE = 5.0
 """Seconds that the first reading of the vault may hold up the start; SIGTERM waits as long at the most."""
 
 
-class ListenError(FreescoutAuditError):
-    """The address or the port cannot be listened on."""
+CONNECTIONS = web.AppKey("connections", Connections)
+"""An application's own rules for connections, which `serve` applies."""
 
 
 def create_app(
@@ -49,7 +51,10 @@ def create_app(
         database, terms=terms, commit_timeout=settings.receiver.commit_timeout, metrics=metrics, writing=writing
     )
 
-    app = web.Application()
+    refusals = Refusals(metrics)
+    connections = Connections(settings.receiver, refusals)
+    app = web.Application(middlewares=[connections.guard])
+    app[CONNECTIONS] = connections
     register(
         app,
         Endpoint(
@@ -60,7 +65,8 @@ def create_app(
         ),
         settings=settings.receiver,
         metrics=metrics,
-        places=Places(settings.receiver.max_in_flight),
+        places=Places(settings.receiver.max_in_flight, most=connections.bodies),
+        refusals=refusals,
     )
     add_pages(app, health, metrics, secrets)
 
@@ -90,29 +96,11 @@ def create_app(
 @asynccontextmanager
 async def serve(app: web.Application, *, host: str, port: int) -> AsyncIterator[int]:
     """Serve the application and yield the port; at the end, let what is in flight finish."""
-    runner = web.AppRunner(
-        app,
-        access_log=None,
-        # Bodies are verified byte for byte as they were sent, so nothing may decompress them on the way.
-        auto_decompress=False,
-        # What a refused sender still sends is read this long, so that it gets to see the answer.
-        lingering_time=2.0,
-        shutdown_timeout=SHUTDOWN_TIMEOUT,
-    )
-    await runner.setup()
-    try:
-        try:
-            await web.TCPSite(runner, host, port, reuse_address=True).start()
-        except OSError as error:
-            raise ListenError(
-                f"cannot listen on {host}:{port} ({error.strerror})", "set PORT to a free port"
-            ) from error
-        listening: int = runner.addresses[0][1]
+    connections = app.get(CONNECTIONS) or Connections(ReceiverSettings(), Refusals(Metrics()))
+    async with connections.serve(app, host=host, port=port, shutdown_timeout=SHUTDOWN_TIMEOUT) as listening:
         emit(RECEIVER_STARTED, version=__version__, host=host, port=listening)
         yield listening
         emit(RECEIVER_STOPPING)
-    finally:
-        await runner.cleanup()
 
 
 async def _keep_journal_short(database: Database, settings: JournalSettings) -> None:

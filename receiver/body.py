@@ -1,17 +1,20 @@
-"""Reads a request body as it comes over the wire: with a limit, a deadline and a place, signing it on the way."""
+"""Reads a request body as it comes over the wire: with a limit, a pace and a place, signing it on the way."""
 
 import asyncio
-from collections import deque
-from collections.abc import Sequence
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from freescout_audit.errors import FreescoutAuditError
 from freescout_audit.signature import Signer
+from settings.table import ReceiverSettings
 
 SMALL = 262_144
-"""Bodies of so many bytes never wait behind large ones."""
+"""Bodies of so many bytes never compete with larger ones."""
 
 
 class BodyTooLargeError(FreescoutAuditError):
@@ -19,93 +22,144 @@ class BodyTooLargeError(FreescoutAuditError):
 
 
 class BodyTooSlowError(FreescoutAuditError):
-    """The body was not complete within `receiver.body_timeout`."""
+    """The body did not begin, go on or end in time."""
 
 
 class BodyAbortedError(FreescoutAuditError):
     """The sender went away, or broke the protocol, before the body was complete."""
 
 
-class NoPlaceError(FreescoutAuditError):
-    """Bodies that came before took all of `receiver.max_in_flight` for as long as `receiver.body_timeout`."""
+class BodyGaveWayError(FreescoutAuditError):
+    """The body was the slowest when another one needed its place."""
 
 
 class Places:
-    """The memory that bodies may take at once: large ones share ``size`` bytes, small ones a quarter of it besides.
+    """The memory and the number of bodies under way at once. A body holds what has arrived of it, nothing before.
 
-    Places are given in the order of asking. A body that is larger than all of it gets all of it, alone.
+    Large bodies share ``size`` bytes, small ones a quarter of it besides. Where there is no room for the next bytes,
+    the body of which the least arrived lately gives way. Where more are under way than ``most`` says, that one does,
+    or the oldest of which nothing has arrived if there are not fewer of those. A body that is larger than all of it
+    gets all of it, alone.
     """
 
-    def __init__(self, size: int) -> None:
+    def __init__(
+        self, size: int, *, most: Callable[[], int] = lambda: 500, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._large = _Lane(size)
         self._small = _Lane(max(size // 4, SMALL))
+        self._most = most
+        self._clock = clock
 
-    async def take(self, size: int, deadline: float) -> None:
-        """Take a place of ``size`` bytes, to be given back by `leave`.
+    @property
+    def held(self) -> int:
+        """How many bytes all bodies hold now."""
+        return self._large.held + self._small.held
+
+    @contextmanager
+    def place(self, announced: int) -> Iterator["Place"]:
+        """Give a place to a body that is under way, for as long as its bytes are held."""
+        lane = self._small if announced <= SMALL else self._large
+        if len(self._small) + len(self._large) >= self._most():
+            fuller = max(self._small, self._large, key=len)
+            fuller.last_in_line(self._clock()).give_way("more bodies were under way than receiver.connections allows")
+        place = Place(self, lane)
+        lane.silent[place] = None
+        try:
+            yield place
+        finally:
+            lane.remove(place)
+
+    def grow(self, place: "Place", size: int) -> None:
+        """Hold ``size`` more bytes of a body; whichever is slowest gives way if there is no room."""
+        if place.lost:
+            return
+        now, lane = self._clock(), place.lane
+        place.moved(size, now)
+        lane.held += size
+        lane.silent.pop(place, None)
+        lane.moving[place] = None
+        while lane.held > lane.size and len(lane.moving) > 1:
+            lane.slowest(now).give_way("other bodies took all of receiver.max_in_flight")
+
+
+class Place:
+    """What a body holds."""
+
+    def __init__(self, places: Places, lane: "_Lane") -> None:
+        self.lane = lane
+        self.arrived = 0
+        self.lost = ""
+        """Why it has given way, empty while it has not."""
+        self._places = places
+        self._timeout: asyncio.Timeout | None = None
+        self._pace = 0.0
+        self._moved_at = 0.0
+
+    def grow(self, size: int) -> None:
+        """Hold ``size`` more bytes.
 
         Raises:
-            NoPlaceError: There was none within ``deadline`` seconds.
+            BodyGaveWayError: This body is the slowest, and there is no room.
         """
-        lane = self._lane(size)
-        if lane.take(size):
-            return
-        try:
-            async with asyncio.timeout(deadline):
-                await lane.wait(size)
-        except TimeoutError as error:
-            raise NoPlaceError(f"other bodies took all of receiver.max_in_flight for {deadline:g} s") from error
+        self._places.grow(self, size)
+        if self.lost:
+            raise BodyGaveWayError(self.lost)
 
-    def leave(self, size: int) -> None:
-        """Give a place back."""
-        self._lane(size).leave(size)
+    def complete(self) -> None:
+        """Hold what has arrived, and never give way again."""
+        self.lane.silent.pop(self, None)
+        self.lane.moving.pop(self, None)
 
-    def _lane(self, size: int) -> "_Lane":
-        return self._small if size <= SMALL else self._large
+    def interrupts(self, timeout: asyncio.Timeout) -> None:
+        """Let this time-out end as soon as the body has to give way."""
+        self._timeout = timeout
+        if self.lost:
+            timeout.reschedule(0)
+
+    def give_way(self, why: str) -> None:
+        """Hold nothing any more, and stop reading."""
+        self.lost = why
+        self.lane.remove(self)
+        if self._timeout is not None and not self._timeout.expired():
+            self._timeout.reschedule(0)
+
+    def moved(self, size: int, now: float) -> None:
+        """Note that so many bytes arrived."""
+        self.arrived += size
+        self._pace = self.pace(now) + size
+        self._moved_at = now
+
+    def pace(self, now: float) -> float:
+        """Return how many bytes arrived lately: those of a second ago count a third."""
+        return self._pace * math.exp(self._moved_at - now)
 
 
 class _Lane:
-    """A first-in-first-out limit in bytes."""
+    """A share of the memory, and the bodies under way in it."""
 
     def __init__(self, size: int) -> None:
-        self._size = size
-        self._free = size
-        self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
+        self.size = size
+        self.held = 0
+        self.silent: dict[Place, None] = {}
+        """Bodies of which nothing has arrived, the oldest first."""
+        self.moving: dict[Place, None] = {}
 
-    def take(self, size: int) -> bool:
-        """Take so many bytes at once if they are free and no other body waits."""
-        size = min(size, self._size)
-        if self._waiting or size > self._free:
-            return False
-        self._free -= size
-        return True
+    def __len__(self) -> int:
+        return len(self.silent) + len(self.moving)
 
-    async def wait(self, size: int) -> None:
-        """Take so many bytes when it is our turn."""
-        turn = asyncio.get_running_loop().create_future()
-        self._waiting.append((min(size, self._size), turn))
-        try:
-            await turn
-        except asyncio.CancelledError:
-            if turn.cancelled():
-                self._admit()  # the next one in the queue may fit
-            else:
-                self.leave(size)
-            raise
+    def slowest(self, now: float) -> Place:
+        return min(self.moving, key=lambda place: place.pace(now))
 
-    def leave(self, size: int) -> None:
-        """Give so many bytes back."""
-        self._free += min(size, self._size)
-        self._admit()
+    def last_in_line(self, now: float) -> Place:
+        # So neither silent senders nor slow ones can crowd out a body that is on its way.
+        return next(iter(self.silent)) if len(self.silent) >= len(self.moving) else self.slowest(now)
 
-    def _admit(self) -> None:
-        while self._waiting:
-            size, turn = self._waiting[0]
-            if not turn.done():
-                if size > self._free:
-                    return
-                self._free -= size
-                turn.set_result(None)
-            self._waiting.popleft()
+    def remove(self, place: Place) -> None:
+        """Free what it holds, once."""
+        self.silent.pop(place, None)
+        self.moving.pop(place, None)
+        self.held -= place.arrived
+        place.arrived = 0
 
 
 def announced(request: web.Request, *, limit: int) -> int:
@@ -122,34 +176,53 @@ def announced(request: web.Request, *, limit: int) -> int:
     return length
 
 
-async def read_body(request: web.Request, *, signers: Sequence[Signer], limit: int, deadline: float) -> bytearray:
+def here(request: web.Request) -> bytes | None:
+    """Return the body if all of it has arrived with the head, as small ones do: it needs no place."""
+    content = request.content
+    if not content.is_eof() or content.exception() is not None:
+        return None
+    return content.read_nowait()
+
+
+async def read_body(
+    request: web.Request, *, signers: Sequence[Signer], settings: ReceiverSettings, place: Place
+) -> bytearray:
     """Return the raw body, every chunk of it having been given to each signer; it is held in memory once.
 
     Args:
         request: A request whose body has not been read, on a server that does not decompress.
         signers: One for each accepted key.
-        limit: The largest body taken, in bytes.
-        deadline: How long it may take to arrive, in seconds.
+        settings: The largest body taken; how long it may take to begin, for so many bytes, and at the most.
+        place: What it holds; the caller gives it back.
 
     Raises:
-        BodyTooLargeError: More than ``limit`` were sent.
-        BodyTooSlowError: Not complete in time.
+        BodyTooLargeError: More than `receiver.max_body` were sent.
+        BodyTooSlowError: It did not begin in time, fell below the minimum rate, or was not complete in time.
+        BodyGaveWayError: It was the slowest when another one needed its place.
         BodyAbortedError: Not complete, and never will be.
     """
-    body = bytearray()
+    body, limit = bytearray(), settings.max_body
+    began = asyncio.get_running_loop().time()
     try:
-        async with asyncio.timeout(deadline):
+        async with asyncio.timeout_at(began + _allowance(0, settings)) as timeout:
+            place.interrupts(timeout)
             await _say_continue(request)
             async for chunk in request.content.iter_any():
                 if len(body) + len(chunk) > limit:
                     raise BodyTooLargeError(f"the body has more bytes than receiver.max_body ({limit})")
+                place.grow(len(chunk))
+                timeout.reschedule(began + _allowance(place.arrived, settings))
                 for signer in signers:
                     signer.update(chunk)
                 body += chunk
     except TimeoutError as error:
-        raise BodyTooSlowError(f"{len(body)} bytes came in {deadline:.3g} s, and then not the rest") from error
+        if place.lost:
+            raise BodyGaveWayError(place.lost) from error
+        allowed = _allowance(len(body), settings)
+        raise BodyTooSlowError(f"{len(body)} bytes came in {allowed:.3g} s, and then not the rest") from error
     except (OSError, HttpProcessingError, web.RequestPayloadError, web.PayloadAccessError) as error:
         raise BodyAbortedError(f"{len(body)} bytes came, and then the connection ended") from error
+    place.complete()
     return body
 
 
@@ -161,3 +234,11 @@ async def _say_continue(request: web.Request) -> None:
     """Ask for the body if the sender waits to be asked, as FreeScout's does over about 1 MB."""
     if request.headers.get("Expect", "").lower() == "100-continue":
         await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+
+def _allowance(arrived: int, settings: ReceiverSettings) -> float:
+    """Return how long a body of which so much has arrived may take until its next byte, in seconds since its head.
+
+    As mod_reqtimeout of Apache counts: a time to begin, and a second more for so many bytes.
+    """
+    return min(settings.first_byte_timeout + arrived / settings.min_rate, settings.body_timeout)

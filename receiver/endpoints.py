@@ -16,26 +16,27 @@ from db.refusals import explain
 from freescout_audit.delivery import event_name
 from freescout_audit.errors import DatabaseUnavailableError
 from freescout_audit.events import (
-    DELIVERY_ABORTED,
     DELIVERY_NOT_SAVED,
-    DELIVERY_REFUSED,
-    DELIVERY_UNVERIFIED,
     RECEIVER_FAULT,
 )
 from freescout_audit.logs import emit, where
 from freescout_audit.repeats import Repeats
 from freescout_audit.signature import Signer, fingerprint, matching_signer
+from receiver import refusals as why
 from receiver.body import (
     BodyAbortedError,
+    BodyGaveWayError,
     BodyTooLargeError,
     BodyTooSlowError,
-    NoPlaceError,
+    Place,
     Places,
     announced,
+    here,
     leave_expectation,
     read_body,
 )
 from receiver.metrics import Metrics
+from receiver.refusals import Refusal, Refusals
 from settings.environment import Secret
 from settings.table import ReceiverSettings
 
@@ -79,10 +80,15 @@ def register(
     settings: ReceiverSettings,
     metrics: Metrics,
     places: Places,
+    refusals: Refusals,
 ) -> None:
-    """Give the endpoint its route; endpoints of one process share ``places``."""
-    gate = _Gate(endpoint, settings, metrics, places)
-    app.router.add_route("*", PREFIX + endpoint.name, gate.answer, expect_handler=leave_expectation)
+    """Give the endpoint its route, with a slash at its end as well.
+
+    Endpoints of one process share ``places`` and ``refusals``.
+    """
+    gate = _Gate(endpoint, settings, metrics, places, refusals)
+    for path in (PREFIX + endpoint.name, PREFIX + endpoint.name + "/"):
+        app.router.add_route("*", path, gate.answer, expect_handler=leave_expectation)
 
 
 class _RefusedError(Exception):
@@ -96,12 +102,15 @@ class _RefusedError(Exception):
 class _Gate:
     """The checks of one endpoint, in the order of the contract."""
 
-    def __init__(self, endpoint: Endpoint, settings: ReceiverSettings, metrics: Metrics, places: Places) -> None:
+    def __init__(
+        self, endpoint: Endpoint, settings: ReceiverSettings, metrics: Metrics, places: Places, refusals: Refusals
+    ) -> None:
         self._endpoint = endpoint
         self._settings = settings
         self._places = places
         self._metrics = metrics
         self._repeats = Repeats()
+        self._refusals = refusals
         self._come_again = {"Retry-After": str(settings.retry_after)}
 
     async def answer(self, request: web.Request) -> web.Response:
@@ -133,61 +142,74 @@ class _Gate:
         self._repeats.emit(DELIVERY_NOT_SAVED, error.problem, reason=error.problem, next_step=error.next_step or None)
 
     async def _take(self, request: web.Request, request_id: str) -> web.Response:
-        """Check the head, wait for a place, and hold it until the delivery is answered."""
+        """Check the head, read and verify the body, and hold its place until the delivery is answered."""
         secrets = self._check_head(request)
         began = time.perf_counter()
+        signers = [Signer(secret.reveal()) for secret in secrets]
         try:
             size = announced(request, limit=self._settings.max_body)
-            await self._places.take(size, self._settings.body_timeout)
         except BodyTooLargeError as error:
-            raise self._refused(413, error.problem) from None
-        except NoPlaceError as error:
-            raise self._refused(503, error.problem, headers=self._come_again) from None
-        try:
-            return await self._endpoint.handle(await self._admit(request, request_id, secrets, began))
-        finally:
-            self._places.leave(size)
+            raise self._refused(why.TOO_LARGE, error.problem) from None
+        body = here(request)
+        if body is not None:
+            for signer in signers:
+                signer.update(body)
+            return await self._endpoint.handle(
+                self._verified(request, request_id, secrets, signers, bytearray(body), began)
+            )
+        with self._places.place(size) as place:
+            arrived = await self._read(request, signers, place)
+            return await self._endpoint.handle(self._verified(request, request_id, secrets, signers, arrived, began))
 
     def _check_head(self, request: web.Request) -> Sequence[Secret]:
         """Refuse what needs no look at the body, and return the keys that are accepted."""
         if request.method != "POST":
-            raise self._refused(405, "only POST is answered here", headers={"Allow": "POST"})
+            raise self._refused(why.WRONG_METHOD, "only POST is answered here", headers={"Allow": "POST"})
         if not self._endpoint.enabled():
-            raise self._refused(503, "the endpoint is switched off", headers=self._come_again)
+            raise self._refused(why.SWITCHED_OFF, "the endpoint is switched off", headers=self._come_again)
         secrets = self._endpoint.secrets()
         if not secrets:
-            raise self._refused(503, "no key is configured", headers=self._come_again)
+            raise self._refused(why.NO_KEY, "no key is configured", headers=self._come_again)
         if request.headers.get("Content-Encoding", "identity").strip().lower() not in {"", "identity"}:
-            raise self._refused(415, "a body is only taken as it was signed, without Content-Encoding")
+            raise self._refused(why.ENCODED, "a body is only taken as it was signed, without Content-Encoding")
         return secrets
 
-    async def _admit(
-        self, request: web.Request, request_id: str, secrets: Sequence[Secret], began: float
-    ) -> VerifiedDelivery:
-        """Read the body and verify it; ``began`` is when we began to wait for it."""
-        signers = [Signer(secret.reveal()) for secret in secrets]
-        deadline = began + self._settings.body_timeout - time.perf_counter()
+    async def _read(self, request: web.Request, signers: Sequence[Signer], place: Place) -> bytearray:
         try:
-            body = await read_body(request, signers=signers, limit=self._settings.max_body, deadline=deadline)
+            return await read_body(request, signers=signers, settings=self._settings, place=place)
         except BodyTooLargeError as error:
-            raise self._refused(413, error.problem) from None
+            raise self._refused(why.TOO_LARGE, error.problem) from None
         except BodyTooSlowError as error:
-            raise self._refused(408, error.problem) from None
+            raise self._refused(why.TOO_SLOW, error.problem) from None
+        except BodyGaveWayError as error:
+            raise self._refused(why.GAVE_WAY, error.problem, headers=self._come_again) from None
         except BodyAbortedError as error:
-            emit(DELIVERY_ABORTED, reason=error.problem)
+            self._refusals.note(why.ABORTED, reason=error.problem)
             raise _RefusedError(_problem(400, "the body was not complete")) from None
 
+    def _verified(
+        self,
+        request: web.Request,
+        request_id: str,
+        secrets: Sequence[Secret],
+        signers: Sequence[Signer],
+        body: bytearray,
+        began: float,
+    ) -> VerifiedDelivery:
+        """Compare the signature; ``began`` is when we began to wait for the body."""
         event = event_name(request.headers.get("X-FreeScout-Event"))
         signature = request.headers.get("X-FreeScout-Signature")
         matching = matching_signer(signers, signature)
         if matching is None:
-            emit(
-                DELIVERY_UNVERIFIED,
+            self._refusals.note(
+                why.UNVERIFIED if body else why.EMPTY,
                 bytes=len(body),
                 freescout_event=event,
                 signature="wrong" if signature else "missing",
             )
-            raise _RefusedError(_problem(401, "unauthorized"))
+            response = _problem(401, "unauthorized")
+            response.force_close()
+            raise _RefusedError(response)
         return VerifiedDelivery(
             event=event,
             body=body,
@@ -197,9 +219,9 @@ class _Gate:
             request_id=request_id,
         )
 
-    def _refused(self, status: int, reason: str, *, headers: dict[str, str] | None = None) -> _RefusedError:
-        emit(DELIVERY_REFUSED, status=status, reason=reason)
-        response = _problem(status, reason, headers=headers)
+    def _refused(self, refusal: Refusal, reason: str, *, headers: dict[str, str] | None = None) -> _RefusedError:
+        self._refusals.note(refusal, reason=reason)
+        response = _problem(refusal.status or 400, reason, headers=headers)
         # What is left of the body is of no interest, however much it is.
         response.force_close()
         return _RefusedError(response)

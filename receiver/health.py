@@ -11,7 +11,8 @@ from datetime import UTC, datetime, timedelta
 
 import asyncpg
 import msgspec
-from aiohttp import web
+from aiohttp import HttpVersion11, web
+from yarl import URL
 
 from db.answers import read_ahead, read_answers
 from db.condition import WRONG, State, judge, judge_pushes
@@ -249,10 +250,29 @@ def _may_see(request: web.Request, token: Secret | None) -> bool:
     if token is not None:
         given = request.headers.get("Authorization", "").encode("utf-8", "surrogateescape")
         return hmac.compare_digest(given, f"Bearer {token.reveal()}".encode())
-    if "X-Forwarded-For" in request.headers or "Forwarded" in request.headers:
+    # nginx says nothing of itself unless it is told to, but HTTP/1.0.
+    if request.version < HttpVersion11 or any(map(_tells_of_a_proxy, request.headers)):
         return False
+    hosts = request.headers.getall("Host", [])
+    return _is_loopback(request.remote or "") and len(hosts) == 1 and _names_loopback(hosts[0])
+
+
+def _tells_of_a_proxy(header: str) -> bool:
+    name = header.lower()
+    return name in {"via", "forwarded", "x-real-ip"} or name.startswith("x-forwarded-")
+
+
+def _names_loopback(authority: str) -> bool:
     try:
-        address = ipaddress.ip_address(request.remote or "")
+        host = URL.build(scheme="http", authority=authority).host or ""
+    except ValueError:
+        return False
+    return host.lower() == "localhost" or _is_loopback(host)
+
+
+def _is_loopback(text: str) -> bool:
+    try:
+        address = ipaddress.ip_address(text)
     except ValueError:
         return False
     mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None

@@ -38,6 +38,12 @@ class Metrics:
             ["endpoint", "status"],
             registry=self.registry,
         )
+        self._refusals = Counter(
+            "freescout_audit_refusals",
+            "Requests and connections refused, whether logged or not.",
+            ["kind"],
+            registry=self.registry,
+        )
         self._seconds = Histogram(
             "freescout_audit_request_seconds",
             "From the request's head to its answer, the body's arrival and the commit included.",
@@ -146,6 +152,10 @@ class Metrics:
     def answered(self, endpoint: str, status: int) -> None:
         """Count a request by the status of its answer."""
         self._requests.labels(endpoint, str(status)).inc()
+
+    def refused(self, kind: str) -> None:
+        """Count a refusal."""
+        self._refusals.labels(kind).inc()
 
     def delivery(self, endpoint: str, event: str, outcome: str, *, lag: float | None = None) -> None:
         """Count a verified delivery; ``lag`` in seconds when it was news."""

@@ -63,11 +63,25 @@ class ReceiverSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     host: Annotated[str, Meta(description="the address to listen on; the port is PORT")] = "0.0.0.0"  # noqa: S104 - Heroku's router connects from outside
     max_body: Annotated[int, Meta(ge=1024, le=1073741824, description="the largest body taken")] = 67108864
     max_in_flight: Annotated[
-        int, Meta(ge=65536, le=8589934592, description="bytes of large bodies held at once; others wait for a place")
+        int,
+        Meta(ge=65536, le=8589934592, description="bytes of large bodies held at once; beyond, the slowest gives way"),
     ] = 67108864
     body_timeout: Annotated[
         float, Meta(ge=0.1, le=30, description="how long a body may take to arrive; FreeScout gives up after 30")
     ] = 25
+    first_byte_timeout: Annotated[
+        float, Meta(ge=0.1, le=30, description="how long a body may take to begin, and to go on beyond min_rate")
+    ] = 3
+    min_rate: Annotated[
+        int, Meta(ge=1, le=1073741824, description="bytes a second that a body must keep up; fewer are answered 408")
+    ] = 4096
+    head_timeout: Annotated[float, Meta(ge=0.1, le=60, description="how long a request's head may take to arrive")] = 10
+    idle_timeout: Annotated[
+        float, Meta(ge=0.1, le=3600, description="how long a connection may stay idle between two requests")
+    ] = 95
+    connections: Annotated[
+        int, Meta(ge=16, le=100000, description="connections open at once; beyond, the one idle for longest is closed")
+    ] = 1000
     commit_timeout: Annotated[
         float,
         Meta(ge=0.1, le=4.8, description="how long a delivery may take to be committed before it is answered 503"),

@@ -1,6 +1,7 @@
 """Many deliveries at once, and large ones, over real sockets: nobody fails or waits for what is another's."""
 
 import asyncio
+import itertools
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 
@@ -13,9 +14,10 @@ from conftest import ENVIRONMENT, Log, Receive, Receiver
 from db.database import Database
 from db.url import normalise
 from receiver.app import create_app, serve
-from receiver.body import SMALL, NoPlaceError, Places
+from receiver.body import SMALL, BodyGaveWayError, Places
 from receiver.endpoints import Endpoint, VerifiedDelivery, register
 from receiver.metrics import Metrics
+from receiver.refusals import Refusals
 from settings import Secret, load_settings
 from support.examples import KEY, body, signed
 
@@ -114,75 +116,86 @@ async def test_two_receivers_on_one_database_lose_nothing_and_end_with_the_newes
 
 
 class TestPlaces:
-    async def test_large_ones_wait_in_turn_and_small_ones_beside_them_do_not(self) -> None:
-        places, order = Places(4 * SMALL), []
+    """What has arrived is held, and who is slowest gives way."""
 
-        async def use(name: str, size: int) -> None:
-            await places.take(size, SOON)
-            order.append(name)
-            await asyncio.sleep(0)
-            places.leave(size)
-
-        await places.take(3 * SMALL, SOON)
-        waiting = [asyncio.create_task(use(name, 2 * SMALL)) for name in ("first", "second")]
-        await asyncio.sleep(0)
-        await use("small", SMALL)
-        places.leave(3 * SMALL)
-        await asyncio.gather(*waiting)
-
-        assert order == ["small", "first", "second"]
-
-    async def test_nobody_overtakes_who_waits_for_more(self) -> None:
+    def test_what_is_announced_holds_nothing(self) -> None:
         places = Places(4 * SMALL)
-        await places.take(2 * SMALL, SOON)
-        large = asyncio.create_task(places.take(4 * SMALL, SOON))
-        await asyncio.sleep(0)
-        later = asyncio.create_task(places.take(SMALL + 1, SOON))
-        await asyncio.sleep(0)
+        with places.place(3 * SMALL), places.place(3 * SMALL) as silent, places.place(3 * SMALL) as arriving:
+            arriving.grow(3 * SMALL)
+            assert not silent.lost
 
-        assert not later.done(), "it would fit beside the first"
-        places.leave(2 * SMALL)
-        await large
-        assert not later.done()
-        places.leave(4 * SMALL)
-        await later
+    def test_the_slowest_gives_way_and_what_it_held_is_free(self) -> None:
+        clock = iter(range(100))
+        places = Places(4 * SMALL, clock=lambda: next(clock))
+        with places.place(4 * SMALL) as slow, places.place(4 * SMALL) as fast:
+            slow.grow(2 * SMALL)
+            fast.grow(2 * SMALL)
 
-    async def test_more_than_all_of_it_gets_all_of_it(self) -> None:
+            fast.grow(2 * SMALL)  # a second later: nothing has come of the other since
+
+            assert "receiver.max_in_flight" in slow.lost
+            assert not fast.lost
+            with pytest.raises(BodyGaveWayError):
+                slow.grow(1)
+
+    def test_a_trickle_is_slower_than_what_has_just_begun(self) -> None:
+        clock = [0.0]
+        places = Places(4 * SMALL, clock=lambda: clock[0])
+        with places.place(4 * SMALL) as trickle:
+            trickle.grow(3 * SMALL)
+            for _ in range(9):
+                clock[0] += 1
+                trickle.grow(1)
+            with places.place(4 * SMALL) as fresh:
+                fresh.grow(2 * SMALL)
+
+                assert trickle.lost
+                assert not fresh.lost
+
+    def test_small_ones_have_their_own(self) -> None:
         places = Places(4 * SMALL)
+        with places.place(4 * SMALL) as large, places.place(SMALL) as small:
+            large.grow(4 * SMALL)
+            small.grow(SMALL)
 
-        await places.take(9 * SMALL, SOON)
+            assert not large.lost
+            assert not small.lost
 
-        with pytest.raises(NoPlaceError, match=r"receiver\.max_in_flight"):
-            await places.take(SMALL + 1, 0.01)
-        places.leave(9 * SMALL)
-        await places.take(4 * SMALL, SOON)
+    def test_more_than_all_of_it_gets_all_of_it(self) -> None:
+        with Places(4 * SMALL).place(9 * SMALL) as huge:
+            huge.grow(9 * SMALL)
 
-    async def test_who_gives_up_takes_no_place_along(self) -> None:
+            assert not huge.lost
+
+    def test_what_is_complete_gives_way_to_nobody(self) -> None:
         places = Places(4 * SMALL)
-        await places.take(4 * SMALL, SOON)
-        waiting = [asyncio.create_task(places.take(4 * SMALL, SOON)) for _ in range(3)]
-        await asyncio.sleep(0)
+        with places.place(4 * SMALL) as complete, places.place(4 * SMALL) as later:
+            complete.grow(3 * SMALL)
+            complete.complete()
 
-        waiting[0].cancel()
-        places.leave(4 * SMALL)
-        waiting[1].cancel()  # in the very step in which its turn has come
-        await asyncio.gather(*waiting[:2], return_exceptions=True)
+            later.grow(2 * SMALL)
 
-        async with asyncio.timeout(SOON):
-            await waiting[2]
+            assert not complete.lost
 
-    async def test_who_gives_up_lets_those_behind_it_in_who_fit(self) -> None:
-        places = Places(4 * SMALL)
-        await places.take(2 * SMALL, SOON)
-        large = asyncio.create_task(places.take(4 * SMALL, SOON))
-        await asyncio.sleep(0)
-        later = asyncio.create_task(places.take(SMALL + 1, SOON))
-        await asyncio.sleep(0)
+    def test_of_too_many_the_oldest_goes_of_which_nothing_came(self) -> None:
+        places = Places(4 * SMALL, most=lambda: 3)
+        with places.place(1) as moving, places.place(1) as oldest, places.place(SMALL + 1) as newer:
+            moving.grow(1)
+            with places.place(1):
+                assert "receiver.connections" in oldest.lost
+                assert not moving.lost
+                assert not newer.lost
 
-        large.cancel()
-
-        async with asyncio.timeout(SOON / 2):
-            await later
+    def test_of_too_many_that_trickle_the_slowest_goes(self) -> None:
+        clock = itertools.count()
+        places = Places(4 * SMALL, most=lambda: 2, clock=lambda: float(next(clock)))
+        with places.place(9) as first, places.place(9) as second:
+            first.grow(1)
+            second.grow(1)
+            with places.place(9) as third:
+                assert first.lost
+                assert not second.lost
+                assert not third.lost
 
 
 LARGE = body("closed", 1, _embedded={"threads": [{"id": 1, "body": "x" * 2 * SMALL}]})
@@ -205,44 +218,51 @@ async def asked(reader: asyncio.StreamReader) -> bool:
         return (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 100 ")
 
 
-async def test_a_large_body_waits_to_be_asked_for_while_another_comes_in_and_small_ones_are_answered(
-    receive: Receive,
-) -> None:
+async def test_a_large_body_is_asked_for_whatever_others_announced(receive: Receive) -> None:
     async with receive(settings=load_settings(ROOM_FOR_ONE)) as receiver:
         first, first_writer = await announce(receiver.port)
         assert await asked(first)
         second, second_writer = await announce(receiver.port)
-        turn = asyncio.create_task(asked(second))
-        assert await receiver.deliver(body("closed", 1, ticket_id=8)) == (200, {"outcome": "applied"})
-        assert not turn.done()
 
-        first_writer.write(LARGE)
-        assert b"applied" in await first.read()
-        assert await turn
+        assert await asked(second)
         second_writer.write(LARGE)
+        assert b"applied" in await second.read()
+        first_writer.write(LARGE)
+        assert b"duplicate" in await first.read()
 
-        assert b"duplicate" in await second.read()
         for writer in (first_writer, second_writer):
             writer.close()
             await writer.wait_closed()
 
 
-async def test_a_large_body_that_gets_no_place_in_time_is_asked_to_come_again(log: Log) -> None:
+async def test_a_body_that_gives_way_is_answered_and_asked_to_come_again(log: Log) -> None:
     async def handle(_delivery: VerifiedDelivery) -> web.Response:
-        pytest.fail("it has no place")
+        return web.json_response({"outcome": "applied"})
 
-    settings = load_settings({"RECEIVER_BODY_TIMEOUT": "0.1"}).receiver
-    places = Places(len(LARGE))
-    await places.take(len(LARGE), SOON)
+    clock = [0.0]
+    places = Places(len(LARGE) + SMALL, clock=lambda: clock[0])
     app = web.Application()
     endpoint = Endpoint(name="audit", enabled=lambda: True, secrets=lambda: [Secret(KEY)], handle=handle)
-    register(app, endpoint, settings=settings, metrics=Metrics(), places=places)
-    async with serve(app, host="127.0.0.1", port=0) as port:
-        reader, writer = await announce(port)
-        answer = await reader.readuntil(b"\r\n\r\n")
-        writer.close()
-        await writer.wait_closed()
+    settings = load_settings({}).receiver
+    register(app, endpoint, settings=settings, metrics=Metrics(), places=places, refusals=Refusals(Metrics()))
+    async with serve(app, host="127.0.0.1", port=0) as port, asyncio.timeout(SOON):
+        slow, slow_writer = await announce(port)
+        assert await asked(slow)
+        slow_writer.write(LARGE[:-9])
+        while places.held < len(LARGE) - 9:  # noqa: ASYNC110 - nobody tells of each byte
+            await asyncio.sleep(0)
+        clock[0] += 3
+        fast, fast_writer = await announce(port)
+        assert await asked(fast)
+        fast_writer.write(LARGE)
+
+        assert b"applied" in await fast.read()
+        answer = await slow.read()
+        for writer in (slow_writer, fast_writer):
+            writer.close()
+            await writer.wait_closed()
 
     assert answer.startswith(b"HTTP/1.1 503 ")
     assert b"Retry-After: 60" in answer
     assert ["receiver.max_in_flight" in line["reason"] for line in log.lines("delivery.refused")] == [True]
+    assert places.held == 0

@@ -10,6 +10,7 @@ from receiver.app import serve
 from receiver.body import Places
 from receiver.endpoints import Endpoint, VerifiedDelivery, register
 from receiver.metrics import Metrics
+from receiver.refusals import Refusals
 from settings import Secret, load_settings
 from support.examples import body, signed
 
@@ -38,7 +39,14 @@ def application(error: Exception | None = None, *, taken: list[VerifiedDelivery]
     app = web.Application()
     endpoint = Endpoint(name="rbac", enabled=lambda: True, secrets=lambda: [Secret(RBAC_KEY)], handle=handle)
     settings = load_settings({}).receiver
-    register(app, endpoint, settings=settings, metrics=Metrics(), places=Places(settings.max_in_flight))
+    register(
+        app,
+        endpoint,
+        settings=settings,
+        metrics=Metrics(),
+        places=Places(settings.max_in_flight),
+        refusals=Refusals(Metrics()),
+    )
     return app
 
 

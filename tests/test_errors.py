@@ -8,7 +8,7 @@ from db.migrate import LockedError
 from freescout_audit.errors import FreescoutAuditError
 from ops.result import CommandError
 from poller.freescout import DeskUnavailableError
-from receiver.app import ListenError
+from receiver.connections import ListenError
 from settings.vault.infisical import VaultUnavailableError
 
 LOADED = (CommandError, DeskUnavailableError, ListenError, LockedError, VaultUnavailableError)

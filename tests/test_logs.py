@@ -37,6 +37,7 @@ from receiver.app import serve
 from receiver.body import Places
 from receiver.endpoints import Endpoint, VerifiedDelivery, register
 from receiver.metrics import Metrics
+from receiver.refusals import Refusals
 from settings import Secret, load_settings
 from support.channels import Channel, at_once, drain, pipe, terminal, unix_socket
 from support.examples import KEY, body, signed
@@ -229,7 +230,14 @@ class TestContext:
         path = "/api/internal/freescout-webhook/audit"
         app, settings = web.Application(), load_settings({}).receiver
         endpoint = Endpoint(name="audit", enabled=lambda: True, secrets=lambda: [Secret(KEY)], handle=take)
-        register(app, endpoint, settings=settings, metrics=Metrics(), places=Places(settings.max_in_flight))
+        register(
+            app,
+            endpoint,
+            settings=settings,
+            metrics=Metrics(),
+            places=Places(settings.max_in_flight),
+            refusals=Refusals(Metrics()),
+        )
         app.router.add_get("/page", page)
         async with (
             serve(app, host="127.0.0.1", port=0) as port,

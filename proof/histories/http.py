@@ -19,6 +19,7 @@ from receiver.body import Places
 from receiver.endpoints import PREFIX, Endpoint, register
 from receiver.metrics import Metrics
 from receiver.writing import Writing
+from receiver.refusals import Refusals
 from settings import Secret, load_settings
 from simulator import Attempt
 
@@ -34,8 +35,15 @@ def make_handler(cache: Database, terms: Terms, keys: Callable[[], Sequence[Secr
     handler = AuditHandler(cache, terms=terms, commit_timeout=_EVER, metrics=metrics, writing=Writing(cache))
     endpoint = Endpoint(name=ENDPOINT, enabled=lambda: True, secrets=keys, handle=handler.handle)
     settings = load_settings({}).receiver
-    register(app, endpoint, settings=settings, metrics=metrics, places=Places(settings.max_in_flight))
-    (route,) = app.router.routes()
+    register(
+        app,
+        endpoint,
+        settings=settings,
+        metrics=metrics,
+        places=Places(settings.max_in_flight),
+        refusals=Refusals(metrics),
+    )
+    route, _with_a_slash = app.router.routes()
     return route.handler
 
 
