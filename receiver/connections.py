@@ -25,6 +25,8 @@ LARGEST_HEAD = 65_536
 """Bytes of a request's head that are taken; aiohttp bounds each line and their number."""
 FILES_KEPT = 192
 """Descriptors kept for the rest: PostgreSQL, the log, and what is accepted while others are being closed."""
+_BACKLOG = 4096
+"""Connections that wait to be accepted; one that finds no room tries again after a second, then three."""
 SWEEP_EVERY = 1.0
 """Seconds between two looks for connections whose time is up, at the most."""
 
@@ -80,15 +82,17 @@ class Connections:
     async def guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Keep count of a request while it is answered, refuse what has no path, and close after 401 and 404."""
         connection = request.protocol
-        if isinstance(connection, _Connection):
-            self._waiting.pop(connection, None)
+        if not isinstance(connection, _Connection):
+            return await self._answer(request, handler)
+        self._waiting.pop(connection, None)
         try:
-            # Whoever sent many requests at once waits after each for all the others.
-            await asyncio.sleep(0)
+            if connection.has_had_its_turn:
+                # Whoever sent many requests at once waits after each for all the others.
+                await asyncio.sleep(0)
             response = await self._answer(request, handler)
         finally:
-            if isinstance(connection, _Connection) and connection in self._open:
-                connection.wait()
+            connection.wait()
+            if connection in self._open:
                 self._waiting[connection] = None
         if response.status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.NOT_FOUND}:
             response.force_close()
@@ -175,13 +179,14 @@ class Connections:
 class _Connection(web.RequestHandler):
     """aiohttp's connection, which also tells when it waits for a request and since when."""
 
-    __slots__ = ("_connections", "_counts", "_head", "_head_timeout", "head_due")
+    __slots__ = ("_connections", "_counts", "_head", "_head_timeout", "has_had_its_turn", "head_due")
 
     def __init__(self, connections: Connections, server: web.Server, settings: ReceiverSettings) -> None:
         super().__init__(
             server,
             loop=asyncio.get_running_loop(),
             keepalive_timeout=settings.idle_timeout,
+            tcp_keepalive=False,  # idle ones are closed before
             access_log=None,  # type: ignore[arg-type] # documented so
             # Bodies are verified byte for byte as they were sent, so nothing may decompress them on the way.
             auto_decompress=False,
@@ -190,6 +195,8 @@ class _Connection(web.RequestHandler):
         )
         self._connections = connections
         self._head_timeout = settings.head_timeout
+        self.has_had_its_turn = False
+        """Whether a request has been answered since something came."""
         self._counts = True
         """Whether it waits for a head, and what comes is of one."""
         self._head = 0
@@ -199,7 +206,7 @@ class _Connection(web.RequestHandler):
 
     def wait(self) -> None:
         """Begin to wait for another request: as long as nothing comes, that is aiohttp's own time-out."""
-        self._counts, self._head, self.head_due = True, 0, math.inf
+        self._counts, self._head, self.head_due, self.has_had_its_turn = True, 0, math.inf, True
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
@@ -211,6 +218,7 @@ class _Connection(web.RequestHandler):
 
     def data_received(self, data: bytes) -> None:
         complete = self._request_count
+        self.has_had_its_turn = False
         super().data_received(data)
         if self._request_count != complete:
             self._counts, self.head_due = False, math.inf
@@ -241,7 +249,7 @@ class _Site(web.BaseSite):
     def __init__(
         self, runner: web.AppRunner, host: str, port: int, make: Callable[[web.Server], web.RequestHandler]
     ) -> None:
-        super().__init__(runner)
+        super().__init__(runner, backlog=_BACKLOG)
         self._host = host
         self._port = port
         self._make = make

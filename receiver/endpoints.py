@@ -45,6 +45,7 @@ RESERVED = ("rbac",)
 """Paths kept for consumers that are not there yet; they answer 404 until one is registered."""
 
 _LONGEST_REQUEST_ID = 64
+_UNAUTHORIZED = b'{"error": "unauthorized"}'
 
 
 class VerifiedDelivery(msgspec.Struct, frozen=True, kw_only=True):
@@ -207,7 +208,7 @@ class _Gate:
                 freescout_event=event,
                 signature="wrong" if signature else "missing",
             )
-            response = _problem(401, "unauthorized")
+            response = web.Response(body=_UNAUTHORIZED, status=401, content_type="application/json", charset="utf-8")
             response.force_close()
             raise _RefusedError(response)
         return VerifiedDelivery(

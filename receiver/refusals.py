@@ -61,6 +61,8 @@ HEAD_TOO_LARGE = Refusal("head_too_large", CONNECTION_CLOSED, None)
 TOO_MANY = Refusal("too_many_connections", CONNECTION_CLOSED, None)
 NO_FILES = Refusal("no_files", CONNECTION_CLOSED, None)
 
+KINDS = tuple(value.kind for value in list(globals().values()) if isinstance(value, Refusal))
+
 
 class Refusals:
     """Counts refusals and logs them; ``clock`` gives seconds that only go forward."""

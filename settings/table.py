@@ -81,7 +81,7 @@ class ReceiverSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     ] = 95
     connections: Annotated[
         int, Meta(ge=16, le=100000, description="connections open at once; beyond, the one idle for longest is closed")
-    ] = 1000
+    ] = 4000
     commit_timeout: Annotated[
         float,
         Meta(ge=0.1, le=4.8, description="how long a delivery may take to be committed before it is answered 503"),

@@ -257,7 +257,9 @@ async def test_a_body_that_gives_way_is_answered_and_asked_to_come_again(log: Lo
         fast_writer.write(LARGE)
 
         assert b"applied" in await fast.read()
-        answer = await slow.read()
+        answer = await slow.readuntil(b"\r\n\r\n")
+        slow_writer.write(LARGE[-9:])
+        await slow.read()
         for writer in (slow_writer, fast_writer):
             writer.close()
             await writer.wait_closed()

@@ -49,7 +49,7 @@ async def main(requests: int, seed: int) -> int:
     """Run on a database of its own inside the embedded PostgreSQL; return the exit code."""
     from db.embedded import EmbeddedPostgres  # noqa: PLC0415 - it is not on every platform
 
-    _allow_many_files()
+    allow_many_files()
     with EmbeddedPostgres() as server:
         connection = await asyncpg.connect(server.url("postgres"))
         await connection.execute("DROP DATABASE IF EXISTS fuzz WITH (FORCE)")
@@ -62,7 +62,7 @@ async def main(requests: int, seed: int) -> int:
     return 1 if report.problems else 0
 
 
-def _allow_many_files() -> None:
+def allow_many_files() -> None:
     """Raise our limit of open files, and so the receiver's, to what a crowd needs."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = 4096 if hard == resource.RLIM_INFINITY else min(4096, hard)

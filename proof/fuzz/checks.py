@@ -8,6 +8,7 @@ import asyncpg
 from freescout_audit import __version__
 from freescout_audit.delivery import KNOWN_EVENTS
 from proof.fuzz.bodies import CANARY, FORGED, FORGED_END, UPDATED_AT, Sample
+from receiver.refusals import KINDS
 
 _SERIES = re.compile(r"^(\w+)(?:\{(.*)\})? ")
 _LABEL = re.compile(r'(\w+)="([^"]*)"')
@@ -18,6 +19,7 @@ _LABELS = {
     "endpoint": frozenset({"audit"}),
     "event": KNOWN_EVENTS | {"other"},
     "outcome": _OUTCOMES,
+    "kind": frozenset(KINDS),
     "verdict": frozenset({"peeked", "waiting", "raced", "late", "lost", "never_sent"}),
 }
 

@@ -86,7 +86,12 @@ class Inputs:
     def batch(self, number: int) -> list[Input]:
         """Return the batch of this number; only its last input may end the connection."""
         chance = Random(f"{self._seed}/{number}")
-        made = [self._ordinary(chance, number * 1000 + place) for place in range(chance.randint(1, BATCH))]
+        made: list[Input] = []
+        for place in range(chance.randint(1, BATCH)):
+            given = self._ordinary(chance, number * 1000 + place)
+            if given.ends != "stays":
+                return [*made, self._last(chance) if chance.random() < 0.05 else given]
+            made.append(given)
         if chance.random() < 0.4:
             made.append(self._last(chance))
         return made
@@ -166,7 +171,7 @@ class Inputs:
         body = sample.about(FORGED + chance.randrange(10**9)) if chance.random() < 0.2 else b'{"id":%d}' % FORGED
         headers = [(b"X-FreeScout-Event", chance.choice((chance.choice(_EVENTS), _strange_event(chance))))]
         headers += _wrong_signature(chance, body)
-        return Input(kind="forged signature", raw=request(headers, body), allowed=_UNAUTHORIZED)
+        return Input(kind="forged signature", raw=request(headers, body), allowed=_UNAUTHORIZED, ends="closes")
 
     def _last(self, chance: Random) -> Input:
         draw = chance.random()
@@ -304,7 +309,7 @@ def _noise(chance: Random) -> Input:
     """Random bytes where a body should be."""
     body = chance.randbytes(chance.choice((0, 1, 30, 300, chance.randint(0, 3000))))
     headers = [(b"X-FreeScout-Event", b"convo.status"), (b"X-FreeScout-Signature", base64.b64encode(body[:20]))]
-    return Input(kind="random bytes as a body", raw=request(headers, body), allowed=_UNAUTHORIZED)
+    return Input(kind="random bytes as a body", raw=request(headers, body), allowed=_UNAUTHORIZED, ends="closes")
 
 
 def _page(chance: Random) -> Input:
@@ -319,7 +324,7 @@ def _page(chance: Random) -> Input:
             (b"//", {404}),
             (b"/api/internal/freescout-webhook/rbac", {404}),
             (b"/api/internal/freescout-webhook/", {404}),
-            (PATH + b"/", {404}),
+            (b"/" + PATH, {404}),
             (PATH.upper(), {404}),
             (PATH + b"%00", {404}),
             (b"/%2e%2e/%2e%2e/etc/passwd", {404}),
@@ -335,7 +340,8 @@ def _page(chance: Random) -> Input:
     if allowed == {404}:
         body = b"x" * chance.choice((0, 0, 100))
         method = chance.choice((b"GET", b"POST", b"PUT", b"DELETE"))
-        return Input(kind="other paths", raw=request([], body, method=method, path=path), allowed=frozenset(allowed))
+        raw = request([], body, method=method, path=path)
+        return Input(kind="other paths", raw=raw, allowed=frozenset(allowed), ends="closes")
     headers = chance.choice(
         (
             [],
@@ -345,7 +351,9 @@ def _page(chance: Random) -> Input:
             [(b"Authorization", b"Basic " + OPS_TOKEN.encode()), (b"X-Forwarded-For", b"127.0.0.1")],
         )
     )
-    return Input(kind="pages", raw=request(headers, None, method=b"GET", path=path), allowed=frozenset(allowed))
+    raw = request(headers, None, method=b"GET", path=path)
+    ends: Ending = "closes" if allowed == {401} else "stays"
+    return Input(kind="pages", raw=raw, allowed=frozenset(allowed), ends=ends)
 
 
 def _refused(chance: Random) -> Input:

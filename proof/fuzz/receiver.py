@@ -4,7 +4,7 @@ import asyncio
 import os
 import sys
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +16,12 @@ from proof.fuzz.bodies import CANARY
 from proof.fuzz.http import KEY
 from proof.fuzz.inputs import BODY_TIMEOUT, MAX_BODY, OPS_TOKEN
 
+FUZZED = {
+    "RECEIVER_MAX_BODY": str(MAX_BODY),
+    "RECEIVER_BODY_TIMEOUT": str(BODY_TIMEOUT),
+    "RECEIVER_HEAD_TIMEOUT": "60",
+}
+"""Settings of a receiver that is fuzzed."""
 ROOT = Path(__file__).resolve().parents[2]
 _LOOK_EVERY = 0.5
 _LONGEST_LINE = 2**20
@@ -119,14 +125,23 @@ class Watched:
 
 
 @asynccontextmanager
-async def receiver(database_url: str) -> AsyncIterator[Watched]:
+async def receiver(
+    database_url: str, variables: Mapping[str, str] = FUZZED, *, files: int | None = None
+) -> AsyncIterator[Watched]:
     """Run ``python -m receiver`` on any free port, and end it.
+
+    Args:
+        database_url: A migrated database.
+        variables: Settings, as environment variables.
+        files: What ``ulimit -n`` is to be for it; None leaves it.
 
     Raises:
         RuntimeError: It did not start.
     """
+    limited = () if files is None else ("/bin/sh", "-c", f'ulimit -n {files}; exec "$@"', "sh")
     kept = {name: value for name, value in os.environ.items() if name in {"PATH", "HOME", "LANG"}}
     process = await asyncio.create_subprocess_exec(
+        *limited,
         sys.executable,
         "-m",
         "receiver",
@@ -136,12 +151,11 @@ async def receiver(database_url: str) -> AsyncIterator[Watched]:
             "DATABASE_URL": database_url,
             "PORT": "0",
             "RECEIVER_HOST": "127.0.0.1",
-            "RECEIVER_MAX_BODY": str(MAX_BODY),
-            "RECEIVER_BODY_TIMEOUT": str(BODY_TIMEOUT),
             "FLAG_FREESCOUT_WEBHOOK_RECEIVE": "1",
             "FREESCOUT_AUDIT_WEBHOOK_SECRET": KEY,
             "OPS_TOKEN": OPS_TOKEN,
             "LOG_FORMAT": "json",
+            **variables,
         },
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,

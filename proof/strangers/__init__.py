@@ -1,0 +1,1 @@
+"""What senders without a key can do to those who have one, all at once."""
