@@ -176,12 +176,19 @@ def announced(request: web.Request, *, limit: int) -> int:
     return length
 
 
-def here(request: web.Request) -> bytes | None:
-    """Return the body if all of it has arrived with the head, as small ones do: it needs no place."""
+def here(request: web.Request, *, limit: int) -> bytes | None:
+    """Return the body if all of it has arrived with the head, as small ones do: it needs no place.
+
+    Raises:
+        BodyTooLargeError: It has more than ``limit`` bytes, which it did not announce.
+    """
     content = request.content
     if not content.is_eof() or content.exception() is not None:
         return None
-    return content.read_nowait()
+    body = content.read_nowait()
+    if len(body) > limit:
+        raise BodyTooLargeError(f"the body has more bytes than receiver.max_body ({limit})")
+    return body
 
 
 async def read_body(

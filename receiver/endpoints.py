@@ -149,9 +149,9 @@ class _Gate:
         signers = [Signer(secret.reveal()) for secret in secrets]
         try:
             size = announced(request, limit=self._settings.max_body)
+            body = here(request, limit=self._settings.max_body)
         except BodyTooLargeError as error:
             raise self._refused(why.TOO_LARGE, error.problem) from None
-        body = here(request)
         if body is not None:
             for signer in signers:
                 signer.update(body)

@@ -249,6 +249,14 @@ class TestBodies:
             "100 bytes came in 0.2 s, and then not the rest"
         ]
 
+    async def test_one_that_came_at_once_and_did_not_say_how_large_is_refused_all_the_same(
+        self, receive: Receive
+    ) -> None:
+        async with receive(settings=load_settings({"RECEIVER_MAX_BODY": "1024"})) as receiver:
+            raw = head("Transfer-Encoding: chunked") + b"401\r\n" + b"x" * 0x401 + b"\r\n0\r\n\r\n"
+
+            assert (await sent(receiver, raw)).startswith(b"HTTP/1.1 413 ")
+
     async def test_an_empty_one_is_named_and_not_the_key(self, receiver: Receiver, log: Log) -> None:
         assert (await receiver.deliver(b"", headers=signed(b"null")))[0] == 401
 
