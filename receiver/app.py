@@ -19,8 +19,8 @@ from receiver.connections import Connections
 from receiver.endpoints import Endpoint, register
 from receiver.health import Health, add_pages
 from receiver.metrics import Metrics
-from receiver.writing import Writing
 from receiver.refusals import Refusals
+from receiver.writing import Writing
 from settings.environment import Environment
 from settings.table import JournalSettings, ReceiverSettings, Settings
 from settings.vault.live import LiveSecrets
@@ -48,10 +48,14 @@ def create_app(
     writing, answers = Writing(database), Answers(database)
     health = Health(database, environment, terms=terms, metrics=metrics, secrets=secrets, writing=writing)
     audit = AuditHandler(
-        database, terms=terms, commit_timeout=settings.receiver.commit_timeout, metrics=metrics, writing=writing
+        database,
+        terms=terms,
+        commit_timeout=settings.receiver.commit_timeout,
+        metrics=metrics,
+        writing=writing,
+        answers=answers,
     )
-
-    refusals = Refusals(metrics)
+    refusals = Refusals(metrics, remember=answers.note)
     connections = Connections(settings.receiver, refusals)
     app = web.Application(middlewares=[connections.guard])
     app[CONNECTIONS] = connections

@@ -6,6 +6,7 @@ from aiohttp import web
 
 from db.database import Database
 from db.group import LOCK_PATIENCE, GroupCommit
+from db.journal import SELF_TEST
 from db.store import Delivery, Recorded, record_deliveries
 from freescout_audit import events
 from freescout_audit.conversation import UnusableBodyError
@@ -14,6 +15,7 @@ from freescout_audit.desk_clock import WITHIN_A_SECOND
 from freescout_audit.errors import DatabaseUnavailableError
 from freescout_audit.logs import emit, where
 from freescout_audit.rule import Claim, Terms, Verdict, poller_is_alive
+from receiver.answers import Answers
 from receiver.endpoints import VerifiedDelivery
 from receiver.metrics import Metrics
 from receiver.writing import Writing
@@ -32,13 +34,21 @@ class AuditHandler:
     """Answers verified deliveries from the cache's point of view. Never calls FreeScout."""
 
     def __init__(
-        self, database: Database, *, terms: Terms, commit_timeout: float, metrics: Metrics, writing: Writing
+        self,
+        database: Database,
+        *,
+        terms: Terms,
+        commit_timeout: float,
+        metrics: Metrics,
+        writing: Writing,
+        answers: Answers,
     ) -> None:
         self._database = database
         self._terms = terms
         self._commit_timeout = commit_timeout
         self._metrics = metrics
         self._writing = writing
+        self._answers = answers
         self._group = GroupCommit(self._record, key=_ticket_of)
 
     async def close(self) -> None:
@@ -63,6 +73,8 @@ class AuditHandler:
                 bytes=len(delivery.body),
             )
             return web.json_response({"error": error.problem}, status=400)
+        if claim is not None or not delivery.event.startswith(SELF_TEST):
+            self._answers.verified(delivery.key_fingerprint)
         if claim is None:
             await self._save(delivery, None, "ignored")
             emit(events.DELIVERY_IGNORED, outcome="ignored", freescout_event=delivery.event, bytes=len(delivery.body))

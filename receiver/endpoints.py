@@ -4,6 +4,7 @@ An endpoint is one registration: a path, a switch, its keys and a handler for wh
 """
 
 import random
+import re
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from aiohttp import web
 from structlog.contextvars import bound_contextvars
 
 from db.refusals import explain
-from freescout_audit.delivery import event_name
+from freescout_audit.delivery import CONVERSATION_EVENTS, event_name
 from freescout_audit.errors import DatabaseUnavailableError
 from freescout_audit.events import (
     DELIVERY_NOT_SAVED,
@@ -45,6 +46,7 @@ RESERVED = ("rbac",)
 """Paths kept for consumers that are not there yet; they answer 404 until one is registered."""
 
 _LONGEST_REQUEST_ID = 64
+_SHA1 = re.compile(r"[A-Za-z0-9+/]{27}=")
 _UNAUTHORIZED = b'{"error": "unauthorized"}'
 
 
@@ -203,7 +205,11 @@ class _Gate:
         matching = matching_signer(signers, signature)
         if matching is None:
             self._refusals.note(
-                why.UNVERIFIED if body else why.EMPTY,
+                why.EMPTY
+                if not body
+                else why.LIKE_FREESCOUTS
+                if _is_like_freescouts(event, signature)
+                else why.UNVERIFIED,
                 bytes=len(body),
                 freescout_event=event,
                 signature="wrong" if signature else "missing",
@@ -226,6 +232,11 @@ class _Gate:
         # What is left of the body is of no interest, however much it is.
         response.force_close()
         return _RefusedError(response)
+
+
+def _is_like_freescouts(event: str, signature: str | None) -> bool:
+    """Tell whether a refused request has FreeScout's form: one of its events, and base64 of an SHA-1."""
+    return event in CONVERSATION_EVENTS and signature is not None and _SHA1.fullmatch(signature) is not None
 
 
 def _problem(status: int, error: str, *, headers: dict[str, str] | None = None) -> web.Response:

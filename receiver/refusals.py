@@ -8,6 +8,7 @@ from collections.abc import Callable
 from contextvars import Context, copy_context
 from dataclasses import dataclass, field
 
+from db import answers
 from freescout_audit.events import (
     CONNECTION_CLOSED,
     DELIVERY_ABORTED,
@@ -43,6 +44,7 @@ class Refusal:
 
 
 UNVERIFIED = Refusal("unverified", DELIVERY_UNVERIFIED, 401)
+LIKE_FREESCOUTS = Refusal(answers.LIKE_FREESCOUTS, DELIVERY_UNVERIFIED, 401)
 EMPTY = Refusal("empty", DELIVERY_EMPTY, 401)
 NO_TOKEN = Refusal("no_token", DELIVERY_REFUSED, 401)
 MISDIRECTED = Refusal("misdirected", DELIVERY_MISDIRECTED, 404)
@@ -65,10 +67,20 @@ KINDS = tuple(value.kind for value in list(globals().values()) if isinstance(val
 
 
 class Refusals:
-    """Counts refusals and logs them; ``clock`` gives seconds that only go forward."""
+    """Counts refusals and logs them.
 
-    def __init__(self, metrics: Metrics, *, clock: Callable[[], float] = time.monotonic) -> None:
+    ``remember`` is told the kind of each; ``clock`` gives seconds that only go forward.
+    """
+
+    def __init__(
+        self,
+        metrics: Metrics,
+        *,
+        remember: Callable[[str], None] = lambda _kind: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._metrics = metrics
+        self._remember = remember
         self._clock = clock
         self._all = _Bucket(ALL_AT_ONCE, ALL_EVERY)
         self._kinds: dict[str, _Kind] = {}
@@ -76,6 +88,7 @@ class Refusals:
     def note(self, refusal: Refusal, **fields: object) -> None:
         """Count a refusal, and log it now, later or as one of those ``left_out``."""
         self._metrics.refused(refusal.kind)
+        self._remember(refusal.kind)
         kind = self._kinds.get(refusal.kind)
         if kind is None:
             kind = self._kinds[refusal.kind] = _Kind(refusal)

@@ -7,8 +7,9 @@ import asyncpg
 import pytest
 
 from conftest import ENVIRONMENT, Log, Receive
-from db.answers import VERIFIED, read_answers
+from db.answers import LIKE_FREESCOUTS, VERIFIED, read_answers
 from db.database import Database
+from db.journal import SELF_TEST
 from db.refusals import REFUSED, explain
 from freescout_audit.errors import DatabaseUnavailableError
 from freescout_audit.rule import Terms
@@ -16,7 +17,7 @@ from receiver.answers import Answers
 from receiver.health import Health
 from receiver.metrics import Metrics
 from receiver.writing import LOOK_EVERY, TRY_EVERY, Writing
-from support.examples import body
+from support.examples import body, signed
 
 
 @pytest.fixture
@@ -143,3 +144,41 @@ class TestAnswers:
         await answers.write()
 
         assert (await read_answers(database))["too_slow"].answers == 2
+
+    async def test_refusals_like_freescouts_and_what_is_verified_reach_doctor_status_and_metrics(
+        self, receive: Receive, database: Database, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("receiver.health._FRESH", 0.0)
+        monkeypatch.setattr("receiver.answers.WRITE_EVERY", 0.05)
+        another = signed(body(), key="another key")
+        async with receive() as receiver:
+            assert (await receiver.deliver(body(), headers=another | {"X-FreeScout-Event": "convo.hello"}))[0] == 401
+            assert (await receiver.deliver(body(), headers={}))[0] == 401
+            await _until_known(database, {"unverified"})
+            async with receiver.client.get(receiver.url + "/readyz") as response:
+                assert (await response.json())["components"]["deliveries"]["state"] == "ok"
+
+            assert (await receiver.deliver(body(), headers=another))[0] == 401
+            await _until_known(database, {"unverified", LIKE_FREESCOUTS})
+            async with receiver.client.get(receiver.url + "/readyz") as response:
+                assert response.status == 200, "anybody can cause this"
+                deliveries = (await response.json())["components"]["deliveries"]
+            assert deliveries["state"] == "degraded"
+            assert "none was ever verified" in deliveries["detail"]
+            async with receiver.client.get(receiver.url + "/metrics") as response:
+                assert 'freescout_audit_component_up{component="deliveries"} 0.0' in await response.text()
+
+            # A self-test of ours is none of FreeScout's deliveries.
+            own = signed(b"{}", event=f"{SELF_TEST}.12345678")
+            assert (await receiver.deliver(b"{}", headers=own))[0] == 200
+            assert (await receiver.deliver(body()))[0] == 200
+            await _until_known(database, {"unverified", LIKE_FREESCOUTS, VERIFIED})
+            assert (await read_answers(database))[VERIFIED].answers == 1
+            async with receiver.client.get(receiver.url + "/readyz") as response:
+                assert (await response.json())["components"]["deliveries"]["state"] == "ok"
+
+
+async def _until_known(database: Database, kinds: set[str]) -> None:
+    async with asyncio.timeout(20):
+        while set(await read_answers(database)) != kinds:  # noqa: ASYNC110 - it is written every so often
+            await asyncio.sleep(0.01)

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 import asyncpg
 
+from db.answers import DROPPED, VERIFIED
 from freescout_audit import __version__
 from freescout_audit.delivery import KNOWN_EVENTS
 from proof.fuzz.bodies import CANARY, FORGED, FORGED_END, UPDATED_AT, Sample
@@ -19,7 +20,8 @@ _LABELS = {
     "endpoint": frozenset({"audit"}),
     "event": KNOWN_EVENTS | {"other"},
     "outcome": _OUTCOMES,
-    "kind": frozenset(KINDS),
+    "kind": frozenset({*KINDS, VERIFIED, DROPPED}),
+    "component": frozenset({"receive", "vault", "database", "poller", "lease", "desk", "deliveries"}),
     "verdict": frozenset({"peeked", "waiting", "raced", "late", "lost", "never_sent"}),
 }
 

@@ -14,12 +14,13 @@ from yarl import URL
 from db.database import Database
 from freescout_audit.rule import Terms
 from poller.freescout import DeskResponse
+from receiver.answers import Answers
 from receiver.audit import ENDPOINT, AuditHandler
 from receiver.body import Places
 from receiver.endpoints import PREFIX, Endpoint, register
 from receiver.metrics import Metrics
-from receiver.writing import Writing
 from receiver.refusals import Refusals
+from receiver.writing import Writing
 from settings import Secret, load_settings
 from simulator import Attempt
 
@@ -32,7 +33,9 @@ _EVER = 3600.0
 def make_handler(cache: Database, terms: Terms, keys: Callable[[], Sequence[Secret]]) -> Handler:
     """Return a receiver's handler of the audit endpoint, which accepts these keys."""
     metrics, app = Metrics(), web.Application()
-    handler = AuditHandler(cache, terms=terms, commit_timeout=_EVER, metrics=metrics, writing=Writing(cache))
+    handler = AuditHandler(
+        cache, terms=terms, commit_timeout=_EVER, metrics=metrics, writing=Writing(cache), answers=Answers(cache)
+    )
     endpoint = Endpoint(name=ENDPOINT, enabled=lambda: True, secrets=keys, handle=handler.handle)
     settings = load_settings({}).receiver
     register(
