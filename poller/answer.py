@@ -10,12 +10,13 @@ import msgspec
 
 from freescout_audit.desk_clock import before_the_question
 from freescout_audit.errors import FreescoutAuditError
+from freescout_audit.media_type import is_json_type
 
 UNREADABLE = (msgspec.MsgspecError, RecursionError)
 """What decoding raises for what is not JSON, is no such document, or is nested without end."""
 IN_BETWEEN = "is a proxy in between?"
 _OF_CACHES = ("x-cache", "cf-cache-status", "via", "x-served-by", "server")
-"""Headers by which a cache may be known."""
+"""Headers by which a cache or a proxy may be known."""
 _PAST_CACHES = "let /api/* past every cache before FreeScout"
 _SHOWN = 60
 """So much of a header is shown at the most."""
@@ -53,6 +54,15 @@ class DeskResponse(msgspec.Struct, frozen=True, kw_only=True):
     status: int
     headers: Mapping[str, str]
     body: bytes
+    asked: str = ""
+    """The URL that was asked, without its query."""
+    path: str = ""
+    """What of it follows the desk's address, such as ``/api/conversations``."""
+
+
+def is_json(answer: DeskResponse) -> bool:
+    """Tell whether an answer says that it is JSON, ``application/hal+json`` and the like included."""
+    return is_json_type(answer.headers.get("content-type", ""))
 
 
 @contextmanager
@@ -77,7 +87,7 @@ def check_its_age(answer: DeskResponse) -> None:
     age = answer.headers.get("age", "").strip()
     if age.strip("0"):
         raise DeskUnavailableError(
-            f"FreeScout's answer is {age[:_SHOWN]} s old: a cache gave it{_named(answer)}", _PAST_CACHES, again=False
+            f"FreeScout's answer is {age[:_SHOWN]} s old: a cache gave it{named(answer)}", _PAST_CACHES, again=False
         )
     asked, date = _not_before.get(), answer.headers.get("date")
     if asked is None or date is None:
@@ -91,14 +101,14 @@ def older_than_asked(before: timedelta, answer: DeskResponse | None = None) -> D
     """Return what it means that an answer bears a date from so long before it was asked for."""
     return DeskUnavailableError(
         f"FreeScout's answer is dated {before.total_seconds():.0f} s before it was asked for: a cache gave it"
-        f"{'' if answer is None else _named(answer)}, or the desk's clock was set back while it was read",
+        f"{'' if answer is None else named(answer)}, or the desk's clock was set back while it was read",
         _PAST_CACHES,
         again=False,
     )
 
 
-def _named(answer: DeskResponse) -> str:
-    """Return what a cache calls itself, in brackets."""
+def named(answer: DeskResponse) -> str:
+    """Return what a cache or proxy calls itself, in brackets; empty when it does not say."""
     names = [name for name in _OF_CACHES if answer.headers.get(name)]
     return f" ({names[0]}: {answer.headers[names[0]][:_SHOWN]})" if names else ""
 

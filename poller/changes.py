@@ -10,15 +10,8 @@ from typing import Protocol
 import msgspec
 
 from freescout_audit.conversation import Status
-from poller.answer import UNREADABLE
-from poller.freescout import (
-    DeskError,
-    DeskRefusedError,
-    DeskResponse,
-    DeskUnavailableError,
-    no_answer,
-    what_it_means,
-)
+from poller.answer import UNREADABLE, DeskError, DeskRefusedError, DeskResponse, DeskUnavailableError, is_json
+from poller.meaning import no_answer, what_it_means
 
 _CREATED, _NO_CONTENT, _INVALID, _NOT_FOUND = 201, 204, 400, 404
 
@@ -66,7 +59,7 @@ class DeskChanges:
         """
         document = {"byUser": by_user, "status": status}
         answer = await self._ask("PUT", f"conversations/{ticket_id}", document)
-        if answer.status == _NOT_FOUND and _is_json(answer):
+        if answer.status == _NOT_FOUND and is_json(answer):
             raise DeskRefusedError(f"FreeScout has no ticket {ticket_id}", "choose another by its id, not its number")
         if answer.status != _NO_CONTENT:
             raise _refusal(answer)
@@ -84,7 +77,7 @@ class DeskChanges:
     async def remove_webhook(self, webhook_id: int) -> bool:
         """Remove a webhook, and return whether there was one; errors as `set_status`."""
         answer = await self._ask("DELETE", f"webhooks/{webhook_id}", None)
-        if answer.status == _NOT_FOUND and _is_json(answer):
+        if answer.status == _NOT_FOUND and is_json(answer):
             return False
         if answer.status != _NO_CONTENT:
             raise _refusal(answer)
@@ -99,7 +92,7 @@ class DeskChanges:
 
 def _refusal(answer: DeskResponse) -> DeskError:
     """Return what a refusal means, in FreeScout's own words where it has some."""
-    if answer.status == _INVALID and _is_json(answer):
+    if answer.status == _INVALID and is_json(answer):
         try:
             problems = msgspec.json.decode(answer.body, type=_Refusal).embedded.errors
         except UNREADABLE:
@@ -108,7 +101,3 @@ def _refusal(answer: DeskResponse) -> DeskError:
             said = "; ".join(f"{problem.path}: {problem.message}" for problem in problems)
             return DeskRefusedError(f"FreeScout does not accept that: {said}")
     return what_it_means(answer)
-
-
-def _is_json(answer: DeskResponse) -> bool:
-    return answer.headers.get("content-type", "").partition(";")[0].strip() == "application/json"

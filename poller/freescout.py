@@ -21,7 +21,6 @@ from freescout_audit.events import DESK_RETRY, DESK_STRANGE_ROW
 from freescout_audit.logs import emit
 from freescout_audit.repeats import Repeats
 from poller.answer import (
-    IN_BETWEEN,
     UNREADABLE,
     DeskError,
     DeskRefusedError,
@@ -30,8 +29,10 @@ from poller.answer import (
     DeskUnavailableError,
     check_its_age,
     desk_clock,
+    is_json,
 )
 from poller.asked import PAST_THE_END, Asked, Order, SortField
+from poller.meaning import no_answer, says, unreadable, what_it_means
 from poller.page import Page, read_page
 
 __all__ = [
@@ -44,8 +45,6 @@ __all__ = [
     "FreeScout",
     "Page",
     "Transport",
-    "no_answer",
-    "what_it_means",
 ]
 
 T = TypeVar("T")
@@ -92,12 +91,7 @@ class _MailboxList(msgspec.Struct):
     page: _MailboxTotal = msgspec.field(default_factory=_MailboxTotal)
 
 
-class _Message(msgspec.Struct):
-    message: str
-
-
 _mailbox_list = msgspec.json.Decoder(_MailboxList, strict=False)
-_message = msgspec.json.Decoder(_Message)
 
 
 class FreeScout:
@@ -294,7 +288,7 @@ def _conversation(answer: DeskResponse, ticket_id: int) -> Sighting:
     try:
         sighting = decode_conversation(answer.body)
     except UnusableBodyError as error:
-        raise DeskUnavailableError("FreeScout's answer is no conversation", IN_BETWEEN) from error
+        raise unreadable(answer, "FreeScout's answer is no conversation") from error
     if sighting.ticket_id != ticket_id:
         raise DeskUnavailableError(f"FreeScout answered with ticket {sighting.ticket_id}", "is a cache in between?")
     return sighting
@@ -305,59 +299,14 @@ def _mailbox_ids(answer: DeskResponse) -> tuple[set[int], int]:
     try:
         listed = _mailbox_list.decode(answer.body)
     except UNREADABLE as error:
-        raise DeskUnavailableError("FreeScout's mailboxes are not what they should be", IN_BETWEEN) from error
+        raise unreadable(answer, "FreeScout's mailboxes are not what they should be") from error
     return {mailbox.id for mailbox in listed.embedded.mailboxes}, listed.page.total_elements
 
 
 def _judge(answer: DeskResponse, *, may_be_gone: bool) -> None:
     """Let an answer pass that counts; raise what it means otherwise."""
-    status = answer.status
-    is_json = answer.headers.get("content-type", "").partition(";")[0].strip() == "application/json"
-    if status == 200 and is_json:  # noqa: PLR2004 - HTTP's own numbers, here and below
+    if answer.status == 200 and is_json(answer):  # noqa: PLR2004 - HTTP's own numbers, here and below
         return
-    if status == 404 and may_be_gone and is_json and _says(answer, "Not Found"):  # noqa: PLR2004
+    if answer.status == 404 and may_be_gone and says(answer) == "Not Found":  # noqa: PLR2004
         return
     raise what_it_means(answer)
-
-
-def no_answer(error: OSError) -> DeskError:
-    """Return what it means that no answer came."""
-    return DeskUnavailableError(
-        f"FreeScout does not answer ({str(error) or type(error).__name__})",
-        _IS_IT_UP,
-    )
-
-
-def what_it_means(answer: DeskResponse) -> DeskError:
-    """Return what an answer means that is none of those that were hoped for."""
-    status = answer.status
-    if status in {401, 403}:
-        return DeskRefusedError(
-            f"FreeScout answers {status}",
-            "compare FREESCOUT_API_KEY with Manage » Settings » API & Webhooks; a new APP_KEY changes it",
-        )
-    if 300 <= status < 400:  # noqa: PLR2004
-        return DeskRefusedError(f"FreeScout answers {status}, a redirect", "set FREESCOUT_URL to where it leads")
-    if status == 500:  # noqa: PLR2004
-        return DeskServerError(f"FreeScout answers {status}", "see storage/logs at the desk")
-    if status == 429 or status >= 500:  # noqa: PLR2004
-        next_step = "let our address through at what limits requests" if status == 429 else "is the desk up?"  # noqa: PLR2004
-        return DeskUnavailableError(f"FreeScout answers {status}", next_step, retry_after=_retry_after(answer))
-    if status == 200:  # noqa: PLR2004
-        return DeskUnavailableError("FreeScout answers with a page instead of JSON", "is it in maintenance?")
-    return DeskRefusedError(
-        f"FreeScout answers {status}", "is FREESCOUT_URL right, and is the API & Webhooks module active?"
-    )
-
-
-def _says(answer: DeskResponse, message: str) -> bool:
-    try:
-        return _message.decode(answer.body).message == message
-    except UNREADABLE:
-        return False
-
-
-def _retry_after(answer: DeskResponse) -> float | None:
-    """Return ``Retry-After`` in seconds; None without one, or when it is a date (no proxy we know sends one)."""
-    given = answer.headers.get("retry-after", "")
-    return float(given) if given.isascii() and given.isdecimal() else None

@@ -6,8 +6,9 @@ from datetime import datetime
 import msgspec
 
 from freescout_audit.conversation import Sighting, UnusableBodyError, decode_conversation
-from poller.answer import IN_BETWEEN, UNREADABLE, DeskRefusedError, DeskResponse, DeskUnavailableError, desk_clock
+from poller.answer import UNREADABLE, DeskRefusedError, DeskResponse, desk_clock
 from poller.asked import Asked
+from poller.meaning import unreadable
 
 
 class Page(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,7 +56,7 @@ def read_page(asked: Asked, answer: DeskResponse, strange: Callable[[int | None]
     try:
         listed = _list.decode(answer.body)
     except UNREADABLE as error:
-        raise DeskUnavailableError("FreeScout's list is not what it should be", IN_BETWEEN) from error
+        raise unreadable(answer, "FreeScout's list is not what it should be") from error
     rows, total = len(listed.embedded.conversations), listed.page.total_elements
     sightings = [sighting for raw in listed.embedded.conversations if (sighting := _row(raw, strange)) is not None]
     if ignored := asked.ignored(sightings, rows=rows, number=listed.page.number or None):

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from freescout_audit.errors import SettingsError
+from freescout_audit.invisible import what_does_not_belong
 
 WEBHOOK_SECRET = "FREESCOUT_AUDIT_WEBHOOK_SECRET"  # noqa: S105 - names of variables, here and below
 WEBHOOK_SECRET_PREVIOUS = "FREESCOUT_AUDIT_WEBHOOK_SECRET_PREVIOUS"  # noqa: S105
@@ -15,6 +16,10 @@ KEYS = (WEBHOOK_SECRET, WEBHOOK_SECRET_PREVIOUS, API_KEY, OPS_TOKEN)
 
 VAULT_PATH = "/MooseQuest/freescout/"
 _VAULT_NEEDS = ("URL", "CLIENT_ID", "CLIENT_SECRET", "PROJECT_ID", "ENVIRONMENT")
+
+
+class AddressError(SettingsError):
+    """The address of the desk or of the vault is none, so that neither can be asked."""
 
 
 class Secret:
@@ -93,7 +98,7 @@ def load_environment(variables: Mapping[str, str]) -> Environment:
         port=_port(text("PORT") or "8080"),
         receive=_flag("FLAG_FREESCOUT_WEBHOOK_RECEIVE", text("FLAG_FREESCOUT_WEBHOOK_RECEIVE")),
         webhook_secrets=tuple(dict.fromkeys(key for key in keys if key is not None)),
-        freescout_url=_url("FREESCOUT_URL", text("FREESCOUT_URL")),
+        freescout_url=read_address("FREESCOUT_URL", text("FREESCOUT_URL")),
         freescout_api_key=secret(API_KEY),
         ops_token=secret(OPS_TOKEN),
         vault=_vault(text),
@@ -111,11 +116,14 @@ def _vault(text: Callable[[str], str | None]) -> VaultAccess | None:
             f"the vault needs {', '.join(missing)} as well", "set it, or unset every INFISICAL_ variable"
         )
     given = {name: value for name, value in needed.items() if value is not None}
+    for name, what in given.items():
+        if strange := what_does_not_belong(what):
+            raise SettingsError(f"there is {strange} in INFISICAL_{name}", "copy it again, and nothing else")
     path = path or VAULT_PATH
     if not path.startswith("/"):
         raise SettingsError(f"INFISICAL_PATH must begin with /, like {VAULT_PATH}, not {path!r}")
     return VaultAccess(
-        url=(_url("INFISICAL_URL", given["URL"], "https://vault.example.org") or "").removesuffix("/api"),
+        url=read_address("INFISICAL_URL", given["URL"], "https://vault.example.org") or "",
         client_id=given["CLIENT_ID"],
         client_secret=Secret(given["CLIENT_SECRET"]),
         project_id=given["PROJECT_ID"],
@@ -139,9 +147,27 @@ def _flag(name: str, value: str | None) -> bool:
     raise SettingsError(f"{name} must be 1 (on) or 0 (off), not {value!r}")
 
 
-def _url(name: str, value: str | None, example: str = "https://desk.example.org") -> str | None:
-    if value is None or value.startswith(("http://", "https://")):
-        if value is not None and "@" in urlsplit(value).netloc:
-            raise SettingsError(f"{name} holds a user or a password, which would be stored and shown", "leave them out")
-        return value and value.rstrip("/")
-    raise SettingsError(f"{name} must begin with https:// (or http://), like {example}")
+def read_address(name: str, value: str | None, example: str = "https://desk.example.org") -> str | None:
+    """Return the address of the desk or of the vault, without the ``/api`` that may be copied with it.
+
+    Raises:
+        AddressError: It is none; the message names the variable, and never quotes what was given.
+    """
+    if value is None:
+        return None
+    if not value.startswith(("http://", "https://")):
+        raise AddressError(f"{name} must begin with https:// (or http://), like {example}")
+    try:
+        parts = urlsplit(value)
+        host, _ = parts.hostname, parts.port
+    except ValueError:
+        host = None
+    if not host:
+        raise AddressError(f"{name} has no host name that can be asked", f"write it like {example}")
+    if strange := what_does_not_belong(value):
+        raise AddressError(f"there is {strange} in {name}", f"write it like {example}")
+    if "@" in parts.netloc:
+        raise AddressError(f"{name} holds a user or a password, which would be stored and shown", "leave them out")
+    if parts.query or parts.fragment:
+        raise AddressError(f"{name} holds more than an address", f"leave out what follows ? or #, like {example}")
+    return value.rstrip("/").removesuffix("/api").rstrip("/")

@@ -175,8 +175,8 @@ async def test_retry_after_is_kept_within_reason() -> None:
     ("refusal", "problem", "next_step"),
     [
         (answer(401, {"message": "Not Authorized"}), "FreeScout answers 401", "compare FREESCOUT_API_KEY"),
-        (answer(403), "FreeScout answers 403", "compare FREESCOUT_API_KEY"),
-        (answer(302, location="https://x.example.org"), "FreeScout answers 302, a redirect", "set FREESCOUT_URL to"),
+        (answer(403), "a proxy in front of FreeScout refuses us with 403", "let /api/* through"),
+        (answer(302), "FreeScout answers 302, a redirect that does not say where to", "is FREESCOUT_URL right"),
         (answer(404, content_type="text/html"), "FreeScout answers 404", "is FREESCOUT_URL right"),
         (answer(405), "FreeScout answers 405", "is FREESCOUT_URL right"),
         (
@@ -203,7 +203,10 @@ async def test_a_request_that_is_sent_again_is_logged_with_the_reason_and_the_ne
     await FreeScout(Script(answer(503), listing()), sleep=Patience()).page(size=1)
 
     (line,) = log.lines("desk.retry")
-    assert (line["reason"], line["next_step"]) == ("FreeScout answers 503", "is the desk up?")
+    assert (line["reason"], line["next_step"]) == (
+        "FreeScout answers 503",
+        "is the desk up? php artisan up ends a maintenance",
+    )
 
 
 async def test_an_answer_about_another_ticket_does_not_count() -> None:

@@ -17,6 +17,7 @@ from ops.result import CommandError, CommandResult, Exit
 from ops.runner import run_command
 from ops.workplace import Workplace, standing_of
 from poller.freescout import FreeScout
+from settings.environment import AddressError, read_address
 
 _SAMPLE = 5
 """Tickets by which a desk is recognised."""
@@ -54,11 +55,11 @@ def change(
     A database belongs to one desk, and a poller with another FREESCOUT_URL does not start: it would take the tickets
     of one for those of the other.
     """
-    if not url.startswith(("http://", "https://")):
-        raise typer.BadParameter(f"{url!r} must begin with https:// (or http://), like https://desk.example.org")
-    run_command(
-        lambda workplace: move(workplace, url.rstrip("/").removesuffix("/api"), forget=forget, yes=yes), as_json=as_json
-    )
+    try:
+        address = read_address("URL", url.strip()) or ""
+    except AddressError as error:
+        raise typer.BadParameter(str(error)) from None
+    run_command(lambda workplace: move(workplace, address, forget=forget, yes=yes), as_json=as_json)
 
 
 class DeskClock(msgspec.Struct, frozen=True, kw_only=True):

@@ -6,12 +6,15 @@ https://infisical.com/docs/api-reference/endpoints/secrets/list; what they leave
 forms of errors) is from Infisical's server code. No message quotes an answer: answers hold secrets.
 """
 
+import re
 from collections.abc import Collection, Mapping
 from typing import Literal
 
 import msgspec
 
 from freescout_audit.errors import FreescoutAuditError
+from freescout_audit.media_type import is_json_type
+from freescout_audit.redirects import where_it_leads
 from settings.environment import Secret, VaultAccess
 
 Version = Literal["v4", "v3"]
@@ -21,6 +24,9 @@ _UNREADABLE = (msgspec.MsgspecError, RecursionError)
 """What decoding raises for what is not JSON, is no such document, or is nested without end."""
 _LOCKED = "temporarily locked"
 _NO_SUCH_ROUTE = "Route "
+_REFERENCE = re.compile(r"\$\{[^}]*\}")
+"""How Infisical writes a reference to another secret: ``${prod.folder.NAME}``. No key of ours has that in it."""
+_LET_THROUGH = "let /api/* through for this app"
 
 
 class VaultError(FreescoutAuditError):
@@ -66,6 +72,10 @@ class VaultResponse(msgspec.Struct, frozen=True, kw_only=True):
     status: int
     headers: Mapping[str, str]
     body: bytes
+    asked: str = ""
+    """The URL that was asked, without its query."""
+    path: str = ""
+    """What of it follows the vault's address."""
 
     def __repr__(self) -> str:
         return f"VaultResponse({self.status})"
@@ -189,6 +199,11 @@ def read_secrets(answer: VaultResponse, access: VaultAccess, names: Collection[s
             f"none of the secrets at {_where(access)} is one of ours ({', '.join(names)})",
             "check INFISICAL_PATH and the names in the settings, vault.webhook_secret_name and the others",
         )
+    if unresolved := [name for name, value in held.items() if _REFERENCE.search(value)]:
+        raise VaultRefusedError(
+            f"{', '.join(unresolved)} is a reference that Infisical did not resolve",
+            "let the machine identity read what it refers to, or put the value itself there",
+        )
     return {name: Secret(value) for name, value in held.items()}
 
 
@@ -196,15 +211,34 @@ def _judge(answer: VaultResponse) -> None:
     """Raise what an answer means that is no answer of Infisical's, or comes at a bad time."""
     if answer.status == 429 or answer.status >= 500:  # noqa: PLR2004
         after = answer.headers.get("retry-after", "")
+        too_many = answer.status == 429  # noqa: PLR2004
         raise VaultUnavailableError(
-            f"Infisical answers {answer.status}; it is asked again",
-            "wait" if answer.status == 429 else "is it up?",  # noqa: PLR2004
+            f"Infisical answers {answer.status}{', too many requests' if too_many else ''}; it is asked again",
+            "set a longer VAULT_INTERVAL, or let fewer processes read it" if too_many else "is it up?",
             retry_after=float(after) if after.isascii() and after.isdecimal() else None,
         )
     if 300 <= answer.status < 400:  # noqa: PLR2004
-        raise VaultRefusedError(f"Infisical answers {answer.status}, a redirect", "set INFISICAL_URL to where it leads")
-    if answer.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
-        raise _not_infisical()
+        raise _redirect(answer)
+    if is_json_type(answer.headers.get("content-type", "")):
+        return
+    if answer.status in {401, 403}:
+        raise VaultRefusedError(f"a proxy in front of Infisical refuses us with {answer.status}", _LET_THROUGH)
+    raise _not_infisical()
+
+
+def _redirect(answer: VaultResponse) -> VaultRefusedError:
+    """Return what a redirect means."""
+    redirect = where_it_leads(answer.asked, answer.headers.get("location", ""), path=answer.path)
+    if redirect.kind == "gateway":
+        return VaultRefusedError(
+            f"an access gateway in front of Infisical answers {answer.status} and leads to {redirect.leads_to}",
+            f"{_LET_THROUGH} without a log-in",
+        )
+    where_to = redirect.leads_to or "the server's own address"
+    return VaultRefusedError(
+        f"Infisical answers {answer.status}, a redirect",
+        f"set INFISICAL_URL to {where_to}" if redirect.kind in {"moved", "nowhere"} else "is INFISICAL_URL right?",
+    )
 
 
 def _no_login(answer: VaultResponse) -> VaultRefusedError:
@@ -217,8 +251,13 @@ def _no_login(answer: VaultResponse) -> VaultRefusedError:
         )
     if answer.status == 403:  # noqa: PLR2004
         return VaultRefusedError(problem, "is our address among the client secret's trusted IPs?")
-    if answer.status == 404:  # noqa: PLR2004
+    if answer.status == 404 and _message(answer).startswith(_NO_SUCH_ROUTE):  # noqa: PLR2004
         return VaultRefusedError(problem, "is INFISICAL_URL right, and the server not too old?")
+    if answer.status == 404:  # noqa: PLR2004
+        return VaultRefusedError(
+            f"{problem}: there is no such identity",
+            "is INFISICAL_URL the right region (app, us, eu), and INFISICAL_CLIENT_ID right?",
+        )
     return VaultRefusedError(
         f"{problem}: INFISICAL_CLIENT_ID and INFISICAL_CLIENT_SECRET are not accepted",
         "make a new client secret for the machine identity (Universal Auth)",
