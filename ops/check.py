@@ -16,6 +16,8 @@ class Check(msgspec.Struct, frozen=True, kw_only=True):
     state: Colour
     detail: str
     next_step: str = ""
+    passes: bool = False
+    """Yellow, and will turn green by itself: ``doctor --wait`` waits for it."""
 
 
 def green(name: str, detail: str) -> Check:
@@ -23,9 +25,9 @@ def green(name: str, detail: str) -> Check:
     return Check(name=name, state="green", detail=detail)
 
 
-def yellow(name: str, detail: str, next_step: str = "") -> Check:
-    """Return a check whose finding may be meant so, or will pass."""
-    return Check(name=name, state="yellow", detail=detail, next_step=next_step)
+def yellow(name: str, detail: str, next_step: str = "", *, passes: bool = False) -> Check:
+    """Return a check whose finding may be meant so or, if it ``passes``, will turn green by itself."""
+    return Check(name=name, state="yellow", detail=detail, next_step=next_step, passes=passes)
 
 
 def red(name: str, detail: str, next_step: str) -> Check:

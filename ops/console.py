@@ -12,6 +12,7 @@ from typing import Annotated, NamedTuple
 import typer
 
 from freescout_audit import __version__
+from ops.called import Command, Group, Main
 
 _SET_UP = "Set up, and change what is set up"
 _SEE = "See how it is"
@@ -88,10 +89,10 @@ def console(called: Collection[str]) -> typer.Typer:
     """Return the console: the commands that are called by their names in full, of the others what the help shows."""
     app = typer.Typer(
         name="freescout-audit",
+        cls=Main,
         no_args_is_help=True,
         add_completion=False,
         rich_markup_mode="rich",
-        pretty_exceptions_show_locals=False,
         help="Sets freescout-audit up, checks it, finds out what happened, and repairs.\n\n"
         "Every command takes --json. It ends with 0 when all is well, 1 when something is wrong, 2 when it was called"
         " wrongly, and 3 when the database, the desk or the vault is not available. docs/runbook.md tells when to use"
@@ -108,15 +109,17 @@ def console(called: Collection[str]) -> typer.Typer:
         """Take what comes before a command."""
 
     for entry in COMMANDS:
-        app.command(entry.name, help=entry.help, rich_help_panel=entry.panel)(_only_shown)
+        app.command(entry.name, cls=Command, help=entry.help, rich_help_panel=entry.panel)(_only_shown)
     # In full they take the places of those that are only shown.
     for entry in COMMANDS:
         if entry.name in called:
             module = import_module(f"ops.commands.{entry.module}")
             if hasattr(module, "app"):
-                app.add_typer(module.app, name=entry.name, rich_help_panel=entry.panel)
+                for command in module.app.registered_commands:
+                    command.cls = Command
+                app.add_typer(module.app, name=entry.name, cls=Group, rich_help_panel=entry.panel)
             else:
-                app.command(entry.name, rich_help_panel=entry.panel)(getattr(module, entry.name))
+                app.command(entry.name, cls=Command, rich_help_panel=entry.panel)(getattr(module, entry.name))
     return app
 
 

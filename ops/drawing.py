@@ -51,11 +51,18 @@ def columns(*headings: str, right: Collection[str] = (), fold: Collection[str] =
     return table
 
 
-def moment(at: datetime | None, *, day: bool = True, year: bool = True) -> str:
-    """Return a time as the console writes all of them, in UTC; tables leave out the year, or the day."""
+def moment(at: datetime | None, *, day: bool = True) -> str:
+    """Return a time as the console writes it, with its zone, UTC."""
     if at is None:
         return "never"
-    return at.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S" if day and year else "%m-%d %H:%M:%S" if day else "%H:%M:%S")
+    return at.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S UTC" if day else "%H:%M:%S UTC")
+
+
+def cell(at: datetime | None, *, day: bool = True) -> str:
+    """Return a time as a table shows it under a heading that says UTC: without its year or, if need be, its day."""
+    if at is None:
+        return ""
+    return at.astimezone(UTC).strftime("%m-%d %H:%M:%S" if day else "%H:%M:%S")
 
 
 def span(seconds: float) -> str:

@@ -2,7 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 
+from freescout_audit.invisible import what_does_not_belong
 from ops.check import Check, green, red, yellow
+from ops.place import Place
 from settings import Environment, LiveSecrets, Secret
 from settings.environment import API_KEY, OPS_TOKEN, WEBHOOK_SECRET, VaultAccess
 from settings.vault.keys import Keys
@@ -12,7 +14,7 @@ _SETTINGS_PAGE = "Manage » Settings » API & Webhooks"
 _OFF = "off: deliveries are answered 503"
 
 
-def vault(access: VaultAccess, secrets: LiveSecrets) -> list[Check]:
+def vault(access: VaultAccess, secrets: LiveSecrets, here: Place) -> list[Check]:
     """Judge the vault, and the variables that say otherwise."""
     standing = secrets.vault
     assert standing is not None, "there is a vault"  # noqa: S101 - the caller's promise
@@ -26,18 +28,18 @@ def vault(access: VaultAccess, secrets: LiveSecrets) -> list[Check]:
         red(
             "variable",
             f"{name} says otherwise than the vault, and is ignored",
-            f"heroku config:unset {name}; if it is right, put it into the vault first",
+            f"{here.unset_variable(name)}; if it is right, put it into the vault first",
         )
         for name in secrets.ignored
     ]
     return checks
 
 
-def flag(environment: Environment) -> Check:
+def flag(environment: Environment, here: Place) -> Check:
     """Judge the switch of the audit path."""
     if environment.receive:
         return green("flag", "deliveries are taken")
-    return yellow("flag", _OFF, "set FLAG_FREESCOUT_WEBHOOK_RECEIVE=1 when all else is green")
+    return yellow("flag", _OFF, f"when all else is green: {here.set_variable('FLAG_FREESCOUT_WEBHOOK_RECEIVE', '1')}")
 
 
 def keys(found: Keys, *, desk_url: str | None, names: Mapping[str, str] | None = None) -> list[Check]:
@@ -88,6 +90,8 @@ def _token(found: Keys) -> Check:
         return yellow(OPS_TOKEN, "not set: /metrics and the details of /readyz are shut", "freescout-audit secret new")
     if found.ops_token in {*found.webhook, found.api_key}:
         return red(OPS_TOKEN, "it is one of FreeScout's keys", "make one of its own: freescout-audit secret new")
+    if strange := what_does_not_belong(found.ops_token.reveal()):
+        return red(OPS_TOKEN, f"there is {strange} in it", "make another: freescout-audit secret new")
     return green(OPS_TOKEN, "set")
 
 
@@ -103,7 +107,7 @@ def _key(name: str, key: Secret, *, others: Mapping[str, Secret | None]) -> Chec
     for other, its_key in others.items():
         if key == its_key:
             return red(name, f"it is the same as {other}", f"they differ on {_SETTINGS_PAGE}: copy both again")
-    if any(character.isspace() or character in "\"'" for character in value):
-        return red(name, "there is a space or a quote in it", f"copy it again from {_SETTINGS_PAGE}, and nothing else")
+    if strange := what_does_not_belong(value):
+        return red(name, f"there is {strange} in it", f"copy it again from {_SETTINGS_PAGE}, and nothing else")
     usual = len(value) == _HEX_KEY and all(character in "0123456789abcdef" for character in value.lower())
     return green(name, "set" if usual else "set; other than the 32 hex digits that FreeScout usually has")

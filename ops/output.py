@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from freescout_audit.errors import FreescoutAuditError
-from ops.result import CommandResult, Exit
+from ops.result import CommandResult
 
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document instead of a picture.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask whether it is meant.")]
@@ -34,14 +34,19 @@ def show(found: CommandResult, *, as_json: bool) -> None:
     console.print(found.picture, width=min(console.width, WIDEST))
 
 
-def fail(error: FreescoutAuditError, code: Exit, *, as_json: bool) -> NoReturn:
-    """Say what went wrong and what to do (people read both in one line), and end.
+def fail(error: FreescoutAuditError, code: int, *, as_json: bool) -> NoReturn:
+    """Say what went wrong and what to do, and end.
 
     Raises:
         typer.Exit: Always.
     """
+    tell_failure(error, code, as_json=as_json)
+    raise typer.Exit(code)
+
+
+def tell_failure(error: FreescoutAuditError, code: int, *, as_json: bool) -> None:
+    """Say what went wrong and what to do; people read both in one line."""
     if as_json:
         sys.stdout.write(msgspec.json.encode(_Failure(error.problem, error.next_step, code)).decode() + "\n")
     else:
         Console(stderr=True, highlight=False).print(f"[red]✗[/red] {escape(str(error))}", soft_wrap=True)
-    raise typer.Exit(code)

@@ -97,9 +97,9 @@ async def _open(
 def _look_at_the_keys(workplace: Workplace) -> list[Check]:
     """Look at the vault, the flag and the keys; keys that have not been read yet are not judged."""
     environment, secrets = workplace.environment, workplace.secrets
-    checks = [keychecks.flag(environment)]
+    checks = [keychecks.flag(environment, workplace.here)]
     if environment.vault is not None:
-        checks = [*keychecks.vault(environment.vault, secrets), *checks]
+        checks = [*keychecks.vault(environment.vault, secrets, workplace.here), *checks]
     if secrets.are_known:
         names = None if environment.vault is None else workplace.settings.vault.names
         checks += keychecks.keys(secrets.keys, desk_url=environment.freescout_url, names=names)

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from db import lease
 from db.database import Database
-from ops.drawing import columns, content, moment
+from ops.drawing import cell, columns, content
 from ops.healing import Finding, Healer
 from ops.result import CommandError, Exit
 from ops.times import Since
@@ -74,15 +74,22 @@ def draw_findings(findings: Sequence[Finding]) -> RenderableType:
     if not findings:
         return ""
     table = columns(
-        "ticket", "cached", "dated", "FreeScout says", "dated", "outcome", right={"ticket"}, fold={"outcome"}
+        "ticket",
+        "cached",
+        "dated (UTC)",
+        "FreeScout says",
+        "dated (UTC)",
+        "outcome",
+        right={"ticket"},
+        fold={"outcome"},
     )
     for finding in findings[:_SHOWN]:
         table.add_row(
             str(finding.ticket_id),
             content(finding.cached_status, finding.cached_state),
-            "" if finding.cached_updated_at is None else moment(finding.cached_updated_at, year=False),
+            cell(finding.cached_updated_at),
             content(finding.true_status, finding.true_state),
-            "" if finding.true_updated_at is None else moment(finding.true_updated_at, year=False),
+            cell(finding.true_updated_at),
             Text(f"{finding.outcome}{': ' * bool(finding.detail)}{finding.detail}", _STYLES[finding.outcome]),
         )
     if len(findings) <= _SHOWN:

@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from typing import NoReturn
 
 import asyncpg
 import typer
@@ -19,6 +20,7 @@ from ops.running import MADE_UP, beside, who_is_running
 from ops.workplace import Workplace
 from poller.freescout import DeskError
 from settings import load_environment, load_settings
+from settings.environment import AddressError
 from settings.vault.infisical import VaultError
 
 _SIGINT_CODE, _SIGTERM_CODE = 130, 143
@@ -43,9 +45,9 @@ def run_command(work: Work, *, as_json: bool) -> None:
         refused = CommandError(f"PostgreSQL refuses what we ask it: {line}", "look into PostgreSQL's log")
         fail(refused, Exit.UNAVAILABLE, as_json=as_json)
     except asyncio.CancelledError:
-        raise typer.Exit(_SIGTERM_CODE) from None
+        _stopped(_SIGTERM_CODE, as_json=as_json)
     except KeyboardInterrupt:
-        raise typer.Exit(_SIGINT_CODE) from None
+        _stopped(_SIGINT_CODE, as_json=as_json)
     show(found, as_json=as_json)
     if found.code is not Exit.GOOD:
         raise typer.Exit(found.code)
@@ -70,13 +72,20 @@ def read_workplace(*, as_json: bool) -> Workplace:
     return workplace
 
 
+def _stopped(code: int, *, as_json: bool) -> NoReturn:
+    """End as told to: people know that they did, programs get their document."""
+    if as_json:
+        fail(CommandError("it was stopped before it was done"), code, as_json=True)
+    raise typer.Exit(code)
+
+
 def _code(error: FreescoutAuditError) -> Exit:
     if isinstance(error, CommandError):
         return error.code
+    if isinstance(error, (AddressError, DatabaseUnavailableError, DeskError, VaultError)):
+        return Exit.UNAVAILABLE
     if isinstance(error, SettingsError):
         return Exit.USAGE
-    if isinstance(error, (DatabaseUnavailableError, DeskError, VaultError)):
-        return Exit.UNAVAILABLE
     return Exit.WRONG
 
 

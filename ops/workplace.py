@@ -1,6 +1,7 @@
 """What a command works with: what it was told, the keys, the cache, the desk, and the terminal."""
 
 import asyncio
+import os
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
@@ -16,6 +17,7 @@ from db.opening import open_database
 from db.standing import Standing, read_standing
 from freescout_audit.errors import DatabaseUnavailableError, FreescoutAuditError, SettingsError
 from freescout_audit.rule import Terms
+from ops.place import Place, where_we_run
 from ops.result import CommandError, Exit
 from poller.changes import DeskChanges
 from poller.freescout import FreeScout
@@ -51,6 +53,11 @@ class Workplace:
     def desk_name(self) -> str | None:
         """What the database is tied to, if it holds this desk's tickets; None: no desk is named."""
         return self.tied_to or self.environment.freescout_url
+
+    @cached_property
+    def here(self) -> Place:
+        """Where we run, for the words of next steps."""
+        return where_we_run(os.environ)
 
     @property
     def terms(self) -> Terms:

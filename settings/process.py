@@ -1,6 +1,7 @@
 """The life of a process: told its settings, told by a signal when to stop, one line when it cannot run."""
 
 import asyncio
+import errno
 import os
 import signal
 import sys
@@ -10,7 +11,7 @@ import uvloop
 
 from freescout_audit.errors import FreescoutAuditError, SettingsError
 from freescout_audit.events import PROCESS_FAILED, SETTINGS_UNWISE
-from freescout_audit.logs import emit, set_up_logs
+from freescout_audit.logs import emit, set_up_logs, where
 from settings.environment import Environment, load_environment
 from settings.load import load_settings, unwise
 from settings.table import Settings
@@ -33,17 +34,28 @@ def run_process(name: str, main: Main) -> None:
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_until_told_to_stop(main, environment, settings))
-    except (FreescoutAuditError, OSError) as error:
+    except FreescoutAuditError as error:
         _report(error)
+        sys.exit(1)
+    except OSError as error:
+        _report(FreescoutAuditError(*_of_the_system(error, environment.port)))
+        sys.exit(1)
+    except Exception as error:  # noqa: BLE001 - an operator gets a line, whatever it is
+        broken = f"the process itself fails ({type(error).__name__} at {where(error)})"
+        _report(FreescoutAuditError(broken, "please report this line"))
         sys.exit(1)
 
 
-def _report(error: FreescoutAuditError | OSError) -> None:
+def _report(error: FreescoutAuditError) -> None:
     """Log why this process cannot run."""
-    if isinstance(error, OSError):
-        emit(PROCESS_FAILED, message=str(error))
-    else:
-        emit(PROCESS_FAILED, message=error.problem, next_step=error.next_step or None)
+    emit(PROCESS_FAILED, message=error.problem, next_step=error.next_step or None)
+
+
+def _of_the_system(error: OSError, port: int) -> tuple[str, str]:
+    """Return what the operating system refuses, and what to do about it."""
+    if error.errno == errno.EADDRINUSE:
+        return f"port {port} is in use", f"set PORT to another, such as {port + 1}, or end what listens there"
+    return str(error), ""
 
 
 async def _until_told_to_stop(main: Main, environment: Environment, settings: Settings) -> None:

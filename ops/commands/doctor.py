@@ -27,11 +27,15 @@ _SIGNS = {"green": "✓", "yellow": "!", "red": "✗"}
 
 
 class Diagnosis(msgspec.Struct, frozen=True, kw_only=True):
-    """What ``doctor --json`` says: every check, and how many have which colour."""
+    """What ``doctor --json`` says: every check, and how many have which colour.
+
+    ``stays_yellow`` names the checks that do not turn green by themselves.
+    """
 
     green: int
     yellow: int
     red: int
+    stays_yellow: Sequence[str]
     checks: Sequence[Check]
 
 
@@ -46,53 +50,70 @@ def doctor(
             show_default=False,
         ),
     ] = None,
-    wait: Annotated[bool, typer.Option("--wait", help="Look again until all is green.")] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="Look again until nothing is red or will pass.")] = False,
     within: Annotated[float, typer.Option(help="Seconds to wait at the most.", min=1, max=86400)] = 600,
-    accept_yellow: Annotated[bool, typer.Option("--accept-yellow", help="Wait only until nothing is red.")] = False,
+    accept_yellow: Annotated[
+        bool, typer.Option("--accept-yellow", help="Do not wait for what is yellow and will pass.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Check everything: each line is green, or says what to do next. Ends with 1 when one is red."""
 
     async def look(workplace: Workplace) -> CommandResult:
-        good = {"green", "yellow"} if accept_yellow else {"green"}
+        waits_for = _is_red if accept_yellow else _is_red_or_passes
         async with workplace.fresh_secrets():
             if not wait:
-                return diagnose(await examine(workplace, url))
-            checks = await watch(lambda: examine(workplace, url), good=good, within=within, tell=workplace.remark)
-        return diagnose(checks, waited_for=good)
+                return diagnose(await examine(workplace, url), wrong=_is_red)
+            checks = await watch(
+                lambda: examine(workplace, url), waits_for=waits_for, within=within, tell=workplace.remark
+            )
+        return diagnose(checks, wrong=waits_for)
 
     run_command(look, as_json=as_json)
+
+
+def _is_red(check: Check) -> bool:
+    return check.state == "red"
+
+
+def _is_red_or_passes(check: Check) -> bool:
+    return _is_red(check) or check.passes
 
 
 async def watch(
     look: Callable[[], Awaitable[Sequence[Check]]],
     *,
-    good: set[str],
+    waits_for: Callable[[Check], bool],
     within: float,
     tell: Callable[[str], None],
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     clock: Callable[[], float] = time.monotonic,
 ) -> Sequence[Check]:
-    """Look until every check has a good colour, or the time is over, and return the last look's checks."""
+    """Look until there is no check to wait for, or the time is over, and return the last look's checks.
+
+    Each check that is waited for is told once, with what it says and what to do about it, and again when its next step
+    is another: what it says may hold a time, which differs at each look.
+    """
     end = clock() + within
-    told = ""
+    told: set[tuple[str, str]] = set()
     while True:
         checks = await look()
-        missing = [check.name for check in checks if check.state not in good]
+        missing = [check for check in checks if waits_for(check)]
         if not missing or clock() + LOOK_EVERY > end:
             return checks
-        if (waiting_for := ", ".join(missing)) != told:
-            told = waiting_for
-            tell(f"waiting for: {told}")
+        for check in missing:
+            if (check.name, check.next_step) not in told:
+                tell(f"waiting for {check.name}: {check.detail}" + (f" → {check.next_step}" if check.next_step else ""))
+        told = {(check.name, check.next_step) for check in missing}
         await sleep(LOOK_EVERY)
 
 
-def diagnose(checks: Sequence[Check], *, waited_for: set[str] | None = None) -> CommandResult:
-    """Count the colours and draw the list; what was waited for and did not come is wrong as well."""
+def diagnose(checks: Sequence[Check], *, wrong: Callable[[Check], bool]) -> CommandResult:
+    """Count the colours and draw the list."""
     counts = {colour: sum(check.state == colour for check in checks) for colour in _SIGNS}
-    document = Diagnosis(checks=checks, **counts)
-    good = waited_for or {"green", "yellow"}
-    code = Exit.GOOD if all(check.state in good for check in checks) else Exit.WRONG
+    stays = [check.name for check in checks if check.state == "yellow" and not check.passes]
+    document = Diagnosis(checks=checks, stays_yellow=stays, **counts)
+    code = Exit.WRONG if any(wrong(check) for check in checks) else Exit.GOOD
     return CommandResult(document, picture(document), code)
 
 
@@ -109,4 +130,6 @@ def picture(diagnosis: Diagnosis) -> RenderableType:
         table.add_row(Text(_SIGNS[check.state], check.state), Text(check.name), said)
     counts = ((diagnosis.green, "green"), (diagnosis.yellow, "yellow"), (diagnosis.red, "red"))
     verdict = Text(", ").join(Text(f"{count} {colour}", colour) for count, colour in counts if count)
+    if diagnosis.stays_yellow and not diagnosis.red:
+        verdict.append(f"; yellow stays until somebody acts, and may be meant so: {', '.join(diagnosis.stays_yellow)}")
     return titled("The pre-flight list", table, "", verdict)

@@ -7,13 +7,13 @@ from typing import Annotated
 import msgspec
 import typer
 
-from freescout_audit.conversation import MAX_ID
 from ops.drawing import titled
 from ops.healing import Finding
 from ops.output import AsJson
 from ops.repair import code_of, draw_findings, open_healer, read_lists, summary
 from ops.result import CommandResult
 from ops.runner import run_command
+from ops.ticket_ids import parse_ticket_id
 from ops.times import Since, SinceOption
 from ops.workplace import Workplace
 
@@ -28,7 +28,7 @@ class Healing(msgspec.Struct, frozen=True, kw_only=True):
 
 def heal(
     tickets: Annotated[
-        list[int] | None, typer.Argument(metavar="[ID]...", help="Tickets, by their ids.", min=1, max=MAX_ID)
+        list[int] | None, typer.Argument(metavar="ID", parser=parse_ticket_id, help="Tickets, by their ids.")
     ] = None,
     *,
     everything: Annotated[bool, typer.Option("--all", help="Read every ticket, and find those that are gone.")] = False,

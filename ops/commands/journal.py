@@ -13,11 +13,11 @@ from rich.text import Text
 from db.database import Database
 from db.gaps import GapEntry, read_gaps
 from db.journal import JournalledDelivery, read_deliveries
-from freescout_audit.conversation import MAX_ID
-from ops.drawing import OUTCOME_STYLES, columns, content, moment, span, titled
+from ops.drawing import OUTCOME_STYLES, cell, columns, content, span, titled
 from ops.output import AsJson
 from ops.result import CommandResult
 from ops.runner import run_command
+from ops.ticket_ids import TicketOption
 from ops.times import Since, SinceOption
 from ops.workplace import Workplace
 
@@ -57,9 +57,6 @@ class Gaps(msgspec.Struct, frozen=True, kw_only=True):
 
 Entry = TypeVar("Entry")
 
-TicketOption = Annotated[
-    int | None, typer.Option(metavar="ID", help="Only about this ticket.", min=1, max=MAX_ID, show_default=False)
-]
 LimitOption = Annotated[int, typer.Option(help="So many at the most.", min=1, max=10_000)]
 
 
@@ -147,14 +144,16 @@ def _counted(found: Sequence[object], limit: int, what: str) -> str:
 
 
 def _draw_journal(found: Sequence[JournalledDelivery]) -> Table:
-    table = columns("received", "ticket", "event", "says", "dated", "outcome", right={"ticket"}, fold={"outcome"})
+    table = columns(
+        "received (UTC)", "ticket", "event", "says", "dated (UTC)", "outcome", right={"ticket"}, fold={"outcome"}
+    )
     for entry in found:
         table.add_row(
-            moment(entry.received_at, year=False),
+            cell(entry.received_at),
             "" if entry.ticket_id is None else str(entry.ticket_id),
             entry.event.removeprefix("convo."),
             content(entry.status, entry.state) if entry.ticket_id is not None else "",
-            "" if entry.updated_at is None else moment(entry.updated_at, day=False),
+            cell(entry.updated_at, day=False),
             Text(_outcome(entry), OUTCOME_STYLES.get(entry.outcome, "")),
         )
     return table
@@ -168,15 +167,17 @@ def _outcome(entry: JournalledDelivery) -> str:
 
 
 def _draw_gaps(found: Sequence[GapEntry]) -> Table:
-    table = columns("ticket", "cached", "true", "changed", "healed", "verdict", right={"ticket"}, fold={"verdict"})
+    table = columns(
+        "ticket", "cached", "true", "changed (UTC)", "healed (UTC)", "verdict", right={"ticket"}, fold={"verdict"}
+    )
     for gap in found:
         late = "" if gap.late_by is None else f" by {span(gap.late_by)}"
         table.add_row(
             str(gap.ticket_id),
             content(gap.cached_status, gap.cached_state),
             content(gap.true_status, gap.true_state or "gone"),
-            "" if gap.changed_at is None else moment(gap.changed_at, year=False),
-            moment(gap.healed_at, day=False),
+            cell(gap.changed_at),
+            cell(gap.healed_at, day=False),
             Text(f"{gap.verdict.replace('_', ' ')}{late}", OUTCOME_STYLES.get(gap.verdict, "")),
         )
     return table

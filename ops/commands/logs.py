@@ -19,6 +19,7 @@ from rich.text import Text
 from ops.loglines import Filter, LogLine, read_line, value_of
 from ops.output import AsJson, fail
 from ops.result import CommandError, Exit
+from ops.ticket_ids import TicketOption
 from ops.times import SinceOption
 
 
@@ -54,9 +55,7 @@ class Counts(msgspec.Struct, frozen=True, kw_only=True):
 def logs(
     file: Annotated[Path | None, typer.Argument(help="Standard input if left out.", show_default=False)] = None,
     *,
-    ticket: Annotated[
-        int | None, typer.Option(metavar="ID", help="Only about this ticket.", show_default=False)
-    ] = None,
+    ticket: TicketOption = None,
     event: Annotated[
         list[str] | None, typer.Option(metavar="PATTERN", help="Only these events: gap.lost, 'gap.*'.")
     ] = None,

@@ -55,7 +55,7 @@ async def compare(workplace: Workplace, since: Since | None) -> CommandResult:
         older = await count_older(database, begin or now)
         await read_lists(workplace, database, healer, None if begin is None else Since(str(since), begin))
     document = Reconciliation(since=begin, older=older, read=healer.rows, counts=healer.counts, missed=healer.findings)
-    scope = "every ticket" if begin is None else f"the gap since {moment(begin)} UTC"
+    scope = "every ticket" if begin is None else f"the gap since {moment(begin)}"
     missed = sum(count for outcome, count in healer.counts.items() if outcome != "same")
     picture = titled(
         f"Reconciled {scope}",

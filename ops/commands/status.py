@@ -154,7 +154,7 @@ def _last_pass(standing: Standing) -> PassStatus | None:
 def picture(status: Status) -> RenderableType:
     """Draw it."""
     return titled(
-        f"freescout-audit at {moment(status.now)} UTC",
+        f"freescout-audit at {moment(status.now)}",
         *(Text(f"✗ {problem.name}: {problem.detail}\n  → {problem.next_step}", "red") for problem in status.problems),
         facts(
             ("lease", _draw_lease(status)),
@@ -186,7 +186,7 @@ def _draw_poller(status: Status) -> Text:
     if not poller.alive and poller.retired_at is not None:
         return Text(f"none; push alone is meant since {moment(poller.retired_at)}")
     if not poller.alive:
-        return Text(f"none runs (last heartbeat {ago(poller.heartbeat_at, status.now)})", "yellow")
+        return Text(f"no poller is running (last heartbeat {ago(poller.heartbeat_at, status.now)})", "yellow")
     led = "" if poller.led_since is None else f" for {span((status.now - poller.led_since).total_seconds())}"
     who = f": {poller.leader} leads{led}, heartbeat {ago(poller.heartbeat_at, status.now)}"
     return Text.assemble(("alive", "green"), who)
@@ -239,8 +239,8 @@ def _draw_counts(counts: Mapping[str, int], *, red: tuple[str, ...], yellow: tup
 def _draw_lag(lag: Lag) -> Text:
     if lag.p50 is None or lag.p95 is None or lag.p99 is None or lag.max is None:
         return Text("no delivery told of a change")
-    shown = f"50 % {span(lag.p50)}, 95 % {span(lag.p95)}, 99 % {span(lag.p99)}, all {span(lag.max)}"
-    return Text(f"{shown} (of {lag.samples:,})")
+    shown = f"p50 {span(lag.p50)}, p95 {span(lag.p95)}, p99 {span(lag.p99)}, slowest {span(lag.max)}"
+    return Text(f"{shown} ({lag.samples:,} deliver{'y' if lag.samples == 1 else 'ies'})")
 
 
 def _draw_refusals(status: Status) -> Text:

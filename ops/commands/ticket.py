@@ -13,11 +13,11 @@ from db.database import Database
 from db.gaps import read_gaps
 from db.journal import read_deliveries
 from db.tickets import TicketRow, find_tickets, read_row
-from freescout_audit.conversation import MAX_ID
-from ops.drawing import OUTCOME_STYLES, ago, columns, content, facts, moment, span, titled
+from ops.drawing import OUTCOME_STYLES, ago, cell, columns, content, facts, moment, span, titled
 from ops.output import AsJson
 from ops.result import CommandError, CommandResult, Exit
 from ops.runner import run_command
+from ops.ticket_ids import parse_ticket_id
 from ops.workplace import Workplace
 
 _WHY = {
@@ -76,13 +76,11 @@ def ticket(
 ) -> None:
     """What the cache answers for a ticket, why, and what happened to it. Ends with 1 when that is none, or wrong."""
     numbered = which.startswith("#")
-    typed = which.removeprefix("#")
-    if not (typed.isascii() and typed.isdecimal() and 0 < int(typed[:20]) <= MAX_ID):
-        raise typer.BadParameter(f"{which!r} is neither an id (4711) nor a number ('#4711')")
+    named = parse_ticket_id(which.removeprefix("#"))
 
     async def look(workplace: Workplace) -> CommandResult:
         async with workplace.database() as database:
-            ticket_id = await _with_number(database, int(typed)) if numbered else int(typed)
+            ticket_id = await _with_number(database, named) if numbered else named
             return await explain(workplace, database, ticket_id, ask=ask, limit=limit)
 
     run_command(look, as_json=as_json)
@@ -211,14 +209,14 @@ def _draw_expiry(ticket: Ticket, row: TicketRow) -> str:
 def _draw_history(history: Sequence[Moment]) -> RenderableType:
     if not history:
         return "[dim]no delivery and no gap in the journal[/dim]"
-    table = columns("when", "what", "says", "dated", "outcome", fold={"outcome"})
+    table = columns("when (UTC)", "what", "says", "dated (UTC)", "outcome", fold={"outcome"})
     for event in history:
         detail = "" if event.detail in {"", "news", "known"} else f" {event.detail}"
         table.add_row(
-            moment(event.at, year=False),
+            cell(event.at),
             Text(event.event.removeprefix("convo."), "magenta" if event.kind == "gap" else ""),
             event.content,
-            "" if event.dated is None else moment(event.dated, day=False),
+            cell(event.dated, day=False),
             Text(f"{event.outcome}{detail}", OUTCOME_STYLES.get(event.outcome, "")),
         )
     return table

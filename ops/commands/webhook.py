@@ -10,7 +10,7 @@ import typer
 from db import lease
 from db.database import Database
 from db.webhook import Webhook, begin_webhook, find_stranger, forget_webhook, note_removal, read_webhook, save_webhook
-from freescout_audit.conversation import MAX_ID, Status
+from freescout_audit.conversation import Status
 from freescout_audit.delivery import CONVERSATION_EVENTS
 from ops.address import parse_address
 from ops.drawing import facts, moment, titled
@@ -18,6 +18,7 @@ from ops.endtoend import PAGE, run_test
 from ops.output import AsJson, Yes
 from ops.result import CommandError, CommandResult, Exit
 from ops.runner import run_command
+from ops.ticket_ids import parse_ticket_id
 from ops.workplace import Desk, Workplace
 from poller.freescout import DeskError, DeskRefusedError
 
@@ -88,7 +89,7 @@ def remove(
 @app.command("test")
 def measure(
     ticket: Annotated[
-        int, typer.Argument(metavar="TICKET", help="The id of a ticket made for tests.", min=1, max=MAX_ID)
+        int, typer.Argument(metavar="TICKET", parser=parse_ticket_id, help="The id of a ticket made for tests.")
     ],
     *,
     status: Annotated[
