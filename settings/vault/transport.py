@@ -68,4 +68,4 @@ def _no_answer(error: aiohttp.ClientError | OSError, url: str, patience: float) 
     why = why_no_answer(error, url, name="INFISICAL_URL", patience=patience)
     if why.about == "certificate":
         return VaultRefusedError(why.problem, SSL_CERT_FILE)
-    return VaultUnavailableError(f"Infisical: {why.problem}", "is INFISICAL_URL right, and is it up?")
+    return VaultUnavailableError(why.problem, "is INFISICAL_URL right, and is it up?")
