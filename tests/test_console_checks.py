@@ -1,11 +1,9 @@
 """``doctor``: what is green, and for everything else the next step in one line."""
 
 import asyncio
-import os
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
-from unittest import mock
+from datetime import UTC, datetime
 
 import asyncpg
 import msgspec

@@ -20,6 +20,7 @@ from simulator.infisical import Infisical, serve_vault
 TICKETS = 60
 ROLE = "audit_app"
 """Owns the database and is no superuser, as on a managed PostgreSQL."""
+_MANAGED = {"wal_level": "replica", "max_wal_senders": "2"}
 _FOLDER = "/freescout/"
 SETTINGS = {
     "CACHE_LEASE": "40",
@@ -150,7 +151,7 @@ async def staged(folder: Path, settings: Mapping[str, str] = SETTINGS) -> AsyncI
         desk.get(ticket_id).state = "published"
     vault = Infisical()
     async with AsyncExitStack() as stack:
-        server = EmbeddedPostgres(folder / "postgres", progress=lambda _line: None)
+        server = EmbeddedPostgres(folder / "postgres", options=_MANAGED, progress=lambda _line: None)
         await asyncio.to_thread(stack.enter_context, server)
         door = await stack.enter_async_context(Door())
         desk_url = await stack.enter_async_context(serve(desk))
