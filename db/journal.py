@@ -45,6 +45,10 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     signed_with: str
     request_id: str | None
     key_fingerprint: str | None
+    digest: str | None = None
+    replays: int = 0
+    replayed_at: datetime | None = None
+    replayed_request_id: str | None = None
 
 
 class JournalledDelivery(Entry, frozen=True, kw_only=True):
@@ -176,7 +180,7 @@ async def has_arrived(database: Database, event: str, *, within: timedelta = tim
 async def count_twins(database: Database, among: int) -> tuple[int, int]:
     """Return how many of the newest deliveries there are, and how many of them repeat one that has just come.
 
-    Half of them do when all come twice.
+    All were sent again within seconds when all come twice, or half of them repeat another.
     """
     newest = (
         select(schema.delivery)
@@ -187,8 +191,9 @@ async def count_twins(database: Database, among: int) -> tuple[int, int]:
     )
     said = (newest.c.ticket_id, newest.c.event, newest.c.status, newest.c.state, newest.c.updated_at)
     before = func.lag(newest.c.received_at).over(partition_by=said, order_by=newest.c.delivery_id)
-    pairs = select(newest.c.received_at, before.label("before")).subquery()
-    twins = func.count().filter(pairs.c.received_at - pairs.c.before < _TWINS)
+    pairs = select(newest.c.received_at, newest.c.replayed_at, before.label("before")).subquery()
+    repeats = or_(pairs.c.received_at - pairs.c.before < _TWINS, pairs.c.replayed_at - pairs.c.received_at < _TWINS)
+    twins = func.count().filter(repeats)
     async with database.connection() as connection:
         query = select(func.count().label("deliveries"), twins.label("twins")).select_from(pairs)
         (row,) = await connection.rows(query)

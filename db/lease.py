@@ -105,7 +105,15 @@ async def change_desk(database: Database, url: str, *, forget: bool) -> None:
         if not forget:
             await connection.execute(update(schema.lease).values(desk_url=url))
             return
-        for table in (schema.ticket, schema.webhook, schema.gap, schema.delivery, schema.lease, schema.poller):
+        for table in (
+            schema.ticket,
+            schema.webhook,
+            schema.gap,
+            schema.delivery,
+            schema.answer,
+            schema.lease,
+            schema.poller,
+        ):
             await connection.execute(delete(table))
         await connection.execute(schema.lease.insert().values(desk_url=url, renewed_by_pass=schema.now))
         await connection.execute(schema.poller.insert())

@@ -206,10 +206,17 @@ delivery = Table(
         Text,
         comment="Tells one key from another and says nothing else of it; NULL: written before there was such a name.",
     ),
+    Column(
+        "digest", Text, comment="The same for what is sent again, bit by bit, to the same endpoint as the same event."
+    ),
+    Column("replays", BigInteger, nullable=False, server_default=text("0"), comment="How often it was sent again."),
+    Column("replayed_at", _moment, comment="When it was last sent again."),
+    Column("replayed_request_id", Text),
     comment="The journal: one row a verified delivery, kept journal.keep seconds.",
 )
 Index("freescout_delivery_ticket", delivery.c.ticket_id, delivery.c.delivery_id)
 Index("freescout_delivery_received_at", delivery.c.received_at)
+Index("freescout_delivery_digest", delivery.c.digest, unique=True)
 
 gap = Table(
     "freescout_gap",

@@ -54,6 +54,8 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True):
     request_id: str | None = None
     key_fingerprint: str | None = None
     """`freescout_audit.signature.fingerprint` of that key."""
+    digest: str | None = None
+    """The same for what is sent again, bit by bit, to the same endpoint as the same event; None: it is not counted."""
 
 
 class Recorded(msgspec.Struct, frozen=True, kw_only=True):
@@ -325,9 +327,19 @@ def _json(rows: Sequence[msgspec.Struct]) -> str:
 def _journal(
     deliveries: Sequence[Delivery], verdicts: Sequence[Verdict | None], received_at: datetime
 ) -> Sequence[Entry]:
-    entries = []
+    """Return the journal's entries; what a batch holds twice is one, with a count."""
+    entries: list[Entry] = []
+    first: dict[str, int] = {}
     for delivery, verdict in zip(deliveries, verdicts, strict=True):
         said = None if delivery.claim is None else delivery.claim.sighting
+        if delivery.digest is not None and (at := first.setdefault(delivery.digest, len(entries))) < len(entries):
+            entries[at] = msgspec.structs.replace(
+                entries[at],
+                replays=entries[at].replays + 1,
+                replayed_at=received_at,
+                replayed_request_id=delivery.request_id,
+            )
+            continue
         entries.append(
             Entry(
                 received_at=received_at,
@@ -344,6 +356,7 @@ def _journal(
                 signed_with=delivery.signed_with,
                 request_id=delivery.request_id,
                 key_fingerprint=delivery.key_fingerprint,
+                digest=delivery.digest,
             )
         )
     return entries

@@ -38,4 +38,5 @@ def red(name: str, detail: str, next_step: str) -> Check:
 def of_condition(name: str, condition: Condition) -> Check:
     """Return a check of how a part of the service is."""
     colour: Colour = "red" if condition.state in WRONG else "green" if condition.state == "ok" else "yellow"
-    return Check(name=name, state=colour, detail=condition.detail, next_step=condition.next_step)
+    passes = colour == "yellow" and bool(condition.next_step)
+    return Check(name=name, state=colour, detail=condition.detail, next_step=condition.next_step, passes=passes)

@@ -1,6 +1,7 @@
 """The audit endpoint: a verified delivery is judged by the rule, saved, and answered after the commit."""
 
 from collections.abc import Sequence
+from functools import partial
 
 from aiohttp import web
 
@@ -14,6 +15,7 @@ from freescout_audit.delivery import read_claim
 from freescout_audit.desk_clock import WITHIN_A_SECOND
 from freescout_audit.errors import DatabaseUnavailableError
 from freescout_audit.logs import emit, where
+from freescout_audit.repeats import Repeats
 from freescout_audit.rule import Claim, Terms, Verdict, poller_is_alive
 from receiver.answers import Answers
 from receiver.endpoints import VerifiedDelivery
@@ -28,6 +30,9 @@ _EVENTS = {
     "stale": events.DELIVERY_STALE,
     "disputed": events.DELIVERY_DISPUTED,
 }
+
+
+_MOVES = ("applied", "disputed")
 
 
 class AuditHandler:
@@ -48,6 +53,7 @@ class AuditHandler:
         self._commit_timeout = commit_timeout
         self._metrics = metrics
         self._writing = writing
+        self._repeats = Repeats()
         self._answers = answers
         self._group = GroupCommit(self._record, key=_ticket_of)
 
@@ -93,6 +99,7 @@ class AuditHandler:
             signed_with=delivery.signed_with,
             key_fingerprint=delivery.key_fingerprint,
             request_id=delivery.request_id,
+            digest=delivery.digest,
         )
         return await self._group.commit(entry, deadline=self._commit_timeout)
 
@@ -139,7 +146,9 @@ class AuditHandler:
         event = _EVENTS[outcome] if said.understood else events.DELIVERY_NOT_UNDERSTOOD
         if event is events.DELIVERY_DISPUTED and poller_is_alive(recorded.lease, recorded.now, self._terms):
             event = event.at("info")  # the poller settles it within seconds
-        emit(
+        # The same again, bit by bit, is one line in a while, whoever holds a recording of it.
+        say = emit if outcome in _MOVES else partial(self._repeats.emit, about=delivery.digest)
+        say(
             event,
             endpoint=delivery.endpoint,
             request_id=delivery.request_id,

@@ -3,6 +3,7 @@
 An endpoint is one registration: a path, a switch, its keys and a handler for what has been verified.
 """
 
+import hashlib
 import random
 import re
 import time
@@ -14,7 +15,7 @@ from aiohttp import web
 from structlog.contextvars import bound_contextvars
 
 from db.refusals import explain
-from freescout_audit.delivery import CONVERSATION_EVENTS, event_name
+from freescout_audit.delivery import CONVERSATION_EVENTS, event_label, event_name
 from freescout_audit.errors import DatabaseUnavailableError
 from freescout_audit.events import (
     DELIVERY_NOT_SAVED,
@@ -62,6 +63,8 @@ class VerifiedDelivery(msgspec.Struct, frozen=True, kw_only=True):
     key_fingerprint: str
     """The key itself, by a name that says nothing else of it: after a rotation the words above mean other keys."""
     request_id: str
+    digest: str
+    """The same for what is sent again, bit by bit, as the same event; it says nothing of the body."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -224,6 +227,7 @@ class _Gate:
             signed_with="current" if matching == 0 else "previous",
             key_fingerprint=fingerprint(secrets[matching].reveal()),
             request_id=request_id,
+            digest=_digest(self._endpoint.name, event, signers[matching]),
         )
 
     def _refused(self, refusal: Refusal, reason: str, *, headers: dict[str, str] | None = None) -> _RefusedError:
@@ -237,6 +241,12 @@ class _Gate:
 def _is_like_freescouts(event: str, signature: str | None) -> bool:
     """Tell whether a refused request has FreeScout's form: one of its events, and base64 of an SHA-1."""
     return event in CONVERSATION_EVENTS and signature is not None and _SHA1.fullmatch(signature) is not None
+
+
+def _digest(endpoint: str, event: str, signer: Signer) -> str:
+    """Name what was sent. Of the event, which is not signed, only names that FreeScout has make a difference."""
+    sent = f"{endpoint} {event_label(event)} {signer.signature()}"
+    return hashlib.blake2b(sent.encode(), digest_size=16).hexdigest()
 
 
 def _problem(status: int, error: str, *, headers: dict[str, str] | None = None) -> web.Response:

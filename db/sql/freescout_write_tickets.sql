@@ -32,12 +32,16 @@ DO $do$ BEGIN EXECUTE format($create$
         IF lease_version <> (SELECT l.xmin::text FROM freescout_lease l) THEN
             RAISE EXCEPTION USING ERRCODE = 'serialization_failure', MESSAGE = 'the lease was written meanwhile';
         END IF;
-        INSERT INTO freescout_delivery (
+        INSERT INTO freescout_delivery AS d (
             received_at, endpoint, event, ticket_id, outcome, reason, status, state, updated_at, body_bytes, body_ms,
-            signed_with, request_id, key_fingerprint)
+            signed_with, request_id, key_fingerprint, digest, replays, replayed_at, replayed_request_id)
         SELECT received_at, endpoint, event, ticket_id, outcome, reason, status, state, updated_at, body_bytes, body_ms,
-               signed_with, request_id, key_fingerprint
-        FROM json_populate_recordset(NULL::freescout_delivery, journal);
+               signed_with, request_id, key_fingerprint, digest, coalesce(replays, 0), replayed_at, replayed_request_id
+        FROM json_populate_recordset(NULL::freescout_delivery, journal)
+        ON CONFLICT (digest) DO UPDATE
+        SET replays = d.replays + 1 + excluded.replays,
+            replayed_at = coalesce(excluded.replayed_at, excluded.received_at),
+            replayed_request_id = coalesce(excluded.replayed_request_id, excluded.request_id);
     END $body$
 $create$, current_schema()); END $do$;
 

@@ -77,7 +77,7 @@ async def database_problems(
         valid: The tickets whose one valid delivery was answered 200, and what it was made of.
     """
     problems = []
-    entries = await connection.fetchval("SELECT count(*) FROM freescout_delivery")
+    entries = await connection.fetchval("SELECT count(*) + coalesce(sum(replays), 0) FROM freescout_delivery")
     if not answered <= entries <= sent:
         problems.append(f"{answered} deliveries were answered and {sent} sent, but the journal has {entries}")
     forged = await connection.fetchval(

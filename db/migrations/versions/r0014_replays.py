@@ -1,0 +1,82 @@
+"""Counts what is sent again, bit by bit, on the row of what it repeats.
+
+Code of the revision before goes on as before: its rows have no digest, and each delivery of it is a row.
+"""
+
+from alembic import op
+
+revision = "0014"
+down_revision = "0013"
+branch_labels = None
+depends_on = None
+
+STATEMENTS = (
+    """
+ALTER TABLE freescout_delivery
+    ADD COLUMN digest text,
+    ADD COLUMN replays bigint NOT NULL DEFAULT 0,
+    ADD COLUMN replayed_at timestamptz,
+    ADD COLUMN replayed_request_id text
+""",
+    """
+COMMENT ON COLUMN freescout_delivery.digest
+IS 'The same for what is sent again, bit by bit, to the same endpoint as the same event.'
+""",
+    "COMMENT ON COLUMN freescout_delivery.replays IS 'How often it was sent again.'",
+    "COMMENT ON COLUMN freescout_delivery.replayed_at IS 'When it was last sent again.'",
+    "CREATE UNIQUE INDEX freescout_delivery_digest ON freescout_delivery (digest)",
+    """
+DO $do$ BEGIN EXECUTE format($create$
+    CREATE OR REPLACE FUNCTION freescout_write_tickets(rows json, versions jsonb, lease_version text, journal json,
+                                            patience interval) RETURNS void
+        LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, %1$I, pg_temp SET enable_seqscan = off
+        SET plan_cache_mode = force_generic_plan
+    AS $body$
+    #variable_conflict use_column
+    DECLARE written bigint;
+    BEGIN
+        IF patience IS NOT NULL THEN
+            PERFORM set_config('lock_timeout', ceil(1000 * extract(epoch FROM patience))::bigint::text, true);
+        END IF;
+        INSERT INTO freescout_ticket AS t (
+            ticket_id, status, state, updated_at, number, mailbox_id, created_at, gone, observed_at, observed_via,
+            expires_at, touched_at, truth_at, disputed_at, grace_until, truth_until, doubted_through, disputed_through)
+        SELECT ticket_id, status, state, updated_at, number, mailbox_id, created_at, coalesce(gone, true), observed_at,
+               observed_via, expires_at, touched_at, truth_at, disputed_at, grace_until, truth_until, doubted_through,
+               disputed_through
+        FROM json_populate_recordset(NULL::freescout_ticket, rows)
+        ON CONFLICT (ticket_id) DO UPDATE
+        SET (status, state, updated_at, number, mailbox_id, created_at, gone, observed_at, observed_via, expires_at,
+             touched_at, truth_at, disputed_at, grace_until, truth_until, doubted_through, disputed_through)
+          = (excluded.status, excluded.state, excluded.updated_at, excluded.number, excluded.mailbox_id,
+             excluded.created_at, excluded.gone, excluded.observed_at, excluded.observed_via, excluded.expires_at,
+             excluded.touched_at, excluded.truth_at, excluded.disputed_at, excluded.grace_until,
+             excluded.truth_until, excluded.doubted_through, excluded.disputed_through)
+        WHERE t.xmin::text = versions ->> t.ticket_id::text;
+        GET DIAGNOSTICS written = ROW_COUNT;
+        IF written <> json_array_length(rows) THEN
+            RAISE EXCEPTION USING ERRCODE = 'serialization_failure', MESSAGE = 'a ticket was written meanwhile';
+        END IF;
+        IF lease_version <> (SELECT l.xmin::text FROM freescout_lease l) THEN
+            RAISE EXCEPTION USING ERRCODE = 'serialization_failure', MESSAGE = 'the lease was written meanwhile';
+        END IF;
+        INSERT INTO freescout_delivery AS d (
+            received_at, endpoint, event, ticket_id, outcome, reason, status, state, updated_at, body_bytes, body_ms,
+            signed_with, request_id, key_fingerprint, digest, replays, replayed_at, replayed_request_id)
+        SELECT received_at, endpoint, event, ticket_id, outcome, reason, status, state, updated_at, body_bytes, body_ms,
+               signed_with, request_id, key_fingerprint, digest, coalesce(replays, 0), replayed_at, replayed_request_id
+        FROM json_populate_recordset(NULL::freescout_delivery, journal)
+        ON CONFLICT (digest) DO UPDATE
+        SET replays = d.replays + 1 + excluded.replays,
+            replayed_at = coalesce(excluded.replayed_at, excluded.received_at),
+            replayed_request_id = coalesce(excluded.replayed_request_id, excluded.request_id);
+    END $body$
+$create$, current_schema()); END $do$
+""",
+)
+
+
+def upgrade() -> None:
+    """Add the columns, and let the write path count."""
+    for statement in STATEMENTS:
+        op.execute(statement)
