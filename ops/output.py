@@ -1,5 +1,6 @@
 """How a command answers: once, as a picture or as JSON, and in one line when it cannot."""
 
+import os
 import sys
 from typing import Annotated, NoReturn
 
@@ -16,6 +17,19 @@ Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask whether it is
 
 WIDEST = 110
 """Columns a picture takes at the most: longer lines are hard to read."""
+
+
+class Screen(Console):
+    """A terminal, or a pipe whose reader may have seen enough."""
+
+    def on_broken_pipe(self) -> None:
+        """Tell our caller; Rich would end the process with 1."""
+        raise BrokenPipeError
+
+
+def let_the_reader_go() -> None:
+    """End the output to a reader who has seen enough; Python would complain once more when it flushes."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class _Failure(msgspec.Struct, frozen=True):

@@ -153,6 +153,14 @@ async def _ask_the_desk(
         if page.limit < size:
             detail = f"the desk gives at most {page.limit} rows a page, whatever is asked for; read in such pages"
         checks.append(green("page size", detail))
+        if page.none_understood:
+            checks.append(
+                red(
+                    "rows",
+                    "no row of the page is understood: every ticket reads none",
+                    "see desk.strange_row in the log; have the desk's dates lost their zone?",
+                )
+            )
     return checks
 
 

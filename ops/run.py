@@ -4,7 +4,9 @@ Without ``FREESCOUT_URL`` it makes up a desk, so that a newcomer sees the main j
 """
 
 import asyncio
+import errno
 import os
+import sys
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -77,7 +79,13 @@ async def main(environment: Environment, settings: Settings, stop: asyncio.Event
                 vault=None,
             )
         app = create_app(database, environment, settings)
-        port = await stack.enter_async_context(serve(app, host=host, port=environment.port))
+        try:
+            port = await stack.enter_async_context(serve(app, host=host, port=environment.port))
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
+            console.print(f"Port {environment.port} is in use. Try: PORT={environment.port + 1} make run")
+            sys.exit(1)
         url = f"http://{host}:{port}"
         surroundings = _surroundings(environment, port, made_up=desk is not None)
         tell_the_others(url, surroundings, made_up=desk is not None, given=os.environ)

@@ -7,14 +7,14 @@ import sys
 import threading
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
 import asyncpg
 import typer
 
 from freescout_audit.errors import DatabaseUnavailableError, FreescoutAuditError, SettingsError
 from freescout_audit.logs import set_up_logs
-from ops.output import fail, show
+from ops.output import fail, let_the_reader_go, show
 from ops.result import CommandError, CommandResult, Exit
 from ops.running import MADE_UP, beside, who_is_running
 from ops.workplace import Workplace
@@ -25,6 +25,7 @@ from settings.vault.infisical import VaultError
 
 _SIGINT_CODE, _SIGTERM_CODE = 130, 143
 
+T = TypeVar("T")
 Work = Callable[[Workplace], Awaitable[CommandResult]]
 
 
@@ -34,10 +35,39 @@ def run_command(work: Work, *, as_json: bool) -> None:
     Raises:
         typer.Exit: Always, when the code is not 0.
     """
+    found = _do(work, as_json=as_json)
+    show(found, as_json=as_json)
+    if found.code is not Exit.GOOD:
+        raise typer.Exit(found.code)
+
+
+def run_until_stopped(work: Callable[[Workplace], Awaitable[None]], *, as_json: bool) -> None:
+    """Do a command's work that goes on and shows what it finds as it comes, until Ctrl-C, which is no failure.
+
+    Raises:
+        typer.Exit: It could not go on.
+    """
+
+    async def go_on(workplace: Workplace) -> None:
+        with suppress(asyncio.CancelledError):
+            await work(workplace)
+
+    try:
+        _do(go_on, as_json=as_json)
+    except BrokenPipeError:
+        let_the_reader_go()
+
+
+def _do(work: Callable[[Workplace], Awaitable[T]], *, as_json: bool) -> T:
+    """Do a command's work, and return what it found.
+
+    Raises:
+        typer.Exit: It failed, or was stopped, and that was said.
+    """
     set_up_logs(process="console", style="auto", level="warning", stream=sys.stderr)
     try:
         workplace = read_workplace(as_json=as_json)
-        found = asyncio.run(_until_told_to_stop(work(workplace)))
+        return asyncio.run(_until_told_to_stop(work(workplace)))
     except FreescoutAuditError as error:
         fail(error, _code(error), as_json=as_json)
     except asyncpg.PostgresError as error:
@@ -48,9 +78,6 @@ def run_command(work: Work, *, as_json: bool) -> None:
         _stopped(_SIGTERM_CODE, as_json=as_json)
     except KeyboardInterrupt:
         _stopped(_SIGINT_CODE, as_json=as_json)
-    show(found, as_json=as_json)
-    if found.code is not Exit.GOOD:
-        raise typer.Exit(found.code)
 
 
 def read_workplace(*, as_json: bool) -> Workplace:
@@ -89,7 +116,7 @@ def _code(error: FreescoutAuditError) -> Exit:
     return Exit.WRONG
 
 
-async def _until_told_to_stop(work: Awaitable[CommandResult]) -> CommandResult:
+async def _until_told_to_stop(work: Awaitable[T]) -> T:
     """Do the work; SIGTERM ends it as Ctrl-C does, so that what has to be put back is put back."""
     task = asyncio.current_task()
     # Signals are the main thread's; Windows has no handlers.

@@ -13,6 +13,7 @@ import msgspec
 
 from db.database import Database
 from db.journal import SELF_TEST, has_arrived
+from freescout_audit.connecting import SSL_CERT_FILE, why_no_answer
 from freescout_audit.errors import FreescoutAuditError
 from freescout_audit.signature import sign
 from settings import Secret
@@ -61,9 +62,9 @@ async def send(url: str, key: Secret, database: Database | None) -> SelfTest:
         ):
             _judge(response.status, await response.content.read(4096))
     except (aiohttp.ClientError, OSError) as error:
-        raise SelfTestError(
-            f"nothing answers there ({type(error).__name__})", "is the address right, is the web process up?"
-        ) from error
+        why = why_no_answer(error, url, name="the app's address", patience=_PATIENCE)
+        next_step = SSL_CERT_FILE if why.about == "certificate" else "is the address right, is the web process up?"
+        raise SelfTestError(why.problem, next_step) from error
     seconds = time.perf_counter() - began
     return SelfTest(seconds, None if database is None else await has_arrived(database, event))
 

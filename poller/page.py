@@ -27,6 +27,11 @@ class Page(msgspec.Struct, frozen=True, kw_only=True):
     desk_clock: datetime
     """The answer's ``Date``."""
 
+    @property
+    def none_understood(self) -> bool:
+        """Whether it has rows, and no status, state and date of any of them is one we know."""
+        return self.rows > 0 and not any(sighting.understood for sighting in self.sightings)
+
 
 class _Rows(msgspec.Struct):
     conversations: list[msgspec.Raw]

@@ -4,67 +4,23 @@ The inputs are in ``tests/recordings/cases``, and are served over real sockets, 
 """
 
 import asyncio
-import ssl
 import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 import pytest
 
-from poller.freescout import DeskError, DeskRefusedError, DeskUnavailableError, FreeScout, Page
-from poller.transport import http_transport
-from settings import Secret, load_environment
+from poller.freescout import DeskError, DeskRefusedError, DeskUnavailableError
+from settings import load_environment
 from settings.vault.client import Vault
 from settings.vault.infisical import VaultError
 from settings.vault.transport import http_send
+from support.cases import CASES, CERTIFICATE, ask, case, http, serving
 from support.processes import ROOT
 
-CASES = Path(__file__).resolve().parent / "recordings" / "cases"
-CERTIFICATE = CASES / "18-self-signed.pem"
 LET_THROUGH = "let /api/* through for this app"
 MODULE = "is FREESCOUT_URL right, and is the API & Webhooks module active?"
-DATE = "Date: Thu, 26 Nov 2026 09:05:00 GMT\n"
 LOGIN = '{"accessToken": "made-up", "expiresIn": 7200}'
-
-
-def case(name: str) -> bytes:
-    """An answer as it goes over the wire."""
-    head, _, body = (CASES / name).read_bytes().partition(b"\n\n")
-    return head.replace(b"\n", b"\r\n") + b"\r\n\r\n" + body
-
-
-def http(status: str, body: str = "", *headers: str, kind: str = "application/json") -> bytes:
-    """An answer that nobody recorded."""
-    head = "\n".join([f"HTTP/1.1 {status}", f"Content-Type: {kind}", *headers, DATE])
-    return head.replace("\n", "\r\n").encode() + b"\r\n" + body.encode()
-
-
-@asynccontextmanager
-async def serving(answers: Mapping[str, bytes] | bytes, *, tls: bool = False) -> AsyncIterator[str]:
-    """A server that gives the same bytes to whoever asks, or some by the request's path, and closes."""
-    context = None
-    if tls:
-        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-        context.load_cert_chain(CERTIFICATE)
-
-    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            head = await reader.readuntil(b"\r\n\r\n")
-            path = head.split(b" ")[1].partition(b"?")[0].decode()
-            writer.write(answers if isinstance(answers, bytes) else answers[path])
-            await writer.drain()
-        finally:
-            writer.close()
-
-    async with await asyncio.start_server(answer, "127.0.0.1", 0, ssl=context) as server:
-        port = server.sockets[0].getsockname()[1]
-        yield f"{'https' if tls else 'http'}://127.0.0.1:{port}"
-
-
-async def ask(url: str, *, key: str = "a-key") -> Page:
-    async with http_transport(url, lambda: Secret(key), patience=5) as transport:
-        return await FreeScout(transport).page(size=50, retries=0)
 
 
 async def refusal(answer: bytes) -> DeskError:
@@ -254,7 +210,7 @@ class TestConnecting:
         assert by_name.value.problem.startswith("the certificate of FREESCOUT_URL is not trusted")
 
     async def test_a_certificate_in_ssl_cert_file_is_trusted(self) -> None:
-        program = "import asyncio, sys; from test_cases import ask; print(asyncio.run(ask(sys.argv[1])).total)"
+        program = "import asyncio, sys; from support.cases import ask; print(asyncio.run(ask(sys.argv[1])).total)"
         async with serving(case("28-hal-json-list.http"), tls=True) as url:
             process = await asyncio.create_subprocess_exec(
                 sys.executable,

@@ -272,7 +272,7 @@ def test_two_silent_paths_are_red_with_what_the_desk_says() -> None:
 async def test_a_self_test_that_fails_says_why(operator: Operator) -> None:
     for address, variables, detail, next_step in (
         (operator.receiver, {"FREESCOUT_AUDIT_WEBHOOK_SECRET": "another"}, "answers 401", "restart the web process"),
-        ("http://127.0.0.1:1", {}, "nothing answers there", "is the address right"),
+        ("http://127.0.0.1:1", {}, "cannot connect to 127.0.0.1:1 (connection refused)", "is the address right"),
         (operator.variables["FREESCOUT_URL"], {}, "answers 404", "is it the right app?"),
     ):
         said = await operator.types("doctor", "--json", "--url", address, **variables)

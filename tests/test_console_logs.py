@@ -103,7 +103,7 @@ def test_an_unknown_level_is_never_left_out() -> None:
 def test_a_line_for_people_fits_one_line() -> None:
     said = run("logs", "--ticket", "4711", "--event", "delivery.*", variables={}, typed=LOG)
 
-    assert said.out == "11-25 10:00:00 web.1     delivery.applied         ticket_id=4711 outcome=applied\n"
+    assert said.out == "11-25 10:00:00Z web.1     delivery.applied         ticket_id=4711 outcome=applied\n"
 
 
 def test_lines_are_counted_by_any_field() -> None:
@@ -190,3 +190,75 @@ def test_times_are_read_as_operators_type_them(typed: str, expected: datetime) -
 def test_what_is_no_time_is_answered_with_two_that_are(typed: str) -> None:
     with pytest.raises(typer.BadParameter, match="write 90s, 30m, 1h"):
         parse_since(typed)
+
+
+WHOLE = line("gap.lost", 5, "warning", ticket_id=12)
+
+
+@pytest.mark.parametrize(
+    ("shown", "process"),
+    [
+        (f"web-1     | {WHOLE}", "web-1"),
+        (f"\x1b[36mweb-1     | \x1b[0m{WHOLE}\x1b[0m", "web-1"),
+        (f"Nov 25 10:00:05 host python[4242]: {WHOLE}", "receiver"),
+        (json.dumps({"log": WHOLE + "\n", "stream": "stdout", "time": "2026-11-25T10:00:05.1Z"}), "receiver"),
+        (json.dumps({"MESSAGE": WHOLE, "_SYSTEMD_UNIT": "web.service"}), "receiver"),
+        (f"<190>1 2026-11-25T10:00:05.1+00:00 host app web.1 - - {WHOLE}", "web.1"),
+        (f"312 <190>1 2026-11-25T10:00:05.1+00:00 host app poller.1 - - {WHOLE}", "poller.1"),
+        (f'<14>1 2026-11-25T10:00:05Z host freescout-audit 4242 - [meta id="{{1}}"] {WHOLE}', "receiver"),
+        (f"Nov 25 10:00:05 my-app app/web.1: {WHOLE}", "web.1"),
+        (f"2026-11-25T10:00:05.1Z stdout F {WHOLE}", "receiver"),
+    ],
+)
+def test_our_object_is_found_behind_any_prefix(shown: str, process: str) -> None:
+    read = read_line(shown)
+
+    assert read is not None
+    assert (read.event, read.level, read.process, read.ticket_ids) == ("gap.lost", "warning", process, {12})
+    assert read.at == AT + timedelta(seconds=5)
+
+
+def test_a_line_of_the_text_format_is_read_with_its_fields() -> None:
+    head = "\x1b[2m10:00:05\x1b[0m [\x1b[33mwarning  \x1b[0m] gap.lost        "
+    shown = f"{head}detail='a b' late=\"it's\" n=3 tickets=[1, 12] who=x"
+    now = datetime(2026, 11, 25, 10, 30).astimezone()
+
+    read = read_line(f"poller-1  | {shown}", now=now)
+
+    assert read is not None
+    assert (read.event, read.level, read.process) == ("gap.lost", "warning", "poller-1")
+    assert read.fields == {"detail": "a b", "late": "it's", "n": 3, "tickets": [1, 12], "who": "x"}
+    assert read.at == datetime(2026, 11, 25, 10, 0, 5).astimezone()
+    assert read.ticket_ids == {1, 12}
+
+
+def test_a_time_without_a_date_is_of_the_last_24_hours_unless_the_prefix_has_one() -> None:
+    now = datetime(2026, 11, 25, 9, 0).astimezone()
+    text = "10:00:05 [info     ] pass.completed"
+
+    yesterday, prefixed = read_line(text, now=now), read_line(f"2026-11-20T10:00:05Z stdout F {text}", now=now)
+
+    assert yesterday is not None
+    assert yesterday.at == datetime(2026, 11, 24, 10, 0, 5).astimezone()
+    assert prefixed is not None
+    assert prefixed.at == datetime(2026, 11, 20, 10, 0, 5, tzinfo=UTC)
+
+
+def test_text_that_only_looks_like_ours_is_passed_over() -> None:
+    assert read_line("10:00:05 [info     ] somebody.elses x=1") is None
+    assert read_line("29:00:05 [info     ] gap.lost x=1") is None
+
+
+@pytest.mark.parametrize("arguments", [(), ("--json",), ("--by", "event")])
+def test_a_stream_without_a_line_of_ours_is_told_on_stderr(arguments: tuple[str, ...]) -> None:
+    said = run("logs", *arguments, variables={}, typed="GET / 200\n\n{}\n")
+
+    assert said.code == 0
+    assert said.err == (
+        "2 lines came, and none of them was ours: is this the log of freescout-audit, whole lines of it?\n"
+    )
+
+
+def test_nothing_is_told_where_nothing_came_or_a_filter_left_nothing() -> None:
+    assert run("logs", variables={}, typed="\n").err == ""
+    assert run("logs", "--event", "no.such", variables={}, typed=LOG).err == ""

@@ -1,7 +1,9 @@
 """``deliveries`` and ``gaps``: what came, and what was missed, with filters."""
 
-from collections.abc import Awaitable, Callable, Sequence
-from datetime import datetime
+import asyncio
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Annotated, TypeVar
 
@@ -14,9 +16,9 @@ from db.database import Database
 from db.gaps import GapEntry, read_gaps
 from db.journal import JournalledDelivery, read_deliveries
 from ops.drawing import OUTCOME_STYLES, cell, columns, content, span, titled
-from ops.output import AsJson
+from ops.output import AsJson, Screen
 from ops.result import CommandResult
-from ops.runner import run_command
+from ops.runner import run_command, run_until_stopped
 from ops.ticket_ids import TicketOption
 from ops.times import Since, SinceOption
 from ops.workplace import Workplace
@@ -56,32 +58,52 @@ class Gaps(msgspec.Struct, frozen=True, kw_only=True):
 
 
 Entry = TypeVar("Entry")
+MOST = 10_000
+LOOK_EVERY = 1.0
+"""Seconds between two looks of ``--follow``."""
+OVERLAP = timedelta(seconds=30)
+"""How far each look of ``--follow`` goes back: a delivery is committed some seconds after it was received."""
 
-LimitOption = Annotated[int, typer.Option(help="So many at the most.", min=1, max=10_000)]
+LimitOption = Annotated[int, typer.Option(help="So many at the most.", min=1, max=MOST)]
 
 
 def deliveries(
     *,
     ticket: TicketOption = None,
     event: Annotated[
-        list[str] | None, typer.Option(metavar="PATTERN", help="Only these events: convo.status, 'convo.*'.")
+        list[str] | None, typer.Option(metavar="PATTERN", help="Only these events: status, 'convo.*'.")
     ] = None,
     outcome: Annotated[list[Outcome] | None, typer.Option(help="Only those that became this.")] = None,
     since: SinceOption = None,
     limit: LimitOption = 50,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Show new ones as they come, until Ctrl-C; with --since those too.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """The verified deliveries that came, the newest first, and what became of each."""
-    _list(
-        "deliveries",
-        lambda database, begin: read_deliveries(
+
+    def read(
+        database: Database, begin: datetime | None, at_most: int = limit
+    ) -> Awaitable[Sequence[JournalledDelivery]]:
+        return read_deliveries(
             database,
             ticket_id=ticket,
-            events=event or (),
+            events=both_names(event or ()),
             outcomes=[str(each) for each in outcome or ()],
             since=begin,
-            at_most=limit,
-        ),
+            at_most=at_most,
+        )
+
+    if follow:
+        run_until_stopped(
+            lambda workplace: _follow(workplace, lambda database, begin: read(database, begin, MOST), since),
+            as_json=as_json,
+        )
+        return
+    _list(
+        "deliveries",
+        read,
         document=lambda found: Deliveries(deliveries=found),
         draw=_draw_journal,
         since=since,
@@ -134,6 +156,59 @@ def _list(
         return CommandResult(document(found), titled(_counted(found, limit, what), draw(found) if found else ""))
 
     run_command(look, as_json=as_json)
+
+
+async def _follow(
+    workplace: Workplace,
+    read: Callable[[Database, datetime], Awaitable[Sequence[JournalledDelivery]]],
+    since: Since | None,
+) -> None:
+    screen = Screen(highlight=False, soft_wrap=True)
+    async with workplace.database() as database:
+        async for entry in new_deliveries(lambda begin: read(database, begin), database.now, since=since):
+            if workplace.as_json:
+                sys.stdout.write(msgspec.json.encode(entry, enc_hook=str).decode() + "\n")
+            else:
+                screen.print(_draw_line(entry))
+            sys.stdout.flush()
+
+
+async def new_deliveries(
+    read: Callable[[datetime], Awaitable[Sequence[JournalledDelivery]]],
+    now: Callable[[], Awaitable[datetime]],
+    *,
+    since: Since | None,
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+) -> AsyncIterator[JournalledDelivery]:
+    """Yield deliveries as they come, the oldest first; ``since``: those too that have come since then.
+
+    ``read`` returns those that were received since a time, the newest first, and ``now`` the database's clock.
+    """
+    looked_at = await now()
+    begin = looked_at - OVERLAP if since is None else since.at(looked_at)
+    shown = {entry.delivery_id for entry in await read(begin)} if since is None else set()
+    while True:
+        looked_at = await now()
+        found = await read(begin)
+        for entry in reversed(found):
+            if entry.delivery_id not in shown:
+                yield entry
+        shown = {entry.delivery_id for entry in found}
+        begin = looked_at - OVERLAP
+        await sleep(LOOK_EVERY)
+
+
+def both_names(patterns: Sequence[str]) -> Sequence[str]:
+    """Return patterns that find events by their full name, ``convo.status``, and as we show it, ``status``."""
+    return [*patterns, *(f"convo.{pattern}" for pattern in patterns)]
+
+
+def _draw_line(entry: JournalledDelivery) -> Text:
+    """Draw a delivery on a line of its own."""
+    ticket = "" if entry.ticket_id is None else f"ticket {entry.ticket_id}"
+    says = "" if entry.ticket_id is None else content(entry.status, entry.state)
+    head = f"{cell(entry.received_at)}Z  {ticket:<14} {entry.event.removeprefix('convo.'):<24} {says:<20} "
+    return Text.assemble(head, (_outcome(entry), OUTCOME_STYLES.get(entry.outcome, "")))
 
 
 def _counted(found: Sequence[object], limit: int, what: str) -> str:

@@ -1,10 +1,10 @@
 """``logs``: our log for people, out of a pipe or a file: ``heroku logs --tail | freescout-audit logs --ticket 7``."""
 
-import os
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
@@ -17,19 +17,10 @@ from rich.table import Table
 from rich.text import Text
 
 from ops.loglines import Filter, LogLine, read_line, value_of
-from ops.output import AsJson, fail
+from ops.output import AsJson, Screen, fail, let_the_reader_go
 from ops.result import CommandError, Exit
 from ops.ticket_ids import TicketOption
 from ops.times import SinceOption
-
-
-class _Screen(Console):
-    """A terminal, or a pipe whose reader may have seen enough."""
-
-    def on_broken_pipe(self) -> None:
-        """Tell our caller; Rich would end the process with 1."""
-        raise BrokenPipeError
-
 
 _STYLES = {"debug": "dim", "info": "", "warning": "yellow", "error": "red"}
 _NOT_SHOWN = ("request_id", "endpoint")
@@ -81,19 +72,27 @@ def logs(
                 with file.open("rb") as stream:
                     _run(stream, wanted, by, as_json=as_json)
     except BrokenPipeError:
-        # The reader has seen enough; Python would complain once more when it flushes.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        let_the_reader_go()
     except OSError as error:
         unreadable = CommandError(f"{file} cannot be read ({error.strerror})", "name another file")
         fail(unreadable, Exit.USAGE, as_json=as_json)
 
 
 def _run(stream: BinaryIO, wanted: Filter, by: str | None, *, as_json: bool) -> None:
-    lines = (line for line in read_lines(stream) if wanted.wants(line))
+    seen = Seen()
+    try:
+        _show((line for line in read_lines(stream, seen) if wanted.wants(line)), by, as_json=as_json)
+    finally:
+        if seen.lines and not seen.ours:
+            came = "1 line came, and it was" if seen.lines == 1 else f"{seen.lines:,} lines came, and none of them was"
+            typer.echo(f"{came} ours: is this the log of freescout-audit, whole lines of it?", err=True)
+
+
+def _show(lines: Iterator[LogLine], by: str | None, *, as_json: bool) -> None:
     if by is not None:
         _count(lines, by, as_json=as_json)
         return
-    console = _Screen(highlight=False, soft_wrap=True)
+    console = Screen(highlight=False, soft_wrap=True)
     for line in lines:
         if as_json:
             sys.stdout.write(msgspec.json.encode(line.raw).decode() + "\n")
@@ -102,18 +101,29 @@ def _run(stream: BinaryIO, wanted: Filter, by: str | None, *, as_json: bool) -> 
         sys.stdout.flush()
 
 
-def read_lines(stream: Iterable[bytes]) -> Iterator[LogLine]:
-    """Yield our lines as they come."""
+@dataclass
+class Seen:
+    """How many lines came, blank ones aside, and how many of them were ours."""
+
+    lines: int = 0
+    ours: int = 0
+
+
+def read_lines(stream: Iterable[bytes], seen: Seen) -> Iterator[LogLine]:
+    """Yield our lines as they come, and count what comes."""
     for raw in stream:
-        line = read_line(raw.decode("utf-8", "replace").rstrip("\r\n"))
+        text = raw.decode("utf-8", "replace").strip("\r\n\ufeff")
+        seen.lines += bool(text.strip())
+        line = read_line(text)
         if line is not None:
+            seen.ours += 1
             yield line
 
 
 def draw(line: LogLine) -> Text:
     """Draw a line: when, who, what, and its fields."""
     text = Text.assemble(
-        (line.at.astimezone(UTC).strftime("%m-%d %H:%M:%S"), "dim"),
+        (line.at.astimezone(UTC).strftime("%m-%d %H:%M:%SZ"), "dim"),
         f" {line.process:<9} ",
         (f"{line.event:<24}", _STYLES.get(line.level, "bold")),
     )

@@ -1,28 +1,37 @@
 """``status``: everything that stands, on one screen."""
 
-from collections.abc import Mapping, Sequence
+import asyncio
+import sys
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
 from datetime import datetime, timedelta
+from typing import Annotated
 
 import msgspec
+import typer
 from rich.console import RenderableType
 from rich.text import Text
 
 from db.answers import DROPPED, VERIFIED, Tally, read_answers
 from db.condition import judge
+from db.database import Database
 from db.gaps import count_gaps
 from db.journal import Lag, LastDelivery, count_outcomes, read_lag, read_last_delivery
 from db.standing import Standing
 from db.tickets import read_holdings
+from freescout_audit.errors import DatabaseUnavailableError
 from freescout_audit.trust import vouched_until
 from ops.check import Check, of_condition
 from ops.conditions import judge_answers, try_writing
 from ops.drawing import ago, facts, moment, span, titled
-from ops.output import AsJson
+from ops.output import WIDEST, AsJson, Screen, show, tell_failure
 from ops.result import CommandResult, Exit
-from ops.runner import run_command
+from ops.runner import run_command, run_until_stopped
 from ops.workplace import Workplace, standing_of
 
 DAY = timedelta(days=1)
+LOOK_EVERY = 3.0
+"""Seconds between two looks of ``--watch``."""
 
 
 class LeaseStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -87,51 +96,102 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     """What is wrong, and what to do about it."""
 
 
-def status(*, as_json: AsJson = False) -> None:
+def status(
+    *,
+    watching: Annotated[
+        bool, typer.Option("--watch", "-w", help="Look again every few seconds, until Ctrl-C.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
     """How it is: lease, passes, deliveries, lag, disputes and gaps, on one screen."""
-    run_command(look, as_json=as_json)
+    if watching:
+        run_until_stopped(watch, as_json=as_json)
+    else:
+        run_command(look, as_json=as_json)
 
 
 async def look(workplace: Workplace) -> CommandResult:
     """Read and show how it is."""
     async with workplace.database() as database:
-        standing = await standing_of(database)
-        holdings = await read_holdings(database)
-        answers = await read_answers(database)
-        conditions = judge(standing) | dict(await judge_answers(database))
-        checks = [*(of_condition(name, each) for name, each in conditions.items()), await try_writing(database)]
-        document = Status(
-            now=standing.now,
-            tickets=holdings.living,
-            lease=_lease(standing),
-            poller=PollerStatus(
-                alive=standing.poller == "leads",
-                leader=standing.leader,
-                led_since=standing.led_since,
-                heartbeat_at=standing.lease.heartbeat_at,
-                load_until=standing.load_cursor,
-                stepped_down_at=standing.stepped_down_at,
-                retired_at=standing.retired_at,
-            ),
-            last_pass=_last_pass(standing),
-            desk=DeskStatus(
-                url=standing.desk_url,
-                state=standing.desk_state,
-                detail=standing.desk_detail,
-                since=standing.desk_since,
-                silent_since=standing.silent_since,
-                clock_offset_s=round(standing.lease.clock_offset.total_seconds(), 3),
-            ),
-            last_delivery=await read_last_delivery(database),
-            deliveries_24h=await count_outcomes(database, DAY),
-            lag_24h=await read_lag(database, DAY),
-            disputes=holdings.disputed,
-            oldest_dispute=holdings.oldest_dispute,
-            gaps_24h=await count_gaps(database, DAY),
-            refusals={kind: tally for kind, tally in answers.items() if kind not in {VERIFIED, DROPPED}},
-            problems=[check for check in checks if check.state == "red"],
-        )
+        document = await read_status(database)
     return CommandResult(document, picture(document), Exit.WRONG if document.problems else Exit.GOOD)
+
+
+async def watch(workplace: Workplace, *, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep) -> None:
+    """Read and show how it is, again and again; a database that goes away is shown, and asked again.
+
+    A terminal is drawn anew each time; elsewhere one picture, or one document a line, follows the other.
+    """
+    # Imported here: only who watches needs it.
+    from rich.live import Live  # noqa: PLC0415
+
+    screen = Screen(highlight=False)
+    async with AsyncExitStack() as stack:
+        database = await stack.enter_async_context(workplace.database())
+        live = None
+        if screen.is_terminal and not workplace.as_json:
+            live = stack.enter_context(Live(console=screen, auto_refresh=False))
+        while True:
+            try:
+                document = await read_status(database)
+            except DatabaseUnavailableError as error:
+                if workplace.as_json:
+                    tell_failure(error, Exit.UNAVAILABLE, as_json=True)
+                shown: RenderableType = Text(f"✗ {error}", "red")
+            else:
+                if workplace.as_json:
+                    show(CommandResult(document, ""), as_json=True)
+                shown = picture(document)
+            if live is not None:
+                live.update(shown, refresh=True)
+            elif not workplace.as_json:
+                screen.print(shown, "", width=min(screen.width, WIDEST))
+                sys.stdout.flush()
+            await sleep(LOOK_EVERY)
+
+
+async def read_status(database: Database) -> Status:
+    """Read how it is.
+
+    Raises:
+        DatabaseUnavailableError: PostgreSQL is away or not migrated.
+    """
+    standing = await standing_of(database)
+    holdings = await read_holdings(database)
+    answers = await read_answers(database)
+    conditions = judge(standing) | dict(await judge_answers(database))
+    checks = [*(of_condition(name, each) for name, each in conditions.items()), await try_writing(database)]
+    return Status(
+        now=standing.now,
+        tickets=holdings.living,
+        lease=_lease(standing),
+        poller=PollerStatus(
+            alive=standing.poller == "leads",
+            leader=standing.leader,
+            led_since=standing.led_since,
+            heartbeat_at=standing.lease.heartbeat_at,
+            load_until=standing.load_cursor,
+            stepped_down_at=standing.stepped_down_at,
+            retired_at=standing.retired_at,
+        ),
+        last_pass=_last_pass(standing),
+        desk=DeskStatus(
+            url=standing.desk_url,
+            state=standing.desk_state,
+            detail=standing.desk_detail,
+            since=standing.desk_since,
+            silent_since=standing.silent_since,
+            clock_offset_s=round(standing.lease.clock_offset.total_seconds(), 3),
+        ),
+        last_delivery=await read_last_delivery(database),
+        deliveries_24h=await count_outcomes(database, DAY),
+        lag_24h=await read_lag(database, DAY),
+        disputes=holdings.disputed,
+        oldest_dispute=holdings.oldest_dispute,
+        gaps_24h=await count_gaps(database, DAY),
+        refusals={kind: tally for kind, tally in answers.items() if kind not in {VERIFIED, DROPPED}},
+        problems=[check for check in checks if check.state == "red"],
+    )
 
 
 def _lease(standing: Standing) -> LeaseStatus:
