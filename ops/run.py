@@ -30,7 +30,7 @@ from ops.delivery import AHEAD, curl_command, pick
 from ops.rehearsal import Story, at_rest, live, make_desk
 from ops.running import MADE_UP, be_the_only_one, tell_the_others
 from poller.run import poll
-from receiver.app import create_app, serve
+from receiver.app import ListenError, create_app, serve
 from settings import Environment, Secret, Settings
 from settings.environment import API_KEY, WEBHOOK_SECRET
 from settings.process import run_process
@@ -81,8 +81,8 @@ async def main(environment: Environment, settings: Settings, stop: asyncio.Event
         app = create_app(database, environment, settings)
         try:
             port = await stack.enter_async_context(serve(app, host=host, port=environment.port))
-        except OSError as error:
-            if error.errno != errno.EADDRINUSE:
+        except ListenError as error:
+            if not isinstance(error.__cause__, OSError) or error.__cause__.errno != errno.EADDRINUSE:
                 raise
             console.print(f"Port {environment.port} is in use. Try: PORT={environment.port + 1} make run")
             sys.exit(1)

@@ -67,6 +67,8 @@ class Connections:
             try:
                 await _Site(runner, host, port, self._connection).start()
             except OSError as error:
+                if error.errno == errno.EADDRINUSE:
+                    raise ListenError(f"port {port} is in use", f"set PORT to another, such as {port + 1}") from error
                 raise ListenError(
                     f"cannot listen on {host}:{port} ({error.strerror})", "set PORT to a free port"
                 ) from error

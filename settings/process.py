@@ -1,7 +1,6 @@
 """The life of a process: told its settings, told by a signal when to stop, one line when it cannot run."""
 
 import asyncio
-import errno
 import os
 import signal
 import sys
@@ -38,7 +37,7 @@ def run_process(name: str, main: Main) -> None:
         _report(error)
         sys.exit(1)
     except OSError as error:
-        _report(FreescoutAuditError(*_of_the_system(error, environment.port)))
+        _report(FreescoutAuditError(str(error)))
         sys.exit(1)
     except Exception as error:  # noqa: BLE001 - an operator gets a line, whatever it is
         broken = f"the process itself fails ({type(error).__name__} at {where(error)})"
@@ -49,13 +48,6 @@ def run_process(name: str, main: Main) -> None:
 def _report(error: FreescoutAuditError) -> None:
     """Log why this process cannot run."""
     emit(PROCESS_FAILED, message=error.problem, next_step=error.next_step or None)
-
-
-def _of_the_system(error: OSError, port: int) -> tuple[str, str]:
-    """Return what the operating system refuses, and what to do about it."""
-    if error.errno == errno.EADDRINUSE:
-        return f"port {port} is in use", f"set PORT to another, such as {port + 1}, or end what listens there"
-    return str(error), ""
 
 
 async def _until_told_to_stop(main: Main, environment: Environment, settings: Settings) -> None:

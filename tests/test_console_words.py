@@ -1,7 +1,6 @@
 """What the console says when it is called wrongly, told nonsense, or left running; never a traceback."""
 
 import asyncio
-import errno
 import json
 import os
 import shlex
@@ -17,6 +16,7 @@ from typer.testing import CliRunner
 
 from conftest import Log
 from db.database import Database
+from db.journal import Lag
 from freescout_audit.errors import SettingsError
 from ops.commands import status
 from ops.console import console
@@ -187,18 +187,8 @@ class TestProcesses:
             raise error
 
         monkeypatch.setattr("settings.process.set_up_logs", lambda **_: None)
-        monkeypatch.setenv("PORT", "8130")
         with pytest.raises(SystemExit, match="1"):
             run_process("receiver", main)
-
-    def test_a_port_that_is_in_use_is_named_with_another(self, log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.fail(OSError(errno.EADDRINUSE, "in use"), monkeypatch)
-
-        (line,) = log.lines("process.failed")
-        assert (line["message"], line["next_step"]) == (
-            "port 8130 is in use",
-            "set PORT to another, such as 8131, or end what listens there",
-        )
 
     def test_what_nobody_expects_is_one_line_without_its_message(
         self, log: Log, monkeypatch: pytest.MonkeyPatch
@@ -340,3 +330,9 @@ async def test_a_watched_status_survives_a_database_that_is_away(
     shown = capsys.readouterr().out
     assert shown.count("freescout-audit at ") == 2
     assert shown.count("✗ ") == 1
+
+
+def test_the_lag_is_told_by_its_percentiles() -> None:
+    lag = Lag(samples=31, p50=2.31, p95=4.52, p99=4.66, max=4.71)
+
+    assert str(status.draw_lag(lag)) == "p50 2.3 s, p95 4.5 s, slowest 4.7 s (31 deliveries)"

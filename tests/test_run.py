@@ -115,3 +115,15 @@ async def test_everything_comes_up_shows_itself_takes_a_delivery_and_goes(checko
     log = (checkout / ".local" / "run.log").read_text(encoding="utf-8")
     assert '"event": "pass.completed"' in log
     assert "process.failed" not in log
+
+
+async def test_a_port_that_is_in_use_is_one_line_with_another_to_try(checkout: Path, database_url: str) -> None:
+    async with await asyncio.start_server(lambda _reader, writer: writer.close(), "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        desk = {"FREESCOUT_URL": "http://127.0.0.1:1", "FREESCOUT_API_KEY": "a-key"}
+
+        code, out, err = await ended(checkout, "ops.run", PORT=str(port), DATABASE_URL=database_url, **desk)
+
+    assert code == 1
+    assert f"Port {port} is in use. Try: PORT={port + 1} make run\n" in out
+    assert "Traceback" not in out + err

@@ -223,7 +223,7 @@ def picture(status: Status) -> RenderableType:
             ("desk", _draw_desk(status)),
             ("last delivery", _draw_delivery(status)),
             ("deliveries, 24 h", _draw_counts(status.deliveries_24h, red=("unusable",), yellow=("disputed",))),
-            ("lag, 24 h", _draw_lag(status.lag_24h)),
+            ("lag, 24 h", draw_lag(status.lag_24h)),
             ("refusals", _draw_refusals(status)),
             ("disputes", _draw_disputes(status)),
             ("gaps, 24 h", _draw_counts(status.gaps_24h, red=("lost",), yellow=("late",))),
@@ -296,10 +296,11 @@ def _draw_counts(counts: Mapping[str, int], *, red: tuple[str, ...], yellow: tup
     return text
 
 
-def _draw_lag(lag: Lag) -> Text:
-    if lag.p50 is None or lag.p95 is None or lag.p99 is None or lag.max is None:
+def draw_lag(lag: Lag) -> Text:
+    """Draw how late deliveries are."""
+    if lag.p50 is None or lag.p95 is None or lag.max is None:
         return Text("no delivery told of a change")
-    shown = f"p50 {span(lag.p50)}, p95 {span(lag.p95)}, p99 {span(lag.p99)}, slowest {span(lag.max)}"
+    shown = f"p50 {span(lag.p50)}, p95 {span(lag.p95)}, slowest {span(lag.max)}"
     return Text(f"{shown} ({lag.samples:,} deliver{'y' if lag.samples == 1 else 'ies'})")
 
 
