@@ -30,7 +30,8 @@ from ops.delivery import AHEAD, curl_command, pick
 from ops.rehearsal import Story, at_rest, live, make_desk
 from ops.running import MADE_UP, be_the_only_one, tell_the_others
 from poller.run import poll
-from receiver.app import ListenError, create_app, serve
+from receiver.app import create_app, serve
+from receiver.connections import ListenError
 from settings import Environment, Secret, Settings
 from settings.environment import API_KEY, WEBHOOK_SECRET
 from settings.process import run_process
