@@ -160,8 +160,8 @@ def _away(answer: DeskResponse) -> DeskError:
             retry_after=_retry_after(answer),
         )
     return DeskUnavailableError(
-        f"a proxy in front of FreeScout answers {answer.status}{named(answer)}",
-        "is the desk up, and does the proxy reach it?",
+        f"a web server or proxy in front of FreeScout answers {answer.status}{named(answer)}",
+        "is the desk up, its PHP too, and does the proxy reach it?",
         retry_after=_retry_after(answer),
     )
 

@@ -127,8 +127,8 @@ async def refusal(answer: bytes) -> DeskError:
         (
             http("502 Bad Gateway", "<html>", "Server: cloudflare", kind="text/html"),
             DeskUnavailableError,
-            "a proxy in front of FreeScout answers 502 (server: cloudflare)",
-            "is the desk up, and does the proxy reach it?",
+            "a web server or proxy in front of FreeScout answers 502 (server: cloudflare)",
+            "is the desk up, its PHP too, and does the proxy reach it?",
         ),
         (
             http("503 Service Unavailable", '{"message": ""}'),
