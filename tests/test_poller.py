@@ -163,6 +163,21 @@ async def test_a_key_that_is_refused_is_said_and_shown_and_heals(database_url: s
         await until(sql, "SELECT desk_state FROM freescout_poller", "ok")
 
 
+async def test_a_key_of_two_lines_is_refused_by_what_is_in_it(
+    database: Database, sql: asyncpg.Connection, log: Log
+) -> None:
+    variables = {"FREESCOUT_URL": "http://127.0.0.1:9", "FREESCOUT_API_KEY": "6c2b1677\nnote: of the staging desk"}
+    stop = asyncio.Event()
+    polling = asyncio.create_task(run.poll(database, load_environment(variables), load_settings({}), stop))
+
+    await until(sql, "SELECT desk_state FROM freescout_poller", "refused")
+    stop.set()
+    await polling
+
+    assert log.lines("pass.failed")[0]["reason"] == "there is a line end in FREESCOUT_API_KEY"
+    assert "6c2b1677" not in str(log.lines())
+
+
 async def test_what_cannot_poll_says_why_in_one_line(database_url: str) -> None:
     async with poller(database_url, "http://127.0.0.1:9", make_desk(0), FREESCOUT_API_KEY="") as started:
         assert await started.end() == 1
