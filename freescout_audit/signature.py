@@ -65,7 +65,7 @@ class Signer:
     def __repr__(self) -> str:
         return "Signer(…)"
 
-    def update(self, chunk: bytes) -> None:
+    def update(self, chunk: bytes | memoryview) -> None:
         """Take the next piece of the raw body."""
         self._hmac.update(chunk)
 

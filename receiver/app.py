@@ -16,6 +16,7 @@ from receiver.answers import Answers
 from receiver.audit import ENDPOINT, AuditHandler
 from receiver.body import Places
 from receiver.connections import Connections
+from receiver.doorman import Doorman
 from receiver.endpoints import Endpoint, register
 from receiver.health import Health, add_pages
 from receiver.metrics import Metrics
@@ -56,17 +57,15 @@ def create_app(
         answers=answers,
     )
     refusals = Refusals(metrics, remember=answers.note)
-    connections = Connections(settings.receiver, refusals)
+    endpoint = Endpoint(
+        name=ENDPOINT, enabled=lambda: environment.receive, secrets=secrets.webhook, handle=audit.handle
+    )
+    connections = Connections(settings.receiver, refusals, Doorman([endpoint], refusals, metrics))
     app = web.Application(middlewares=[connections.guard])
     app[CONNECTIONS] = connections
     register(
         app,
-        Endpoint(
-            name=ENDPOINT,
-            enabled=lambda: environment.receive,
-            secrets=secrets.webhook,
-            handle=audit.handle,
-        ),
+        endpoint,
         settings=settings.receiver,
         metrics=metrics,
         places=Places(settings.receiver.max_in_flight, most=connections.bodies),

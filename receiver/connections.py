@@ -11,12 +11,14 @@ import resource
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from http import HTTPStatus
+from typing import cast
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from freescout_audit.errors import FreescoutAuditError
 from receiver import refusals as why
+from receiver.doorman import Doorman
 from receiver.endpoints import PREFIX
 from receiver.refusals import Refusal, Refusals
 from settings.table import ReceiverSettings
@@ -41,11 +43,12 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 class Connections:
     """Every open connection, and which of them wait for a request."""
 
-    def __init__(self, settings: ReceiverSettings, refusals: Refusals) -> None:
+    def __init__(self, settings: ReceiverSettings, refusals: Refusals, doorman: Doorman | None = None) -> None:
         self._settings = settings
         self._refusals = refusals
-        self._open: set[_Connection] = set()
-        self._waiting: dict[_Connection, None] = {}
+        self._doorman = doorman
+        self._open: set[_Connection | _Arrival] = set()
+        self._waiting: dict[_Connection | _Arrival, None] = {}
         """Those without a request, the one that has waited longest first."""
         self._look_at_the_limit()
 
@@ -65,7 +68,7 @@ class Connections:
         sweeping = asyncio.create_task(self._sweep_for_ever())
         try:
             try:
-                await _Site(runner, host, port, self._connection).start()
+                await _Site(runner, host, port, self._arrival).start()
             except OSError as error:
                 if error.errno == errno.EADDRINUSE:
                     raise ListenError(f"port {port} is in use", f"set PORT to another, such as {port + 1}") from error
@@ -77,6 +80,8 @@ class Connections:
         finally:
             sweeping.cancel()
             await runner.cleanup()
+            for connection in list(self._open):
+                connection.force_close()
             with suppress(asyncio.CancelledError):
                 await sweeping
 
@@ -117,14 +122,14 @@ class Connections:
             self._refusals.note(why.NO_TOKEN, reason="the page needs the bearer token OPS_TOKEN")
         return response
 
-    def entered(self, connection: "_Connection") -> None:
+    def entered(self, connection: "_Connection | _Arrival") -> None:
         """Take a connection in; if there are too many, the one that has waited longest for a request goes."""
         self._open.add(connection)
         self._waiting[connection] = None
         if len(self._open) > self._limit:
             self._close(next(iter(self._waiting)), why.TOO_MANY, self._too_many)
 
-    def left(self, connection: "_Connection") -> None:
+    def left(self, connection: "_Connection | _Arrival") -> None:
         """Forget a connection that has ended."""
         self._open.discard(connection)
         self._waiting.pop(connection, None)
@@ -169,13 +174,58 @@ class Connections:
             bound = f"what `ulimit -n`, {files}, leaves: raise it"
         self._too_many = f"more than {self._limit} connections, {bound}; those that waited longest were closed"
 
-    def _close(self, connection: "_Connection", refusal: Refusal, reason: str) -> None:
+    def _close(self, connection: "_Connection | _Arrival", refusal: Refusal, reason: str) -> None:
         self.left(connection)
         self._refusals.note(refusal, reason=reason)
         connection.force_close()
 
-    def _connection(self, server: web.Server) -> "_Connection":
-        return _Connection(self, server, self._settings)
+    def _arrival(self, server: web.Server) -> "_Arrival":
+        return _Arrival(self, self._doorman, lambda: _Connection(self, server, self._settings), self._settings)
+
+
+class _Arrival(asyncio.Protocol):
+    """A connection before its first bytes: they are answered at the door, or handed on to aiohttp's connection."""
+
+    __slots__ = ("_connections", "_doorman", "_take_in", "_transport", "head_due")
+
+    def __init__(
+        self,
+        connections: Connections,
+        doorman: Doorman | None,
+        take_in: "Callable[[], _Connection]",
+        settings: ReceiverSettings,
+    ) -> None:
+        self._connections = connections
+        self._doorman = doorman
+        self._take_in = take_in
+        self._transport: asyncio.Transport | None = None
+        self.head_due = asyncio.get_running_loop().time() + settings.head_timeout
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's is none of asyncio's classes
+        self._connections.entered(self)
+
+    def connection_lost(self, exc: BaseException | None) -> None:  # noqa: ARG002 - asyncio's call
+        self._connections.left(self)
+
+    def data_received(self, data: bytes) -> None:
+        transport = self._transport
+        assert transport is not None  # noqa: S101 - it was made
+        answer = None if self._doorman is None else self._doorman.answer(data)
+        if answer is not None:
+            transport.write(answer)
+            transport.close()
+            return
+        self._connections.left(self)
+        connection = self._take_in()
+        transport.set_protocol(connection)
+        connection.connection_made(transport)
+        connection.data_received(data)
+
+    def force_close(self) -> None:
+        """Close it."""
+        if self._transport is not None:
+            self._transport.abort()
 
 
 class _Connection(web.RequestHandler):
@@ -249,7 +299,7 @@ class _Site(web.BaseSite):
     __slots__ = ("_host", "_make", "_port")
 
     def __init__(
-        self, runner: web.AppRunner, host: str, port: int, make: Callable[[web.Server], web.RequestHandler]
+        self, runner: web.AppRunner, host: str, port: int, make: Callable[[web.Server], asyncio.Protocol]
     ) -> None:
         super().__init__(runner, backlog=_BACKLOG)
         self._host = host

@@ -48,7 +48,7 @@ RESERVED = ("rbac",)
 
 _LONGEST_REQUEST_ID = 64
 _SHA1 = re.compile(r"[A-Za-z0-9+/]{27}=")
-_UNAUTHORIZED = b'{"error": "unauthorized"}'
+UNAUTHORIZED = b'{"error": "unauthorized"}'
 
 
 class VerifiedDelivery(msgspec.Struct, frozen=True, kw_only=True):
@@ -208,16 +208,12 @@ class _Gate:
         matching = matching_signer(signers, signature)
         if matching is None:
             self._refusals.note(
-                why.EMPTY
-                if not body
-                else why.LIKE_FREESCOUTS
-                if _is_like_freescouts(event, signature)
-                else why.UNVERIFIED,
+                refusal_of(event, signature, size=len(body)),
                 bytes=len(body),
                 freescout_event=event,
                 signature="wrong" if signature else "missing",
             )
-            response = web.Response(body=_UNAUTHORIZED, status=401, content_type="application/json", charset="utf-8")
+            response = web.Response(body=UNAUTHORIZED, status=401, content_type="application/json", charset="utf-8")
             response.force_close()
             raise _RefusedError(response)
         return VerifiedDelivery(
@@ -238,9 +234,15 @@ class _Gate:
         return _RefusedError(response)
 
 
-def _is_like_freescouts(event: str, signature: str | None) -> bool:
-    """Tell whether a refused request has FreeScout's form: one of its events, and base64 of an SHA-1."""
-    return event in CONVERSATION_EVENTS and signature is not None and _SHA1.fullmatch(signature) is not None
+def refusal_of(event: str, signature: str | None, *, size: int) -> Refusal:
+    """Return as what a request is refused that no accepted key signed; ``size`` is its body's, in bytes.
+
+    FreeScout's form is one of its events, and base64 of an SHA-1.
+    """
+    if not size:
+        return why.EMPTY
+    like = event in CONVERSATION_EVENTS and signature is not None and _SHA1.fullmatch(signature) is not None
+    return why.LIKE_FREESCOUTS if like else why.UNVERIFIED
 
 
 def _digest(endpoint: str, event: str, signer: Signer) -> str:
