@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import os
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
@@ -265,8 +266,10 @@ def _unavailable(error: Exception) -> DatabaseUnavailableError:
             "a pooler stands before PostgreSQL that lacks what we need (LISTEN, settings of a session)",
             "connect directly",
         )
+    if isinstance(error, OSError) and (error.errno or 0) > 0:  # those of a name that is not found are below
+        reason = os.strerror(error.errno).lower()
     return explain(error) or DatabaseUnavailableError(
-        f"PostgreSQL is not available: {reason}", "is DATABASE_URL right, and does PostgreSQL run?"
+        f"PostgreSQL is not available ({reason})", "is DATABASE_URL right, and does PostgreSQL run?"
     )
 
 

@@ -266,6 +266,19 @@ answer = Table(
     comment="What requests were answered: one row a kind, written every ten seconds at the most.",
 )
 
+component = Table(
+    "freescout_component",
+    metadata,
+    Column("process", Text, primary_key=True),
+    Column("name", Text, primary_key=True),
+    Column("state", Text, nullable=False),
+    Column("detail", Text, nullable=False),
+    Column("next_step", Text, nullable=False),
+    Column("since", _moment, nullable=False),
+    Column("seen_at", _moment, nullable=False),
+    comment="How each receiver finds each part of the service, once a minute.",
+)
+
 cache = Table(
     "freescout_ticket_cache",
     MetaData(),

@@ -1,8 +1,6 @@
 """Elects one of several pollers: `db.leadership` says which; this waits for it, renews it, and gives it up."""
 
 import asyncio
-import os
-import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 
@@ -13,6 +11,7 @@ from freescout_audit import __version__
 from freescout_audit.errors import DatabaseUnavailableError
 from freescout_audit.events import POLLER_LEADS, POLLER_STEPS_DOWN, POLLER_WAITS, POLLER_WAITS_IN_VAIN
 from freescout_audit.logs import emit
+from settings.process import process_name
 
 TRY_EVERY = 1.0
 """Seconds between two tries to take over."""
@@ -105,8 +104,3 @@ async def lead(database: Database, *, session: str, wait: Wait = asyncio.sleep) 
         finally:
             leading.give_up()
             await leading.end(stepped_down=stepped_down)
-
-
-def process_name() -> str:
-    """Return a name to tell pollers apart: the dyno's, or host and process."""
-    return os.environ.get("DYNO") or f"{socket.gethostname()}:{os.getpid()}"

@@ -5,6 +5,7 @@ deliveries to it and remembers which of them were answered 200.
 """
 
 import asyncio
+import fcntl
 import json
 import os
 import re
@@ -111,6 +112,7 @@ class Process:
             err = stack.enter_context(self._output("err").open("wb"))
             if log_to_nobody:
                 self._unread, out = os.pipe()
+                fcntl.fcntl(out, fcntl.F_SETPIPE_SZ, 4096)
                 stack.callback(os.close, out)
             self._running = await asyncio.create_subprocess_exec(
                 sys.executable, *self._arguments, cwd=ROOT, env=kept | self.variables, stdout=out, stderr=err

@@ -6,6 +6,7 @@ What only the poller knows stands in the database, and is shown from there.
 import asyncio
 import hmac
 import ipaddress
+import math
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
@@ -15,6 +16,7 @@ from aiohttp import HttpVersion11, web
 from yarl import URL
 
 from db.answers import read_ahead, read_answers
+from db.components import WRITE_EVERY, Found, write_components
 from db.condition import WRONG, State, judge, judge_pushes
 from db.database import Database
 from db.gaps import count_gaps
@@ -32,6 +34,7 @@ from freescout_audit.rule import Terms
 from receiver.metrics import Metrics
 from receiver.writing import Writing
 from settings.environment import Environment, Secret
+from settings.process import process_name
 from settings.table import VaultSettings
 from settings.vault.live import LiveSecrets
 
@@ -72,6 +75,9 @@ class Health:
         self._writing = writing or Writing(database)
         self._standing = StandingWatch()
         self._repeats = Repeats()
+        self._process = process_name()
+        self._reported: list[Found] = []
+        self._reported_at = -math.inf
         self._checking = asyncio.Lock()
         self._checked_at: float | None = None
         self._pooler_reported = False
@@ -97,9 +103,23 @@ class Health:
         while True:
             try:
                 await self.check()
+                await self._report()
             except Exception as error:  # noqa: BLE001 - the next look comes, whatever this one met
                 self._repeats.emit(RECEIVER_FAULT, type(error).__name__, error=type(error).__name__, where="health")
             await asyncio.sleep(CHECK_EVERY)
+
+    async def _report(self) -> None:
+        """Keep for `status` what was found, when it has changed and every minute."""
+        found = [
+            Found(process=self._process, name=name, **msgspec.structs.asdict(each))
+            for name, each in sorted(self.components.items())
+        ]
+        now = asyncio.get_running_loop().time()
+        if found == self._reported and now - self._reported_at < WRITE_EVERY:
+            return
+        with suppress(DatabaseUnavailableError):  # which is one of the components
+            await write_components(self._database, self._process, found)
+            self._reported, self._reported_at = found, now
 
     def _look_at_the_key(self) -> None:
         if not self._environment.receive:

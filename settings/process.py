@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import socket
 import sys
 from collections.abc import Awaitable, Callable
 
@@ -56,3 +57,8 @@ async def _until_told_to_stop(main: Main, environment: Environment, settings: Se
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     await main(environment, settings, stop)
+
+
+def process_name() -> str:
+    """Return a name to tell processes apart: the dyno's, or host and process."""
+    return os.environ.get("DYNO") or f"{socket.gethostname()}:{os.getpid()}"

@@ -2,22 +2,25 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import asyncpg
 import pytest
 
 from conftest import ENVIRONMENT, Log, Receive
 from db.answers import LIKE_FREESCOUTS, VERIFIED, read_answers
+from db.components import Found, read_wrong, write_components
 from db.database import Database
 from db.journal import SELF_TEST
 from db.refusals import REFUSED, explain
 from freescout_audit.errors import DatabaseUnavailableError
 from freescout_audit.rule import Terms
+from ops.commands.status import read_status
 from receiver.answers import Answers
 from receiver.health import Health
 from receiver.metrics import Metrics
 from receiver.writing import LOOK_EVERY, TRY_EVERY, Writing
-from support.examples import body, signed
+from support.examples import NOON, body, signed
 
 
 @pytest.fixture
@@ -182,3 +185,39 @@ async def _until_known(database: Database, kinds: set[str]) -> None:
     async with asyncio.timeout(20):
         while set(await read_answers(database)) != kinds:  # noqa: ASYNC110 - it is written every so often
             await asyncio.sleep(0.01)
+
+
+async def test_status_shows_what_only_a_receiver_can_see(database: Database, sql: asyncpg.Connection) -> None:
+    health = Health(database, replace(ENVIRONMENT, webhook_secrets=()), terms=Terms(), metrics=Metrics())
+    watching = asyncio.create_task(health.watch())
+    async with asyncio.timeout(20):
+        while not await read_wrong(database):  # noqa: ASYNC110 - it is written every so often
+            await asyncio.sleep(0.01)
+    watching.cancel()
+
+    (wrong,) = await read_wrong(database)
+    assert (wrong.name, wrong.state) == ("receive", "failed")
+    assert "FREESCOUT_AUDIT_WEBHOOK_SECRET is not set" in wrong.detail
+    status = await read_status(database)
+    assert [problem.name for problem in status.problems] == [f"receive at {wrong.process}"]
+
+    await sql.execute("UPDATE freescout_component SET seen_at = seen_at - interval '3 minutes'")
+    assert await read_wrong(database) == [], "that process has gone"
+
+
+async def test_a_process_that_finds_less_takes_the_rest_away_and_those_of_yesterday(
+    database: Database, sql: asyncpg.Connection
+) -> None:
+    def found(name: str) -> Found:
+        return Found(process="web.1", name=name, state="failed", detail="", next_step="", since=NOON)
+
+    await write_components(database, "web.1", [found("vault"), found("desk")])
+    await write_components(database, "web.2", [])
+    await sql.execute(
+        "INSERT INTO freescout_component VALUES ('web.3', 'desk', 'ok', '', '', now(), now() - interval '25 hours')"
+    )
+    await write_components(database, "web.1", [found("vault")])
+
+    assert [tuple(row) for row in await sql.fetch("SELECT process, name FROM freescout_component")] == [
+        ("web.1", "vault")
+    ]

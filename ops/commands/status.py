@@ -13,6 +13,7 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from db.answers import DROPPED, VERIFIED, Tally, read_answers
+from db.components import read_wrong
 from db.condition import judge
 from db.database import Database
 from db.gaps import count_gaps
@@ -21,7 +22,7 @@ from db.standing import Standing
 from db.tickets import read_holdings
 from freescout_audit.errors import DatabaseUnavailableError
 from freescout_audit.trust import vouched_until
-from ops.check import Check, of_condition
+from ops.check import Check, of_condition, red
 from ops.conditions import judge_answers, try_writing
 from ops.drawing import ago, facts, moment, span, titled
 from ops.output import WIDEST, AsJson, Screen, show, tell_failure
@@ -160,7 +161,15 @@ async def read_status(database: Database) -> Status:
     holdings = await read_holdings(database)
     answers = await read_answers(database)
     conditions = judge(standing) | dict(await judge_answers(database))
-    checks = [*(of_condition(name, each) for name, each in conditions.items()), await try_writing(database)]
+    checks = [
+        *(of_condition(name, each) for name, each in conditions.items()),
+        await try_writing(database),
+        *(
+            red(f"{each.name} at {each.process}", each.detail, each.next_step)
+            for each in await read_wrong(database)
+            if each.name not in conditions
+        ),
+    ]
     return Status(
         now=standing.now,
         tickets=holdings.living,

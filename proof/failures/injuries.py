@@ -4,9 +4,12 @@ import asyncio
 import os
 import shutil
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
+
+import aiohttp
 
 from proof.failures.stage import ROLE, Stage
 from simulator import ApiFault
@@ -189,6 +192,16 @@ async def _nobody_reads_the_log(stage: Stage) -> None:
     """The receiver's log is a pipe that is full, and requests go on."""
     await stage.receiver.end()
     await stage.receiver.start(log_to_nobody=True)
+    await _until_it_listens(stage)
+
+
+async def _until_it_listens(stage: Stage) -> None:
+    async with asyncio.timeout(30), aiohttp.ClientSession() as client:
+        while True:
+            with suppress(aiohttp.ClientError):
+                async with client.get(f"{stage.url}/healthz"):
+                    return
+            await asyncio.sleep(0.1)
 
 
 async def _somebody_reads_the_log(stage: Stage) -> None:

@@ -11,6 +11,7 @@ import aiohttp
 from proof.failures.injuries import FAILURES, Failure
 from proof.failures.stage import SETTINGS, Stage, staged
 from proof.failures.surfaces import SURFACES, Seen, Surfaces
+from proof.live import cancel, until
 
 PROMISE = 60.0
 """Seconds within which a failure shows; for readiness from the end of the lease, where that is what makes it red."""
@@ -42,6 +43,7 @@ async def play(
     results = []
     async with staged(folder, settings) as stage, aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(10)) as client:
         surfaces = Surfaces(stage, client)
+        await until("the first pass", lambda: stage.poller.has_said("pass.completed"))
         await _until_all_is_well(surfaces)
         for failure in FAILURES:
             if names and failure.name not in names:
@@ -60,18 +62,19 @@ async def _one(stage: Stage, surfaces: Surfaces, failure: Failure, result: Resul
     began = time.monotonic()
     expected = {*failure.shows, *(() if failure.readyz == "green" else ("/readyz",))}
     lease_over = lease if failure.readyz == "red when the lease is over" else 0.0
-    enough = began + PROMISE + lease_over
-    while time.monotonic() < enough:
-        seen = await surfaces.look()
-        after = time.monotonic() - began
-        for name, each in seen.items():
-            if name not in result.shown and _shows(name, each, failure):
-                result.shown[name] = (after, each.says)
-        if expected <= result.shown.keys() and enough > time.monotonic() + WATCHED and failure.readyz == "green":
-            enough = time.monotonic() + WATCHED
-        elif expected <= result.shown.keys() and failure.readyz != "green":
-            break
-        await asyncio.sleep(_BREATH)
+
+    async def watch(name: str) -> None:
+        while name not in result.shown:
+            seen = await surfaces.look_at(name)
+            if _shows(name, seen, failure):
+                result.shown[name] = (time.monotonic() - began, seen.says)
+            await asyncio.sleep(_BREATH)
+
+    watching = {name: asyncio.create_task(watch(name)) for name in SURFACES}
+    await asyncio.wait([watching[name] for name in expected], timeout=PROMISE + lease_over)
+    if failure.readyz == "green":
+        await asyncio.wait([watching["/readyz"]], timeout=WATCHED)
+    await cancel(watching.values())
     for name in sorted(expected - result.shown.keys()):
         result.wrong.append(f"{name} shows nothing")
     if failure.readyz == "green" and "/readyz" in result.shown:
@@ -94,8 +97,8 @@ def _shows(name: str, seen: Seen, failure: Failure) -> bool:
 async def _until_all_is_well(surfaces: Surfaces) -> None:
     async with asyncio.timeout(HEALING):
         while True:
-            seen = await surfaces.look()
-            if not any(seen[name].wrong for name in SURFACES if name != "log"):
+            seen = [await surfaces.look_at(name) for name in SURFACES if name != "log"]
+            if not any(each.wrong for each in seen):
                 return
             await asyncio.sleep(_BREATH)
 

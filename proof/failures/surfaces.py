@@ -1,8 +1,6 @@
 """What an operator may look at, and what each of them says is wrong."""
 
-import asyncio
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import aiohttp
@@ -17,7 +15,8 @@ from settings import load_environment, load_settings
 SURFACES = ("doctor", "status", "metrics", "log", "/readyz")
 _DOWN = re.compile(r'^freescout_audit_component_up\{component="(\w+)"\} 0\.0$', re.MULTILINE)
 _DROPPED = re.compile(r"^freescout_audit_log_lines_dropped_total ([1-9]\d*)", re.MULTILINE)
-_LOOKING = 20.0
+_ALWAYS_YELLOW = {"webhook", "OPS_TOKEN"}
+"""The stage has neither registered one nor set the other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,16 +33,23 @@ class Surfaces:
     def __init__(self, stage: Stage, client: aiohttp.ClientSession) -> None:
         self._stage = stage
         self._client = client
-        self._told = 0
+        self._told: list[int] = [0, 0]
+        """How many lines each process had written."""
 
     def begin(self) -> None:
         """Forget what the log has said so far."""
-        self._told = len(self._lines())
+        self._told = [len(lines) for lines in self._lines()]
 
-    async def look(self) -> Mapping[str, Seen]:
-        """Look at every surface once."""
-        seen = await asyncio.gather(self._doctor(), self._status(), self._metrics(), self._readyz())
-        return dict(zip(("doctor", "status", "metrics", "/readyz"), seen, strict=True)) | {"log": self._log()}
+    async def look_at(self, name: str) -> Seen:
+        """Look at one of `SURFACES`."""
+        looks = {
+            "doctor": self._doctor,
+            "status": self._status,
+            "metrics": self._metrics,
+            "log": self._log,
+            "/readyz": self._readyz,
+        }
+        return await looks[name]()
 
     def _workplace(self) -> Workplace:
         variables = self._stage.variables
@@ -54,9 +60,8 @@ class Surfaces:
         async with workplace.fresh_secrets():
             checks = await examine(workplace)
         red = [f"{check.name}: {check.detail} → {check.next_step}" for check in checks if check.state == "red"]
-        yellow = [f"(yellow) {check.name}: {check.detail}" for check in checks if check.state == "yellow"]
-        named = [each for each in yellow if not each.startswith("(yellow) webhook")]
-        return Seen(bool(red), "; ".join(red or named))
+        yellow = [check for check in checks if check.state == "yellow" and check.name not in _ALWAYS_YELLOW]
+        return Seen(bool(red), "; ".join(red or [f"(yellow) {check.name}: {check.detail}" for check in yellow]))
 
     async def _status(self) -> Seen:
         try:
@@ -92,14 +97,14 @@ class Surfaces:
         except (aiohttp.ClientError, TimeoutError):
             return ""
 
-    def _lines(self) -> list[dict[str, object]]:
-        stage = self._stage
-        return [line for process in (stage.receiver, stage.poller) for line in process.log()]
+    def _lines(self) -> list[list[dict[str, object]]]:
+        """Return the lines of each process; their times are no order, since a host's clock may be set back."""
+        return [list(process.log()) for process in (self._stage.receiver, self._stage.poller)]
 
-    def _log(self) -> Seen:
-        lines = sorted(self._lines(), key=lambda line: str(line["timestamp"]))[self._told :]
-        for line in lines:
-            if line["level"] in {"error", "warning"}:
-                said = line.get("detail") or line.get("reason") or line.get("message") or ""
-                return Seen(wrong=True, says=f"{line['event']}: {said} → {line.get('next_step', '')}")
+    async def _log(self) -> Seen:
+        new = [line for told, lines in zip(self._told, self._lines(), strict=True) for line in lines[told:]]
+        wrong = [line for line in new if line["level"] in {"error", "warning"}]
+        for line in sorted(wrong, key=lambda line: "next_step" not in line):
+            said = line.get("detail") or line.get("reason") or line.get("message") or line.get("seconds") or ""
+            return Seen(wrong=True, says=f"{line['event']}: {said} → {line.get('next_step', '')}")
         return Seen(wrong=False, says="")

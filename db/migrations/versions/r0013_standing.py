@@ -1,4 +1,4 @@
-"""Keeps who leads until when, that push alone is meant, what to do about the desk, and what requests were answered.
+"""Keeps who leads until when, that push alone is meant, what requests were answered, and how receivers find it all.
 
 Code of the revision before goes on as before: it elects its leader by an advisory lock, and writes nothing of this.
 """
@@ -53,12 +53,27 @@ COMMENT ON TABLE freescout_answer
 IS 'What requests were answered: one row a kind, written every ten seconds at the most.'
 """,
     """
+CREATE TABLE freescout_component (
+    process text NOT NULL,
+    name text NOT NULL,
+    state text NOT NULL,
+    detail text NOT NULL,
+    next_step text NOT NULL,
+    since timestamptz NOT NULL,
+    seen_at timestamptz NOT NULL,
+    CONSTRAINT freescout_component_pkey PRIMARY KEY (process, name)
+)
+""",
+    """
+COMMENT ON TABLE freescout_component IS 'How each receiver finds each part of the service, once a minute.'
+""",
+    """
 COMMENT ON COLUMN freescout_answer.key_fingerprint IS 'Of kind verified: the key that was last seen to work.'
 """,
 )
 
 
 def upgrade() -> None:
-    """Add the columns and the table."""
+    """Add the columns and the tables."""
     for statement in STATEMENTS:
         op.execute(statement)
