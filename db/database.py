@@ -17,13 +17,12 @@ from sqlalchemy.exc import DBAPIError, DisconnectionError
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
 from db import schema
+from db.idle import FAREWELL, IDLE, Idle
 from db.refusals import REFUSED, explain
 from freescout_audit.errors import DatabaseUnavailableError
 
 PATIENCE = 30.0
 """Seconds that a statement may take when its caller gives no deadline: a vanished server must not hold a process."""
-_FAREWELL = 1.0
-"""Seconds that the server has to take part in closing a connection."""
 
 _NOT_MIGRATED = (
     asyncpg.UndefinedTableError,
@@ -107,6 +106,7 @@ class Database:
         connect_timeout: Seconds that opening one may take.
         patience: Seconds that a statement may take when its caller gives no deadline.
         name: What PostgreSQL's list of sessions calls this process.
+        idle: Seconds after which a connection that nobody has borrowed is closed.
     """
 
     def __init__(
@@ -117,6 +117,7 @@ class Database:
         connect_timeout: float = 4,
         patience: float = PATIENCE,
         name: str = "",
+        idle: float = IDLE,
     ) -> None:
         self.url = url
         self.told: datetime | None = None
@@ -125,13 +126,14 @@ class Database:
         self._turns = asyncio.Semaphore(connections)
         self._open: set[asyncpg.Connection] = set()
         self._lent: set[asyncpg.Connection] = set()
+        self._idle = Idle(idle)
         self._engine = create_async_engine(
             url,
             isolation_level="AUTOCOMMIT",
             skip_autocommit_rollback=True,
             pool_size=connections,
             max_overflow=0,
-            # The newest stays in use, so that a pool that was large once has idle connections.
+            # The newest stays in use, so that a pool that was large once has idle connections, which are closed.
             pool_use_lifo=True,
             # What goes wrong ends its connection, so a connection that comes back has nothing to reset.
             pool_reset_on_return=None,
@@ -155,7 +157,8 @@ class Database:
             },
         )
         event.listen(self._engine.sync_engine, "connect", self._note_open)
-        event.listen(self._engine.sync_engine, "checkout", _refuse_closed)
+        event.listen(self._engine.sync_engine, "checkout", self._note_borrowed)
+        event.listen(self._engine.sync_engine, "checkin", self._note_back)
 
     def connection(self, deadline: float | None = None) -> AbstractAsyncContextManager[Connection]:
         """Lend a connection for ``deadline`` seconds (None: `PATIENCE`), the wait for it included.
@@ -221,8 +224,9 @@ class Database:
         """Close every connection, within a second or so even if the server does not answer."""
         for connection in self._lent:
             connection.terminate()
+        await self._idle.end()
         idle = [connection for connection in self._open if not connection.is_closed()]
-        await asyncio.gather(*(connection.close(timeout=_FAREWELL) for connection in idle), return_exceptions=True)
+        await asyncio.gather(*(connection.close(timeout=FAREWELL) for connection in idle), return_exceptions=True)
         await self._engine.dispose()
 
     @asynccontextmanager
@@ -251,11 +255,15 @@ class Database:
     def _note_open(self, adapted: Any, _record: object) -> None:
         self._open = {each for each in self._open if not each.is_closed()} | {adapted.driver_connection}
 
+    def _note_borrowed(self, adapted: Any, _record: object, _proxy: object) -> None:
+        """Have the pool open another connection in place of one that was closed while it lay there."""
+        self._idle.is_borrowed(adapted.driver_connection)
+        if adapted.driver_connection.is_closed():
+            raise DisconnectionError
 
-def _refuse_closed(adapted: Any, _record: object, _proxy: object) -> None:
-    """Have the pool open another connection in place of one that was closed while it lay there."""
-    if adapted.driver_connection.is_closed():
-        raise DisconnectionError
+    def _note_back(self, adapted: Any, _record: object) -> None:
+        if adapted is not None:  # it was ended
+            self._idle.came_back(adapted.driver_connection)
 
 
 def _unavailable(error: Exception) -> DatabaseUnavailableError:

@@ -1,7 +1,9 @@
 """Connections: where they lead, who gets one next, and what is never handed out."""
 
 import asyncio
+import gc
 import re
+from contextlib import AsyncExitStack
 
 import asyncpg
 import pytest
@@ -131,3 +133,75 @@ async def test_a_wrong_password_is_said_and_not_shown(database_url: str) -> None
             pytest.fail("that role does not exist")
 
     assert "hidden" not in str(refused.value)
+
+
+SESSIONS = """
+SELECT count(*) FROM pg_stat_activity WHERE application_name = 'freescout-audit idle' AND datname = current_database()
+"""
+
+
+async def until_sessions(sql: asyncpg.Connection, number: int) -> None:
+    async with asyncio.timeout(5):
+        while await sql.fetchval(SESSIONS) != number:
+            pass
+
+
+async def borrow(database: Database, number: int) -> None:
+    """Have so many connections open at once."""
+    async with AsyncExitStack() as stack:
+        for _ in range(number):
+            await stack.enter_async_context(database.connection())
+
+
+async def test_connections_that_lie_idle_are_given_back_to_the_server(
+    database_url: str, sql: asyncpg.Connection
+) -> None:
+    database = Database(normalise(database_url), name="idle", idle=0.05)
+    async with database.connection() as lent:
+        await borrow(database, 4)
+        await until_sessions(sql, 1)
+
+        assert await lent.driver.fetchval("SELECT 1") == 1
+    await until_sessions(sql, 0)
+
+    async with database.connection() as another:
+        assert await another.driver.fetchval("SELECT 1") == 1
+    await database.close()
+
+
+async def test_a_connection_that_is_not_idle_yet_is_kept(database_url: str, sql: asyncpg.Connection) -> None:
+    database = Database(normalise(database_url), name="idle", idle=3600)
+    await borrow(database, 3)
+
+    async with database.connection() as lent:
+        assert await lent.driver.fetchval("SELECT 1") == 1
+        assert await sql.fetchval(SESSIONS) == 3
+    await database.close()
+
+
+async def test_a_connection_is_never_closed_under_who_borrows_it(database_url: str) -> None:
+    database = Database(normalise(database_url), name="idle", connections=3, idle=0)
+
+    async def use(number: int) -> None:
+        for _ in range(50):
+            async with database.connection() as connection:
+                assert await connection.driver.fetchval("SELECT $1::int", number) == number
+            await asyncio.sleep(0)
+
+    await asyncio.gather(*(use(number) for number in range(5)))
+
+    await database.close()
+
+
+async def test_a_database_that_is_closed_leaves_nothing_behind_in_the_loop(
+    database_url: str, sql: asyncpg.Connection
+) -> None:
+    database = Database(normalise(database_url), name="idle", idle=3600)
+    await borrow(database, 3)
+    timers = [each for each in gc.get_objects() if isinstance(each, asyncio.TimerHandle) and "Idle" in repr(each)]
+
+    await database.close()
+
+    assert [timer.cancelled() for timer in timers] == [True]
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+    await until_sessions(sql, 0)
