@@ -8,6 +8,9 @@ from db.database import Database
 from db.reads import UNAVAILABLE, Reading, read_from
 from db.url import normalise
 
+READER_CONNECTIONS = 5
+"""Connections of an event loop's pool at the most."""
+
 __all__ = ["Reading", "close_readers", "read_ticket"]
 
 _databases: WeakKeyDictionary[asyncio.AbstractEventLoop, Database] = WeakKeyDictionary()
@@ -16,7 +19,8 @@ _databases: WeakKeyDictionary[asyncio.AbstractEventLoop, Database] = WeakKeyDict
 async def read_ticket(ticket_id: int, *, deadline: float = 0.25) -> Reading:
     """Answer what a ticket's status is, for an audit record; ``none`` with a reason whenever we cannot vouch for it.
 
-    Uses the database of the environment variable ``DATABASE_URL``, through a pool of this event loop's own.
+    Uses the database of the environment variable ``DATABASE_URL``, through a pool of this event loop's own
+    (`READER_CONNECTIONS`).
 
     Args:
         ticket_id: FreeScout's conversation id (not the number agents see).
@@ -31,7 +35,9 @@ async def read_ticket(ticket_id: int, *, deadline: float = 0.25) -> Reading:
         url = os.environ.get("DATABASE_URL", "")
         if not url:
             return UNAVAILABLE
-        database = _databases[loop] = Database(normalise(url), patience=1.0, name="reader")
+        database = _databases[loop] = Database(
+            normalise(url), connections=READER_CONNECTIONS, patience=1.0, name="reader"
+        )
     return await read_from(database, ticket_id, deadline=deadline)
 
 

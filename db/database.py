@@ -113,7 +113,7 @@ class Database:
         self,
         url: URL,
         *,
-        connections: int = 10,
+        connections: int = 5,
         connect_timeout: float = 4,
         patience: float = PATIENCE,
         name: str = "",

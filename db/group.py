@@ -16,8 +16,8 @@ from freescout_audit.errors import DatabaseUnavailableError
 
 LOCK_PATIENCE = 0.5
 """Seconds a group waits for a ticket that somebody else has locked, before each of its tickets goes its own way."""
-_PARTS_AT_ONCE = 4
-"""Parts of groups that were taken apart are few; they leave connections to everybody else."""
+_PARTS_AT_ONCE = 3
+"""Parts of groups that were taken apart are few: with the next group they leave one of five connections to others."""
 
 _CLOCK_RESOLUTION = 0.001
 """Seconds by which uvloop may call too early."""

@@ -19,7 +19,7 @@ async def open_database(
     database_url: str | None,
     *,
     process: str,
-    connections: int = 10,
+    connections: int = 5,
     connect_timeout: float = 4,
     progress: Callable[[str], None] = _log_progress,
 ) -> AsyncIterator[Database]:

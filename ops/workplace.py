@@ -25,6 +25,9 @@ from settings import Environment, LiveSecrets, Settings
 from settings.vault.keys import Keys
 from settings.vault.live import tell_nobody
 
+CONNECTIONS = 2
+"""Connections of a command at the most: it works beside processes that need theirs."""
+
 
 @dataclass(frozen=True, slots=True)
 class Desk:
@@ -107,7 +110,7 @@ class Workplace:
                     open_database(
                         None if url is None else url.reveal(),
                         process="console",
-                        connections=self.settings.database.connections,
+                        connections=min(CONNECTIONS, self.settings.database.connections),
                         connect_timeout=self.settings.database.connect_timeout,
                         progress=self.remark,
                     )

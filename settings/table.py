@@ -92,7 +92,7 @@ class ReceiverSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 class DatabaseSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How PostgreSQL is used."""
 
-    connections: Annotated[int, Meta(ge=3, le=200, description="connections a process opens at the most")] = 10
+    connections: Annotated[int, Meta(ge=3, le=200, description="connections a process opens at the most")] = 5
     connect_timeout: Annotated[float, Meta(ge=0.1, le=60, description="how long opening one may take")] = 4
 
 

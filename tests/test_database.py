@@ -11,6 +11,8 @@ import pytest
 from db.database import Database
 from db.url import normalise
 from freescout_audit.errors import DatabaseUnavailableError, SettingsError
+from ops.workplace import CONNECTIONS, Workplace
+from settings import load_environment, load_settings
 
 
 @pytest.mark.parametrize(
@@ -133,6 +135,17 @@ async def test_a_wrong_password_is_said_and_not_shown(database_url: str) -> None
             pytest.fail("that role does not exist")
 
     assert "hidden" not in str(refused.value)
+
+
+async def test_a_console_command_leaves_connections_to_the_processes(database_url: str) -> None:
+    workplace = Workplace(load_environment({"DATABASE_URL": database_url}), load_settings({}))
+
+    async with workplace.database() as database, AsyncExitStack() as stack:
+        for _ in range(CONNECTIONS):
+            await stack.enter_async_context(database.connection())
+        with pytest.raises(DatabaseUnavailableError, match="no answer in time"):
+            async with database.connection(0.01):
+                pytest.fail("that would be one more than its share")
 
 
 SESSIONS = """

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from db import READER_CONNECTIONS
 from freescout_audit.errors import SettingsError
 from freescout_audit.rule import Terms
+from ops.workplace import CONNECTIONS as CONSOLE_CONNECTIONS
 from settings import load_environment, load_settings, table, unwise
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -40,6 +42,18 @@ def test_the_docs_list_every_setting_with_its_default_and_range() -> None:
         f"| `{setting.key}` | `{setting.variable}` | {setting.default} | {setting.range} | {setting.help} |"
         for setting in table()
     ]
+
+
+def test_the_connections_of_everybody_fit_a_small_plan() -> None:
+    text = (ROOT / "docs" / "settings.md").read_text(encoding="utf-8")
+    connections = load_settings({}).database.connections
+
+    table = re.search(r"^\| who \|.*\n\|---.*\n((?:\|.*\n)+)", text, flags=re.MULTILINE)
+    assert table is not None
+    *documented, total = (int(number) for number in re.findall(r"^\|[^|]*\| \**(\d+)", table[1], flags=re.MULTILINE))
+
+    assert documented == [connections, connections, CONSOLE_CONNECTIONS, 1, READER_CONNECTIONS]
+    assert total == sum(documented) <= 20
 
 
 def test_the_environment_overrides_the_file(tmp_path: Path) -> None:
