@@ -31,7 +31,7 @@ from ops import delivery, sql
 from poller.run import poll
 from receiver.app import create_app, serve
 from settings import load_environment, load_settings
-from simulator import Desk, HttpTransport, SystemClock, Worker
+from simulator import ApiFault, Desk, HttpTransport, SystemClock, Worker
 from simulator import serve as serve_desk
 from simulator.infisical import Infisical, serve_vault
 from support.console_world import run
@@ -74,6 +74,8 @@ class App:
         self._web: AsyncExitStack | None = None
         self._polling: tuple[asyncio.Task[None], asyncio.Event] | None = None
         self._app_keys = [f"base64:{'A' * 42}{number}=" for number in range(2, 9)]
+        self._old_app_key = ""
+        self._vaults: dict[str, str] = {}
         self._role = f"audit_writer_{os.getpid()}_{next(_numbers)}"
         self.ran: list[str] = []
 
@@ -107,11 +109,32 @@ class App:
 
     # What happens at the desk between two blocks.
 
-    async def meanwhile(self, direction: str) -> None:
+    async def meanwhile(self, direction: str) -> None:  # noqa: C901, PLR0912 - a table of what happens
         desk = self.desk
         match direction:
             case "APP_KEY changes":
+                self._old_app_key = desk.app_key
                 desk.change_app_key(self._app_keys.pop(0))
+            case "the old APP_KEY is put back":
+                desk.change_app_key(self._old_app_key)
+            case "the API key is regenerated":
+                desk.regenerate_api_key("a salt")
+            case "FreeScout does not trust the host name":
+                desk.faults.api = ApiFault.UNTRUSTED_HOST
+            case "FreeScout trusts the host name":
+                desk.faults.api = None
+            case "the app has no vault":
+                self._vaults = {name: value for name, value in self.config.items() if name.startswith("INFISICAL_")}
+                for name in self._vaults:
+                    del self.config[name]
+                # What it was told before APP_KEY changed.
+                self.config |= {"FREESCOUT_AUDIT_WEBHOOK_SECRET": "0" * 32, "FREESCOUT_API_KEY": "0" * 32}
+                await self.restart()
+            case "the app has its vault again":
+                for name in ("FREESCOUT_AUDIT_WEBHOOK_SECRET", "FREESCOUT_API_KEY"):
+                    del self.config[name]
+                self.config |= self._vaults
+                await self.restart()
             case "FreeScout is restarted with the new APP_KEY":
                 desk.set_status(LOST, "closed" if desk.get(LOST).status != "closed" else "active")
                 await self.until_all_is_sent()
@@ -169,7 +192,10 @@ class App:
             case ["infisical", "secrets", *arguments]:
                 await self.infisical(arguments)
             case ["grep", "-E", "^(APP_KEY|APIWEBHOOKS_API_KEY_SALT)=", ".env"]:
-                return 0, f"APP_KEY={self.desk.app_key}\n"
+                salt = self.desk.api_key_salt
+                return 0, f"APP_KEY={self.desk.app_key}\n" + (f"APIWEBHOOKS_API_KEY_SALT={salt}\n" if salt else "")
+            case ["grep", "-E", "^(APP_KEY|APIWEBHOOKS_API_KEY_SALT)=", "old.env"]:
+                return 0, f"APP_KEY={self._old_app_key}\n"
             case ["grep", "-E", "^(APP_KEY|APIWEBHOOKS_API_KEY_SALT)=", "new.env"]:
                 return 0, f"APP_KEY={self._app_keys[0]}\n"
             case ["git", "push", "heroku", "main"]:
@@ -208,6 +234,8 @@ class App:
                 for variable in names:
                     del self.config[variable]
                 await self.restart()
+            case "ps" | "pg:info", []:
+                pass  # they only show something
             case "ps:scale", ["poller=1"]:
                 await self.start_polling()
             case "ps:scale", ["poller=0"]:
@@ -453,7 +481,7 @@ async def test_the_runbook_is_walked_from_an_empty_database_to_a_rotated_key_and
     await walk(app, ROOT / "docs" / "runbook.md")
 
     assert await app.wrong() == {}
-    assert app.desk.app_key == f"base64:{'A' * 42}3="
+    assert app.desk.app_key == f"base64:{'A' * 42}4="
     assert len(app.desk.webhooks) == 1
     assert log.lines("delivery.unverified") == []
     assert app.admin is not None
