@@ -5,6 +5,7 @@ from typing import Literal
 import msgspec
 
 from db.condition import WRONG, Condition
+from db.runbook import remedy
 
 Colour = Literal["green", "yellow", "red"]
 
@@ -16,8 +17,15 @@ class Check(msgspec.Struct, frozen=True, kw_only=True):
     state: Colour
     detail: str
     next_step: str = ""
+    runbook: str = ""
+    """Where the runbook says what to do, such as ``docs/runbook.md#poller``; empty unless it is red."""
     passes: bool = False
     """Yellow, and will turn green by itself: ``doctor --wait`` waits for it."""
+
+    @property
+    def what_to_do(self) -> str:
+        """The next step, and where the runbook has more; empty when there is neither."""
+        return f"{self.next_step} ({self.runbook})".strip() if self.runbook else self.next_step
 
 
 def green(name: str, detail: str) -> Check:
@@ -32,11 +40,17 @@ def yellow(name: str, detail: str, next_step: str = "", *, passes: bool = False)
 
 def red(name: str, detail: str, next_step: str) -> Check:
     """Return a check that found something wrong."""
-    return Check(name=name, state="red", detail=detail, next_step=next_step)
+    return Check(name=name, state="red", detail=detail, next_step=next_step, runbook=remedy(name))
 
 
 def of_condition(name: str, condition: Condition) -> Check:
     """Return a check of how a part of the service is."""
     colour: Colour = "red" if condition.state in WRONG else "green" if condition.state == "ok" else "yellow"
-    passes = colour == "yellow" and bool(condition.next_step)
-    return Check(name=name, state=colour, detail=condition.detail, next_step=condition.next_step, passes=passes)
+    return Check(
+        name=name,
+        state=colour,
+        detail=condition.detail,
+        next_step=condition.next_step,
+        passes=colour == "yellow" and bool(condition.next_step),
+        runbook=remedy(name) if colour == "red" else "",
+    )

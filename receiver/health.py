@@ -23,6 +23,7 @@ from db.gaps import count_gaps
 from db.lease import note_terms
 from db.refusals import explain
 from db.revision import age_of
+from db.runbook import remedy
 from db.standing import Standing, StandingWatch, read_standing
 from db.tickets import count_disputes
 from freescout_audit import __version__
@@ -52,6 +53,8 @@ class Component(msgspec.Struct, frozen=True, kw_only=True):
     detail: str
     next_step: str
     since: datetime
+    runbook: str = ""
+    """Where the runbook says what to do, such as ``docs/runbook.md#poller``; empty unless it is wrong."""
 
 
 class Health:
@@ -232,10 +235,18 @@ class Health:
         changed = before is None or before.state != state
         if since is None:
             since = datetime.now(UTC) if before is None or changed else before.since
-        self.components[name] = Component(state=state, detail=detail, next_step=next_step, since=since)
+        runbook = remedy(name) if state in WRONG else ""
+        self.components[name] = Component(state=state, detail=detail, next_step=next_step, since=since, runbook=runbook)
         if changed:
             said = RECEIVER_STATE.at("error") if state in WRONG else RECEIVER_STATE
-            emit(said, component=name, state=state, detail=detail, next_step=next_step or None)
+            emit(
+                said,
+                component=name,
+                state=state,
+                detail=detail,
+                next_step=next_step or None,
+                runbook=runbook or None,
+            )
 
 
 def add_pages(app: web.Application, health: Health, metrics: Metrics, secrets: LiveSecrets) -> None:

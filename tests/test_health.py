@@ -1,6 +1,7 @@
 """What the receiver says of itself, and to whom."""
 
 import asyncio
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -97,6 +98,17 @@ async def test_a_missing_key_is_a_failure(receive: Receive, log: Log) -> None:
     )
     told = [tuple(line.get(name) for name in ("state", "detail", "next_step")) for line in log.lines("receiver.state")]
     assert detail["receive"] in told
+
+
+async def test_what_failed_leads_to_the_runbook(receive: Receive, log: Log) -> None:
+    async with receive(replace(GUARDED, webhook_secrets=())) as receiver:
+        _, text = await get(receiver, "/readyz", Authorization="Bearer the token")
+
+    links = {name: one["runbook"] for name, one in json.loads(text)["components"].items()}
+    assert {name for name, link in links.items() if link} == {"receive"}
+    assert links["receive"] == "docs/runbook.md#receive"
+    told = {line["component"]: line.get("runbook") for line in log.lines("receiver.state")}
+    assert told == {name: link or None for name, link in links.items()}
 
 
 async def test_a_database_that_is_away_is_a_failure_and_a_delivery_comes_again(unused_tcp_port: int, log: Log) -> None:

@@ -125,8 +125,8 @@ def picture(diagnosis: Diagnosis) -> RenderableType:
     table.add_column(overflow="fold")
     for check in diagnosis.checks:
         said: RenderableType = Text(check.detail)
-        if check.next_step:
-            said = Group(said, Text(f"→ {check.next_step}", "bold"))
+        if check.what_to_do:
+            said = Group(said, Text(f"→ {check.what_to_do}", "bold"))
         table.add_row(Text(_SIGNS[check.state], check.state), Text(check.name), said)
     counts = ((diagnosis.green, "green"), (diagnosis.yellow, "yellow"), (diagnosis.red, "red"))
     verdict = Text(", ").join(Text(f"{count} {colour}", colour) for count, colour in counts if count)

@@ -224,7 +224,7 @@ def picture(status: Status) -> RenderableType:
     """Draw it."""
     return titled(
         f"freescout-audit at {moment(status.now)}",
-        *(Text(f"✗ {problem.name}: {problem.detail}\n  → {problem.next_step}", "red") for problem in status.problems),
+        *(Text(f"✗ {problem.name}: {problem.detail}\n  → {problem.what_to_do}", "red") for problem in status.problems),
         facts(
             ("lease", _draw_lease(status)),
             ("poller", _draw_poller(status)),
