@@ -274,7 +274,7 @@ def _unavailable(error: Exception) -> DatabaseUnavailableError:
             "a pooler stands before PostgreSQL that lacks what we need (LISTEN, settings of a session)",
             "connect directly",
         )
-    if isinstance(error, OSError) and (error.errno or 0) > 0:  # those of a name that is not found are below
+    if isinstance(error, OSError) and error.errno is not None and error.errno > 0:  # below: a name that is not found
         reason = os.strerror(error.errno).lower()
     return explain(error) or DatabaseUnavailableError(
         f"PostgreSQL is not available ({reason})", "is DATABASE_URL right, and does PostgreSQL run?"

@@ -5,6 +5,7 @@ the counts differ, halves are compared by mailbox and by date of creation until 
 lack is added from that page; what the desk lacks is disputed, and its 404 makes the tombstone.
 """
 
+from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from datetime import datetime, timedelta
 
@@ -35,6 +36,7 @@ Dispute = Callable[[Collection[int], datetime], Awaitable[Collection[int]]]
 class Deletions:
     """One pass's search; ``since`` is the desk's clock when the pass began.
 
+    ``nameless`` tells when conversations were created that the pass's walk has counted, and whose ids are not known.
     ``census.suspects`` is what it found, and no longer counts as living.
     """
 
@@ -45,6 +47,7 @@ class Deletions:
         unlisted: Unlisted,
         *,
         since: datetime,
+        nameless: Sequence[Second] = (),
         write: Write,
         dispute: Dispute,
     ) -> None:
@@ -57,7 +60,7 @@ class Deletions:
         self._dispute = dispute
         self._in_one_go = True
         self._counted = 0, 0
-        self._nameless: dict[Cell, list[Second]] = {}
+        self._nameless: dict[Cell | None, Sequence[Second]] = {None: nameless}
         """When conversations were created that the desk counts, that we do not hold, and whose ids are not known."""
 
     async def search(self) -> None:
@@ -139,13 +142,20 @@ class Deletions:
             total, after = await self._reader.count(), await self._reader.count(created_since=newest.since)
         older = Cell(until=newest.since)
         ours = await self._census.count(Cell()) - await self._census.count(newest)
-        ours += sum(older.holds(second) for seconds in self._nameless.values() for second in seconds)
+        ours += self._without_a_name(older)
         if ours == total - after:
             self._counted = total, after
             return not differed
         if not await self._by_mailbox():
             await self._narrow(older, ours, total - after, after=after)
         return False
+
+    def _without_a_name(self, cell: Cell) -> int:
+        """Return how many a cell has whose ids we cannot tell; the same one may be known from several lists."""
+        seconds = Counter[Second]()
+        for found in self._nameless.values():
+            seconds |= Counter(found)
+        return sum(times for second, times in seconds.items() if cell.holds(second))
 
     async def _by_mailbox(self, mailboxes: tuple[int, ...] | None = None) -> bool:
         """Look in the mailboxes that differ, and return whether there was one; a mailbox that is gone answers 0."""
@@ -218,7 +228,7 @@ class Deletions:
         theirs = set[int]().union(*(_of(cell, read) for read in reads))
         for read in reads:
             await self._write(read)
-        if any(read.holes for read in reads):
+        if any(read.apart for read in reads):
             rows = {row.ticket_id: row for read in reads for row in read.page.sightings}
             listed = Listed(since=cell.since, until=cell.until, mailboxes=cell.mailboxes)
             unlisted, self._nameless[cell] = await self._unlisted.account(listed, rows)

@@ -26,7 +26,7 @@ from poller.answer import DeskUnavailableError, older_than_asked
 from poller.deletions import TRIES, Deletions
 from poller.freescout import FreeScout
 from poller.tally import Tally
-from poller.unlisted import Listed, ListMovedError, Unlisted
+from poller.unlisted import Listed, ListMovedError, Second, Unlisted
 from poller.walk import Read, Reader
 from poller.watch import tell_of_gap
 
@@ -70,6 +70,8 @@ class Passes:
         self._unlisted = Unlisted(self._reader, Census(database), write=self._write_truths, dispute=self._distrust)
         self._rows = 0
         self._understood = 0
+        self._nameless: list[Second] = []
+        """When conversations were created that this pass's walk could not show, and whose ids we cannot tell."""
         self._seen: datetime | None = None
         self._told: datetime | None = None
         """The latest that our clock has told this pass."""
@@ -91,7 +93,13 @@ class Passes:
         clock = await self._read_changes(beginning)
         census = Census(self._database)
         deletions = Deletions(
-            self._reader, census, self._unlisted, since=clock.at, write=self._write, dispute=self._dispute
+            self._reader,
+            census,
+            self._unlisted,
+            since=clock.at,
+            nameless=self._nameless,
+            write=self._write,
+            dispute=self._dispute,
         )
         await deletions.search()
         requests = self._desk.requests - requests
@@ -158,7 +166,7 @@ class Passes:
                     break
             await self._write(read)
         else:
-            if await self._something_moved_past(reads, since):
+            if await self._something_moved_past(reads, since) or self._nameless:
                 await self._walk(since)
             return _known(clock)
         await self._walk(since - went_back)
@@ -166,12 +174,13 @@ class Passes:
 
     async def _walk(self, since: datetime) -> None:
         """Read what is dated ``since`` or later, until nothing has moved past us meanwhile."""
-        for _ in range(TRIES):
+        for attempt in range(TRIES):
             reads: list[Read] = []
             async for read in self._reader.walk(since):
                 reads.append(read)
                 await self._write(read)
-            if not await self._something_moved_past(reads, since):
+            # What has no name yet may be shown by now.
+            if not await self._something_moved_past(reads, since) and (attempt or not self._nameless):
                 return
         raise DeskUnavailableError("conversations come and go, or get earlier dates, faster than they can be read")
 
@@ -182,13 +191,14 @@ class Passes:
         of the cursor it comes to lie behind it. What makes lists fail is missing too, and taken care of by itself.
         """
         shown = {sighting.ticket_id: sighting for read in reads for sighting in read.page.sightings}
-        holes = any(read.holes for read in reads)
-        if len(reads) == 1 and not holes:
+        apart = any(read.apart for read in reads)
+        self._nameless = []
+        if len(reads) == 1 and not apart:
             return False
         missing = await self._reader.count(updated_since=since) - len(shown)
-        if missing > 0 and holes:
+        if missing > 0 and apart:
             try:
-                await self._unlisted.account(Listed(updated_since=since), shown)
+                _, self._nameless = await self._unlisted.account(Listed(updated_since=since), shown)
             except ListMovedError:
                 return True
             return False

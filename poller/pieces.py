@@ -17,13 +17,18 @@ Ask = Callable[..., Awaitable[Page]]
 
 
 class Around(NamedTuple):
-    """A page without the rows that make it fail."""
+    """A page without the rows that make it fail.
+
+    Its parts come one after the other, and rows of one date in any order: it may lack a row, and show another twice.
+    """
 
     page: Page
     holes: int
-    """How many those are."""
+    """How many rows make it fail."""
     before: int
     """The position of its last row, less the rows that it has."""
+    stood: bool
+    """Whether the list had as many rows all the time."""
 
 
 async def around(ask: Ask, *, size: int, number: int, since: datetime | None) -> Around:
@@ -76,4 +81,4 @@ async def around(ask: Ask, *, size: int, number: int, since: datetime | None) ->
     shown = sum(page.rows for _, page in read)
     last = max((at + page.rows for at, page in read), default=begin)
     page = msgspec.structs.replace(empty, sightings=sightings, rows=shown, limit=size, ends=start >= empty.total)
-    return Around(page, len(holes), last - shown)
+    return Around(page, len(holes), last - shown, all(page.total == empty.total for _, page in read))

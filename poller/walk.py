@@ -35,6 +35,10 @@ _STEPS = 5
 """How many requests a page may take on the average, when rows vanish while the rest is read by number."""
 
 
+_TRIES = 6
+"""How often a page is read in parts while the list moves."""
+
+
 class Edge(NamedTuple):
     """The last row of an answer: which ticket, and its position in the list, from 1."""
 
@@ -54,6 +58,8 @@ class Read(msgspec.Struct, frozen=True, kw_only=True):
     """Its rows are in the order of their numbers, not of their dates."""
     holes: int = 0
     """How many rows of it make lists fail: the desk counts them, and cannot show them."""
+    apart: bool = False
+    """It was read in parts, so it may lack a row that the desk can show."""
     edge: Edge | None = None
     """Its last row; None when it has none."""
 
@@ -218,8 +224,10 @@ class Reader:
             try:
                 page, holes = await ask(size=size, number=number, once=True), 0
                 before = (number - 1) * size
+                apart = False
             except DeskServerError:
-                page, holes, before = await around(ask, size=size, number=number, since=cursor)
+                page, holes, before = await _step_around(ask, size=size, number=number, since=cursor)
+                apart = True
         check_date(page.desk_clock, asked_at)
         if not page.rows and not holes and not page.ends:
             raise DeskUnavailableError(
@@ -227,7 +235,24 @@ class Reader:
             )
         ids = [sighting.ticket_id for sighting in page.sightings]
         edge = Edge(ids[-1], before + page.rows) if ids else None
-        return Read(asked_at=asked_at, cursor=cursor, page=page, by_number=by_number, holes=holes, edge=edge)
+        return Read(
+            asked_at=asked_at, cursor=cursor, page=page, by_number=by_number, holes=holes, apart=apart, edge=edge
+        )
+
+
+async def _step_around(
+    ask: Callable[..., Awaitable[Page]], *, size: int, number: int, since: datetime | None
+) -> tuple[Page, int, int]:
+    """Read a page in parts while the list stands still, and return it, its holes and where it begins.
+
+    Raises:
+        DeskUnavailableError: Conversations come and go faster than that.
+    """
+    for _ in range(_TRIES):
+        read = await around(ask, size=size, number=number, since=since)
+        if read.stood:
+            return read.page, read.holes, read.before
+    raise DeskUnavailableError("conversations come and go faster than a list that fails can be read in parts")
 
 
 def check_date(date: datetime, asked_at: datetime) -> None:
