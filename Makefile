@@ -14,7 +14,7 @@ ifneq ($(shell $(PYTHON_IN_VENV) -c 'print(1)' 2>/dev/null),1)
 $(shell rm -f $(STAMP) $(BENCH_STAMP))
 endif
 
-.PHONY: help run console sql delivery test prove push-only mutants torture soak fuzz strangers lint format bench bench-quick clean requirements
+.PHONY: help run console sql delivery test prove push-only mutants torture soak fuzz failures strangers lint format bench bench-quick clean requirements
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
@@ -68,6 +68,9 @@ bench-quick: $(BENCH_STAMP) ## measure shorter and over fewer tickets, in about 
 
 fuzz: $(STAMP) ## send a receiver hostile input: REQUESTS=1000000 SEED=1
 	@exec $(PYTHON_IN_VENV) -m proof.fuzz $(if $(REQUESTS),--requests $(REQUESTS)) $(if $(SEED),--seed $(SEED)) $(ARGS)
+
+failures: $(STAMP) ## make each failure of a night on live processes, and see what says so; ARGS=--write fills in docs/failures.md
+	@exec $(PYTHON_IN_VENV) -m proof.failures $(ARGS)
 
 strangers: $(STAMP) ## flood a receiver from three sides at once, and see that signed deliveries get through
 	@exec $(PYTHON_IN_VENV) -m proof.strangers $(ARGS)

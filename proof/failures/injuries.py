@@ -18,7 +18,7 @@ Make = Callable[[Stage], Awaitable[None]]
 Readiness = Literal["red", "red when the lease is over", "green"]
 _WRITTEN = "freescout_ticket, freescout_lease, freescout_delivery, freescout_gap, freescout_poller, freescout_answer"
 _POISON = 3
-_DOCTOR, _LOG = ("doctor",), ("log",)
+_LATER: Readiness = "red when the lease is over"
 _FAKETIME = next(iter(sorted(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))), None)
 """Where Debian's package has its library."""
 
@@ -32,6 +32,10 @@ class Failure:
     heal: Make
     readyz: Readiness
     shows: Sequence[str] = ("doctor", "status", "metrics", "log")
+    check: str = ""
+    """The check of `doctor` that has to say it, yellow or red; empty: any that is red."""
+    deliveries_go_on: bool = False
+    """Whether deliveries have to be answered 200 all the while."""
     why_not: Callable[[], str] = lambda: ""
     """Why it cannot be made here; empty: it can."""
 
@@ -210,25 +214,39 @@ async def _somebody_reads_the_log(stage: Stage) -> None:
 
 
 FAILURES: Sequence[Failure] = (
-    Failure("the poller is killed", _kill_poller, _start_poller, "red"),
-    Failure("the poller is stopped", _stop_poller, _start_poller, "red when the lease is over", _DOCTOR),
+    Failure("the poller is killed", _kill_poller, _start_poller, "red", deliveries_go_on=True),
+    Failure(
+        "the poller is stopped", _stop_poller, _start_poller, _LATER, ("doctor",), check="poller", deliveries_go_on=True
+    ),
     Failure("PostgreSQL is away", _stop_postgres, _start_postgres, "red"),
     Failure("PostgreSQL is a standby", _become_standby, _be_promoted, "red"),
     Failure("PostgreSQL's disk is full", _fill_the_disk, _empty_the_disk, "red", why_not=_may_not_mount),
     Failure("our rights are revoked", _revoke, _grant, "red"),
     Failure("the webhook key is wrong", _sign_with_another_key, _sign_with_our_key, "green"),
-    Failure("the desk hangs", _api(ApiFault.HANG), _api_answers, "red when the lease is over"),
-    Failure("the desk answers 401", _api(ApiFault.UNAUTHORIZED), _api_answers, "red when the lease is over"),
-    Failure("the desk answers 403", _api(ApiFault.UNTRUSTED_HOST), _api_answers, "red when the lease is over"),
-    Failure("the desk answers 500", _api(ApiFault.SERVER_ERROR), _api_answers, "red when the lease is over"),
-    Failure("one conversation answers 500", _poison, _unpoison, "green"),
-    Failure("the module is off", _module_off, _module_on, "red when the lease is over"),
-    Failure("the vault is away", _vault_away, _vault_back, "green"),
+    Failure("the desk hangs", _api(ApiFault.HANG), _api_answers, _LATER, deliveries_go_on=True),
+    Failure("the desk answers 401", _api(ApiFault.UNAUTHORIZED), _api_answers, _LATER, deliveries_go_on=True),
+    Failure("the desk answers 403", _api(ApiFault.UNTRUSTED_HOST), _api_answers, _LATER, deliveries_go_on=True),
+    Failure("the desk answers 500", _api(ApiFault.SERVER_ERROR), _api_answers, _LATER, deliveries_go_on=True),
+    Failure("one conversation answers 500", _poison, _unpoison, "green", deliveries_go_on=True),
+    Failure("the module is off", _module_off, _module_on, _LATER),
+    Failure("the vault is away", _vault_away, _vault_back, "green", deliveries_go_on=True),
     Failure(
-        "the host's clock is set back", _start_faked, _start_unfaked, "green", shows=("log",), why_not=_no_faketime
+        "the host's clock is set back",
+        _start_faked,
+        _start_unfaked,
+        "green",
+        ("log",),
+        deliveries_go_on=True,
+        why_not=_no_faketime,
     ),
     Failure(
-        "nobody reads the log", _nobody_reads_the_log, _somebody_reads_the_log, "green", shows=("doctor", "metrics")
+        "nobody reads the log",
+        _nobody_reads_the_log,
+        _somebody_reads_the_log,
+        "green",
+        ("doctor", "metrics"),
+        check="log",
+        deliveries_go_on=True,
     ),
 )
 """In the order of the table."""

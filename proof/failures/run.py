@@ -66,10 +66,11 @@ async def _one(stage: Stage, surfaces: Surfaces, failure: Failure, result: Resul
     async def watch(name: str) -> None:
         while name not in result.shown:
             seen = await surfaces.look_at(name)
-            if _shows(name, seen, failure):
-                result.shown[name] = (time.monotonic() - began, seen.says)
+            if said := _says(name, seen, failure):
+                result.shown[name] = (time.monotonic() - began, said)
             await asyncio.sleep(_BREATH)
 
+    saved = await surfaces.saved()
     watching = {name: asyncio.create_task(watch(name)) for name in SURFACES}
     await asyncio.wait([watching[name] for name in expected], timeout=PROMISE + lease_over)
     if failure.readyz == "green":
@@ -79,6 +80,8 @@ async def _one(stage: Stage, surfaces: Surfaces, failure: Failure, result: Resul
         result.wrong.append(f"{name} shows nothing")
     if failure.readyz == "green" and "/readyz" in result.shown:
         result.wrong.append("/readyz is red, and should not be")
+    if failure.deliveries_go_on and await surfaces.saved() <= saved:
+        result.wrong.append("deliveries do not go on")
     healing = time.monotonic()
     await failure.heal(stage)
     try:
@@ -88,17 +91,18 @@ async def _one(stage: Stage, surfaces: Surfaces, failure: Failure, result: Resul
         result.wrong.append(f"it is not well again {HEALING:g} s after that was put right")
 
 
-def _shows(name: str, seen: Seen, failure: Failure) -> bool:
-    """Tell whether a surface shows the failure; what is yellow in `doctor` is enough where nothing has to be red."""
-    soft = failure.readyz == "red when the lease is over" or "status" not in failure.shows
-    return seen.wrong or (name == "doctor" and soft and bool(seen.says))
+def _says(name: str, seen: Seen, failure: Failure) -> str:
+    """Return what a surface says of the failure; empty: nothing yet."""
+    if name == "doctor" and failure.check:
+        return seen.yellow.get(failure.check, "") or (seen.says if f"{failure.check}: " in seen.says else "")
+    return seen.says if seen.wrong else ""
 
 
 async def _until_all_is_well(surfaces: Surfaces) -> None:
     async with asyncio.timeout(HEALING):
         while True:
             seen = [await surfaces.look_at(name) for name in SURFACES if name != "log"]
-            if not any(each.wrong for each in seen):
+            if not any(each.wrong for each in seen) and not seen[0].yellow.keys() & {"poller", "lease"}:
                 return
             await asyncio.sleep(_BREATH)
 

@@ -1,7 +1,8 @@
 """What an operator may look at, and what each of them says is wrong."""
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import aiohttp
 
@@ -14,6 +15,7 @@ from settings import load_environment, load_settings
 
 SURFACES = ("doctor", "status", "metrics", "log", "/readyz")
 _DOWN = re.compile(r'^freescout_audit_component_up\{component="(\w+)"\} 0\.0$', re.MULTILINE)
+_SAVED = re.compile(r"^freescout_audit_deliveries_total\{[^}]*\} (\S+)$", re.MULTILINE)
 _DROPPED = re.compile(r"^freescout_audit_log_lines_dropped_total ([1-9]\d*)", re.MULTILINE)
 _ALWAYS_YELLOW = {"webhook", "OPS_TOKEN"}
 """The stage has neither registered one nor set the other."""
@@ -25,6 +27,8 @@ class Seen:
 
     wrong: bool
     says: str
+    yellow: Mapping[str, str] = field(default_factory=dict)
+    """What `doctor` says besides, by its check."""
 
 
 class Surfaces:
@@ -60,8 +64,8 @@ class Surfaces:
         async with workplace.fresh_secrets():
             checks = await examine(workplace)
         red = [f"{check.name}: {check.detail} → {check.next_step}" for check in checks if check.state == "red"]
-        yellow = [check for check in checks if check.state == "yellow" and check.name not in _ALWAYS_YELLOW]
-        return Seen(bool(red), "; ".join(red or [f"(yellow) {check.name}: {check.detail}" for check in yellow]))
+        yellow = {check.name: f"(yellow) {check.name}: {check.detail}" for check in checks if check.state == "yellow"}
+        return Seen(bool(red), "; ".join(red), {each: yellow[each] for each in yellow if each not in _ALWAYS_YELLOW})
 
     async def _status(self) -> Seen:
         try:
@@ -89,6 +93,10 @@ class Surfaces:
             return Seen(wrong=True, says="no answer")
         failed = [f"{name}: {each['detail']}" for name, each in components.items() if each["state"] == "failed"]
         return Seen(answer.status != 200, f"{answer.status} {'; '.join(failed)}".strip())
+
+    async def saved(self) -> float:
+        """Return how many deliveries the receiver has saved since it started."""
+        return sum(map(float, _SAVED.findall(await self._get("/metrics"))))
 
     async def _get(self, path: str) -> str:
         try:
