@@ -24,6 +24,7 @@ HEADINGS: Mapping[str, str] = {
     "OPS_TOKEN": "keys",
     "API": "desk",
     "page size": "desk",
+    "rows": "desk",
     "silence": "silence",
     "clock": "clock",
     "refusals": "deliveries",

@@ -114,7 +114,14 @@ class Health:
     async def _report(self) -> None:
         """Keep for `status` what was found, when it has changed and every minute."""
         found = [
-            Found(process=self._process, name=name, **msgspec.structs.asdict(each))
+            Found(
+                process=self._process,
+                name=name,
+                state=each.state,
+                detail=each.detail,
+                next_step=each.next_step,
+                since=each.since,
+            )
             for name, each in sorted(self.components.items())
         ]
         now = asyncio.get_running_loop().time()

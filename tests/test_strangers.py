@@ -18,6 +18,7 @@ from proof.strangers.load import run
 from receiver import refusals as why
 from receiver.app import CONNECTIONS, serve
 from receiver.connections import FILES_KEPT, LARGEST_HEAD, Connections
+from receiver.doorman import Doorman
 from receiver.metrics import Metrics
 from receiver.refusals import ALL_AT_ONCE, AT_ONCE, EVERY, Refusals
 from settings import Secret, load_settings
@@ -393,3 +394,71 @@ def test_every_delivery_is_answered_while_three_floods_come(database_url: str) -
     assert set(seen.statuses) == {"200"}
     assert seen.floods["unsigned"]["401"] > 10
     assert judge(seen, timed=False) == []
+
+
+class TestTheDoor:
+    """What is evident from the first bytes is answered there, and as it would be inside."""
+
+    @pytest.mark.parametrize(
+        "headers",
+        [
+            {},
+            {"X-FreeScout-Signature": ""},
+            {"X-FreeScout-Signature": "x" * 27 + "="},
+            signed(b"another body"),
+            signed(body(), key="another key"),
+        ],
+        ids=["none", "empty", "wrong", "of another body", "of another key"],
+    )
+    async def test_what_nobody_signed_is_answered_like_inside(
+        self, receive: Receive, log: Log, headers: dict[str, str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        async with receive() as receiver:
+            at_the_door = await refused(receiver, headers)
+            lines = log.lines("delivery.unverified")
+            monkeypatch.setattr(Doorman, "answer", lambda _self, _data: None)
+            inside = await refused(receiver, headers)
+            async with receiver.client.get(receiver.url + "/metrics") as response:
+                counted = await response.text()
+
+        assert at_the_door == inside
+        lines += log.lines("delivery.unverified")[1:]
+        told, again = ({**line, "timestamp": "", "request_id": ""} for line in lines)
+        assert told | {"request_id": ""} == again
+        assert 'freescout_audit_requests_total{endpoint="audit",status="401"} 2.0' in counted
+
+    @pytest.mark.parametrize(
+        ("request_line", "extra", "status"),
+        [
+            ("GET {path} HTTP/1.1", "", 405),
+            ("POST {path}x HTTP/1.1", "", 404),
+            ("POST {path} HTTP/1.1", "Content-Encoding: gzip\r\n", 415),
+        ],
+    )
+    async def test_what_has_another_answer_is_taken_in(
+        self, receive: Receive, request_line: str, extra: str, status: int
+    ) -> None:
+        async with receive() as receiver:
+            line = request_line.format(path=PATH)
+            raw = f"{line}\r\nHost: x\r\n{extra}Content-Length: 2\r\nConnection: close\r\n\r\n{{}}"
+            assert (await sent(receiver, raw.encode())).split()[1] == str(status).encode()
+
+    async def test_what_is_signed_or_not_evident_is_taken_in(self, receive: Receive) -> None:
+        async with receive() as receiver:
+            assert await receiver.deliver(body()) == (200, {"outcome": "applied"})
+            # In two pieces, the second after the first has been looked at.
+            async with connected(receiver, head("Content-Length: 4") + b"{}") as (reader, writer):
+                await asyncio.sleep(0)
+                writer.write(b"{}")
+                assert (await reader.readline()).split()[1] == b"401"
+
+    async def test_while_the_flag_is_off_freescout_is_asked_to_come_again(self, receive: Receive) -> None:
+        async with receive(replace(ENVIRONMENT, receive=False)) as receiver:
+            assert (await receiver.deliver(body(), headers={}))[0] == 503
+
+
+async def refused(receiver: Receiver, headers: dict[str, str]) -> tuple[int, str, str | None]:
+    """Send a delivery with these headers; return status, body, and what is said of the connection."""
+    url = f"{receiver.url}/api/internal/freescout-webhook/audit"
+    async with receiver.client.post(url, data=body(), headers=headers) as response:
+        return response.status, await response.text(), response.headers.get("Connection")

@@ -18,11 +18,12 @@ from db.condition import judge
 from db.database import Database
 from db.gaps import count_gaps
 from db.journal import Lag, LastDelivery, count_outcomes, read_lag, read_last_delivery
+from db.runbook import remedy
 from db.standing import Standing
 from db.tickets import read_holdings
 from freescout_audit.errors import DatabaseUnavailableError
 from freescout_audit.trust import vouched_until
-from ops.check import Check, of_condition, red
+from ops.check import Check, of_condition
 from ops.conditions import judge_answers, try_writing
 from ops.drawing import ago, facts, moment, span, titled
 from ops.output import WIDEST, AsJson, Screen, show, tell_failure
@@ -165,7 +166,13 @@ async def read_status(database: Database) -> Status:
         *(of_condition(name, each) for name, each in conditions.items()),
         await try_writing(database),
         *(
-            red(f"{each.name} at {each.process}", each.detail, each.next_step)
+            Check(
+                name=f"{each.name} at {each.process}",
+                state="red",
+                detail=each.detail,
+                next_step=each.next_step,
+                runbook=remedy(each.name),
+            )
             for each in await read_wrong(database)
             if each.name not in conditions
         ),
