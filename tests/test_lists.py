@@ -5,12 +5,16 @@ from collections.abc import AsyncIterator, Mapping
 from datetime import UTC, datetime, timedelta
 
 import asyncpg
+import msgspec
 import pytest
 
 from conftest import Log
 from db.database import Database
+from freescout_audit.conversation import Sighting
 from poller.freescout import DeskError, DeskRefusedError, DeskResponse, DeskUnavailableError, FreeScout
-from poller.unlisted import MOST
+from poller.page import Page
+from poller.pieces import Around, Ask, around
+from poller.unlisted import MOST, Listed, Unlisted
 from poller.walk import Reader
 from simulator import Api, ApiRequest, Desk, ManualClock
 from support.world import World, make_world
@@ -330,6 +334,73 @@ class TestARowThatMakesListsFail:
         world.desk.faults.unlistable, world.desk.faults.unreadable = set(), set()
         await world.advance(200)
         await world.poll()
+        assert await world.wrong() == {}
+
+    async def test_another_that_parts_of_its_page_did_not_show_is_not_missed(
+        self, world: World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        async def in_any_order(ask: Ask, *, size: int, number: int, since: datetime | None) -> Around:
+            """Rows of one date come in any order: one part may show again what another has shown."""
+            world.desk.faults.unlistable.clear()
+            read = await around(ask, size=size, number=number, since=since)
+            rows = [row for row in read.page.sightings if row.ticket_id != 43]
+            return read._replace(page=msgspec.structs.replace(read.page, sightings=[*rows, *rows[:1]]))
+
+        monkeypatch.setattr("poller.walk.around", in_any_order)
+        await self.change(world, *range(41, 50), 60)
+        self.poison(world, 60, alone=False)
+
+        await world.poll()
+        await world.advance(6)
+
+        assert await world.wrong() == {}
+
+    async def test_a_list_that_changes_while_its_parts_are_read_is_read_again(
+        self, world: World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        deleted = iter([44])
+
+        async def while_one_goes(ask: Ask, *, size: int, number: int, since: datetime | None) -> Around:
+            async def and_then(**asked: object) -> Page:
+                page = await ask(**asked)
+                if page.rows and (gone := next(deleted, None)) is not None:
+                    world.desk.delete_forever(gone)
+                return page
+
+            world.desk.faults.unlistable.clear()
+            return await around(and_then, size=size, number=number, since=since)
+
+        monkeypatch.setattr("poller.walk.around", while_one_goes)
+        await self.change(world, *range(41, 57), 60)
+        self.poison(world, 60, alone=False)
+
+        await world.poll()
+        await world.advance(6)
+
+        assert await world.wrong() == {}
+
+    async def test_one_whose_id_is_not_known_makes_up_for_none_that_was_deleted(
+        self, world: World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        account = Unlisted.account
+
+        async def and_then_it_is_shown(
+            unlisted: Unlisted, listed: Listed, shown: Mapping[int, Sighting]
+        ) -> tuple[set[int], list[datetime | None]]:
+            found = await account(unlisted, listed, shown)
+            world.desk.faults.unlistable, world.desk.faults.unreadable = set(), set()
+            return found
+
+        monkeypatch.setattr(Unlisted, "account", and_then_it_is_shown)
+        await self.change(world, *range(41, 50))
+        imported = world.desk.customer_writes(created=world.desk.get(1).created)
+        await self.change(world, *range(51, 58))
+        self.poison(world, imported)
+        world.desk.delete_forever(5)
+
+        await world.poll()
+        await world.advance(6)
+
         assert await world.wrong() == {}
 
     async def test_the_second_time_it_is_found_with_few_requests(self, world: World) -> None:

@@ -367,8 +367,8 @@ MUTANTS = (
         (
             (
                 PASSES,
-                "                await self._unlisted.account(Listed(updated_since=since), shown)\n",
-                "                pass\n",
+                "_, self._nameless = await self._unlisted.account(Listed(updated_since=since), shown)",
+                "pass",
             ),
         ),
         theme="poison",
