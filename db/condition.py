@@ -40,7 +40,9 @@ def judge_pushes(answers: Mapping[str, Tally], ahead: Ahead | None) -> dict[str,
     refused = refused_since(answers)
     if refused is not None:
         verified = answers.get(VERIFIED)
-        last = "none was ever verified" if verified is None else f"the last was verified at {_moment(verified.last_at)}"
+        last = "none was ever verified"
+        if verified is not None:
+            last = f"the last was verified at {_moment(verified.last_at)}, by key {verified.key_fingerprint}"
         condition = Condition(
             state="degraded",
             detail=f"what looks like FreeScout's deliveries is refused (401), the last at {_moment(refused.last_at)};"

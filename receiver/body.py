@@ -14,7 +14,13 @@ from freescout_audit.signature import Signer
 from settings.table import ReceiverSettings
 
 SMALL = 262_144
-"""Bodies of so many bytes never compete with larger ones."""
+"""Bodies of so many bytes never compete with larger ones, and wait for no turn."""
+_PATIENCE = 0.5
+"""Seconds between two looks, of one that waits, whether those before it stall."""
+_GRACE = 1.0
+"""Seconds that one has to go on once it has its turn: its sender has to notice first."""
+_STALLS = 65_536
+"""Bytes a second below which a body that has its turn stalls."""
 
 
 class BodyTooLargeError(FreescoutAuditError):
@@ -36,8 +42,10 @@ class BodyGaveWayError(FreescoutAuditError):
 class Places:
     """The memory and the number of bodies under way at once. A body holds what has arrived of it, nothing before.
 
-    Large bodies share ``size`` bytes, small ones a quarter of it besides. Where there is no room for the next bytes,
-    the body of which the least arrived lately gives way. Where more are under way than ``most`` says, that one does,
+    Large bodies share ``size`` bytes, small ones a quarter of it besides. Once `SMALL` bytes of a large one have
+    arrived, it waits for its turn until those before it leave room for all of it, and nothing more of it is read
+    meanwhile. Where others wait, one that has its turn and stalls gives way. Where there is no room for the next bytes
+    at all, the body of which the least arrived lately does. Where more are under way than ``most`` says, that one does,
     or the oldest of which nothing has arrived if there are not fewer of those. A body that is larger than all of it
     gets all of it, alone.
     """
@@ -62,12 +70,23 @@ class Places:
         if len(self._small) + len(self._large) >= self._most():
             fuller = max(self._small, self._large, key=len)
             fuller.last_in_line(self._clock()).give_way("more bodies were under way than receiver.connections allows")
-        place = Place(self, lane)
+        place = Place(self, lane, min(announced, lane.size))
         lane.silent[place] = None
         try:
             yield place
         finally:
             lane.remove(place)
+
+    def now(self) -> float:
+        """Return the clock's time, in seconds."""
+        return self._clock()
+
+    def hasten(self, lane: "_Lane") -> None:
+        """Let those that have their turn and stall give way to those that wait for theirs."""
+        now = self._clock()
+        for place in list(lane.moving):
+            if lane.waiting and now - place.turn_at >= _GRACE and place.pace(now) < _STALLS:
+                place.give_way("other bodies waited for receiver.max_in_flight, and this one stalled")
 
     def grow(self, place: "Place", size: int) -> None:
         """Hold ``size`` more bytes of a body; whichever is slowest gives way if there is no room."""
@@ -85,8 +104,13 @@ class Places:
 class Place:
     """What a body holds."""
 
-    def __init__(self, places: Places, lane: "_Lane") -> None:
+    def __init__(self, places: Places, lane: "_Lane", needs: int) -> None:
         self.lane = lane
+        self.needs = needs
+        """How many bytes it may come to hold."""
+        self.has_turn = needs <= SMALL
+        self.turn_at = math.inf
+        """Since when it has one for which others may have to wait, by the clock."""
         self.arrived = 0
         self.lost = ""
         """Why it has given way, empty while it has not."""
@@ -104,6 +128,25 @@ class Place:
         self._places.grow(self, size)
         if self.lost:
             raise BodyGaveWayError(self.lost)
+
+    async def turn(self, size: int) -> None:
+        """Wait for its turn if ``size`` more bytes are more than may arrive before it."""
+        if self.has_turn or self.arrived + size <= SMALL:
+            return
+        lane, wake = self.lane, asyncio.get_running_loop().create_future()
+        lane.waiting[self] = wake
+        lane.admit()
+        try:
+            while not wake.done():
+                await asyncio.wait([wake], timeout=_PATIENCE)
+                self._places.hasten(lane)
+        except asyncio.CancelledError:
+            self.lost = self.lost or "other bodies took all of receiver.max_in_flight for receiver.body_timeout"
+            raise
+        finally:
+            lane.waiting.pop(self, None)
+            lane.admit()
+        self.turn_at = self._places.now()
 
     def complete(self) -> None:
         """Hold what has arrived, and never give way again."""
@@ -143,6 +186,20 @@ class _Lane:
         self.silent: dict[Place, None] = {}
         """Bodies of which nothing has arrived, the oldest first."""
         self.moving: dict[Place, None] = {}
+        self.waiting: dict[Place, asyncio.Future[None]] = {}
+        """Bodies that wait for their turn, and what wakes them, the first first."""
+        self.promised = 0
+        """Bytes for which those that have their turn need room."""
+
+    def admit(self) -> None:
+        """Give their turn to as many of those that wait as there is room for, one at the least."""
+        for place, wake in list(self.waiting.items()):
+            if self.promised and self.promised + place.needs > self.size:
+                return
+            self.promised += place.needs
+            place.has_turn = True
+            del self.waiting[place]
+            wake.set_result(None)
 
     def __len__(self) -> int:
         return len(self.silent) + len(self.moving)
@@ -160,6 +217,10 @@ class _Lane:
         self.moving.pop(place, None)
         self.held -= place.arrived
         place.arrived = 0
+        if place.has_turn and place.needs > SMALL:
+            self.promised -= place.needs
+            place.needs = 0
+            self.admit()
 
 
 def announced(request: web.Request, *, limit: int) -> int:
@@ -217,6 +278,9 @@ async def read_body(
             async for chunk in request.content.iter_any():
                 if len(body) + len(chunk) > limit:
                     raise BodyTooLargeError(f"the body has more bytes than receiver.max_body ({limit})")
+                if not place.has_turn:
+                    timeout.reschedule(began + settings.body_timeout)
+                    await place.turn(len(chunk))
                 place.grow(len(chunk))
                 timeout.reschedule(began + _allowance(place.arrived, settings))
                 for signer in signers:

@@ -64,7 +64,7 @@ class ReceiverSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     max_body: Annotated[int, Meta(ge=1024, le=1073741824, description="the largest body taken")] = 67108864
     max_in_flight: Annotated[
         int,
-        Meta(ge=65536, le=8589934592, description="bytes of large bodies held at once; beyond, the slowest gives way"),
+        Meta(ge=65536, le=8589934592, description="bytes of large bodies held at once; others wait their turn"),
     ] = 67108864
     body_timeout: Annotated[
         float, Meta(ge=0.1, le=30, description="how long a body may take to arrive; FreeScout gives up after 30")

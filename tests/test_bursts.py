@@ -198,6 +198,55 @@ class TestPlaces:
                 assert not second.lost
                 assert not third.lost
 
+    async def test_large_ones_take_turns_and_the_first_comes_first(self) -> None:
+        places = Places(16 * SMALL)
+        done: list[int] = []
+
+        async def arrive(number: int) -> None:
+            with places.place(8 * SMALL + 1) as place:
+                for _ in range(16):
+                    await place.turn(SMALL // 2)
+                    place.grow(SMALL // 2)
+                    await asyncio.sleep(0)
+                place.complete()
+                done.append(number)
+
+        await asyncio.gather(*(arrive(number) for number in range(8)))
+
+        assert done == list(range(8)), "none gave way"
+        assert places.held == 0
+
+    async def test_one_that_has_its_turn_and_stalls_gives_way_to_one_that_waits(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("receiver.body._PATIENCE", 0.01)
+        clock = [0.0]
+        places = Places(4 * SMALL, clock=lambda: clock[0])
+        with places.place(4 * SMALL) as stalls, places.place(4 * SMALL) as waits:
+            await stalls.turn(2 * SMALL)
+            stalls.grow(2 * SMALL)
+            clock[0] = 60.0
+
+            await waits.turn(2 * SMALL)
+
+            assert "stalled" in stalls.lost
+            assert waits.has_turn
+
+    async def test_one_that_gives_up_its_turn_lets_the_next_one_have_it(self) -> None:
+        places = Places(4 * SMALL)
+        with places.place(4 * SMALL) as first, places.place(4 * SMALL) as gone, places.place(4 * SMALL) as next_one:
+            await first.turn(2 * SMALL)
+            waiting = [asyncio.create_task(place.turn(2 * SMALL)) for place in (gone, next_one)]
+            await asyncio.sleep(0)
+            waiting[0].cancel()
+            await asyncio.gather(waiting[0], return_exceptions=True)
+            assert "receiver.body_timeout" in gone.lost
+
+            first.give_way("of its own")
+
+            await waiting[1]
+            assert next_one.has_turn
+
 
 LARGE = body("closed", 1, _embedded={"threads": [{"id": 1, "body": "x" * 2 * SMALL}]})
 ROOM_FOR_ONE = {"RECEIVER_MAX_IN_FLIGHT": str(len(LARGE) + SMALL)}
