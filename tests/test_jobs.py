@@ -21,7 +21,7 @@ from poller import jobs as jobs_module
 from poller.freescout import DeskResponse, DeskUnavailableError
 from poller.host import Every, Host
 from poller.jobs import Jobs
-from poller.questions import Questions
+from poller.questions import AGAIN, LONGEST_BACKOFF, Questions
 from settings import load_settings
 from simulator import ApiFault
 from support.world import World, make_world
@@ -482,6 +482,39 @@ class TestQuestions:
         await five_at_once(world, crowded=lambda: said.append(None)).ask()
 
         assert said == []
+
+
+class TestADeskThatHangs:
+    async def test_is_said_while_the_pass_still_waits(
+        self, world: World, log: Log, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(jobs_module, "LOOK_AT_DESK_EVERY", 0.05)
+        monkeypatch.setattr("poller.freescout.HANGS_AFTER", 0.1)
+        async with at_work(world, interval=1):
+            await until(lambda: bool(log.lines("pass.completed")))
+            world.desk.faults.api = ApiFault.HANG
+            await until(lambda: any(line["state"] == "unavailable" for line in log.lines("desk.state")))
+            assert log.lines("pass.failed") == []
+            (line,) = log.lines("desk.state")
+
+        assert line["level"] == "error"
+        assert line["detail"].startswith("FreeScout has not answered for ")
+        assert line["next_step"] == "is FREESCOUT_URL right, and is the desk up?"
+
+    async def test_a_conversation_that_keeps_failing_is_named_until_it_answers(
+        self, world: World, sql: asyncpg.Connection
+    ) -> None:
+        world.desk.faults.unreadable = {5}
+        await sql.execute("UPDATE freescout_ticket SET disputed_at = now(), grace_until = now() WHERE ticket_id = 5")
+        for _ in range(AGAIN):
+            await world.ask()
+            await world.advance(LONGEST_BACKOFF)
+        trouble = await sql.fetchval("SELECT trouble FROM freescout_poller")
+        assert trouble == "ticket 5: FreeScout answers 500"
+
+        world.desk.faults.unreadable = set()
+        await world.ask()
+        assert await sql.fetchval("SELECT trouble FROM freescout_poller") == ""
 
 
 async def test_both_paths_silent_is_one_alarm_in_log_readiness_and_metrics_and_ends(

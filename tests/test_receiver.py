@@ -124,6 +124,16 @@ class TestOutcomes:
         await sql.execute("UPDATE freescout_ticket SET grace_until = freescout_now()")
         assert await state_of(sql) == "none"
 
+    @pytest.mark.parametrize(("heartbeat", "level"), [("NULL", "warning"), ("now()", "info")])
+    async def test_a_dispute_is_a_warning_unless_a_poller_settles_it(
+        self, receiver: Receiver, sql: asyncpg.Connection, log: Log, heartbeat: str, level: str
+    ) -> None:
+        await sql.execute(f"UPDATE freescout_lease SET heartbeat_at = {heartbeat}")
+        await receiver.deliver(body("active"))
+        await receiver.deliver(body("closed"))
+
+        assert [line["level"] for line in log.lines("delivery.disputed")] == [level]
+
     async def test_deleted_for_ever_is_a_question(self, receiver: Receiver) -> None:
         await receiver.deliver(body("active"))
 
