@@ -78,7 +78,7 @@ DATABASE_NEWER = LogEvent(
 DATABASE_POOLER = LogEvent(
     "database.pooler",
     "warning",
-    "A pooler stands before PostgreSQL. In transaction mode LISTEN and session locks break: connect directly.",
+    "A pooler stands before PostgreSQL. In transaction mode LISTEN does not work: connect directly.",
 )
 DATABASE_CLOCK_WENT_BACK = LogEvent(
     "database.clock_went_back",

@@ -88,7 +88,7 @@ async def _open(
         return database, None
     checks.append(green("schema", f"at {standing.revision}"))
     if standing.behind_pooler:
-        checks.append(red("pooler", "one stands before PostgreSQL; LISTEN and session locks break", "connect directly"))
+        checks.append(red("pooler", "one stands before PostgreSQL; LISTEN does not work", "connect directly"))
     else:
         checks.append(green("pooler", "none in front"))
     return database, standing
