@@ -168,6 +168,11 @@ DESK_CLOCK_WENT_BACK = LogEvent(
     "warning",
     "The desk's clock reads earlier than before; the pass reads from as much earlier.",
 )
+HEARTBEAT_FAILED = LogEvent(
+    "heartbeat.failed",
+    "warning",
+    "The service behind OPS_HEARTBEAT_URL was not told of a pass: it may call although passes are complete.",
+)
 DESK_SILENT = LogEvent(
     "desk.silent",
     "error",

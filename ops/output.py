@@ -44,6 +44,8 @@ def show(found: CommandResult, *, as_json: bool) -> None:
         sys.stdout.write(msgspec.json.encode(found.document, enc_hook=str).decode() + "\n")
         sys.stdout.flush()
         return
+    if found.picture == "":
+        return
     console = Console(highlight=False)
     console.print(found.picture, width=min(console.width, WIDEST))
 

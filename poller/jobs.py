@@ -27,6 +27,7 @@ from freescout_audit.events import (
 from freescout_audit.logs import emit, where
 from freescout_audit.repeats import Repeats
 from poller.freescout import DeskError, DeskRefusedError, FreeScout
+from poller.heartbeat import Heartbeat
 from poller.host import Every, Host
 from poller.passes import Passes
 from poller.peek import Peeks
@@ -64,6 +65,7 @@ class Jobs:
         settings: How often.
         disputed: Set when a dispute has been committed.
         give_up: Lets another process lead: this one's host, loop or code is at fault.
+        heartbeat: Is told of each pass; None: nobody is.
         host: Knows this host's clock.
     """
 
@@ -78,6 +80,7 @@ class Jobs:
         settings: Settings,
         disputed: asyncio.Event,
         give_up: Callable[[], None],
+        heartbeat: Heartbeat | None = None,
         host: Host | None = None,
     ) -> None:
         self._database = database
@@ -87,6 +90,7 @@ class Jobs:
         self._settings = settings
         self._disputed = disputed
         self._give_up = give_up
+        self._heartbeat = heartbeat
         self._host = host or Host()
         self._watch = Watch(database, patience=timedelta(seconds=2 * settings.poller.interval))
         self._peeks = Peeks(
@@ -219,6 +223,17 @@ class Jobs:
                 late = time.monotonic() - began > self._settings.poller.interval
 
     async def _make_pass(self) -> None:
+        if self._heartbeat is None:
+            await self._pass_once()
+            return
+        self._heartbeat.began()
+        if await self._pass_once():
+            self._heartbeat.completed()
+        else:
+            self._heartbeat.failed()
+
+    async def _pass_once(self) -> bool:
+        """Make a pass, report what became of it, and return whether it was complete."""
         try:
             await self._passes.run()
         except DeskError as error:
@@ -229,6 +244,8 @@ class Jobs:
         else:
             await self._report("ok")
             await self._questions.troubles.note_pass(self._passes.trouble)
+            return True
+        return False
 
     async def _look_at_the_desk(self) -> None:
         """Tell of a desk that hangs or fails while a pass still waits for it."""

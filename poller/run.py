@@ -4,6 +4,7 @@ import asyncio
 import time
 import uuid
 from datetime import timedelta
+from typing import NamedTuple
 
 from db import lease
 from db.database import Database
@@ -12,6 +13,7 @@ from freescout_audit.events import LOAD_PROGRESS, POLLER_FAULT
 from freescout_audit.logs import emit
 from freescout_audit.repeats import Repeats
 from poller.freescout import FreeScout
+from poller.heartbeat import Heartbeat, heartbeat
 from poller.jobs import Jobs
 from poller.leader import TRY_EVERY, lead
 from poller.passes import Passes, Progress
@@ -38,6 +40,14 @@ class LogProgress:
         if done == total or now - self._said_at >= PROGRESS_EVERY:
             self._said_at = now
             emit(LOAD_PROGRESS, done=done, total=total)
+
+
+class _Outside(NamedTuple):
+    """Whom a poller talks to: the desk, the desk in a lane of its own for peeks, and who watches that passes come."""
+
+    desk: FreeScout
+    aside: FreeScout
+    heartbeat: Heartbeat
 
 
 async def poll(
@@ -89,21 +99,21 @@ async def _lead_with_keys(
     async with (
         http_transport(url, secrets.api_key, patience=settings.poller.timeout) as transport,
         http_transport(url, secrets.api_key, patience=min(PATIENCE, settings.poller.timeout)) as in_passing,
+        heartbeat(secrets.heartbeat_url) as beating,
     ):
         desk = FreeScout(transport, concurrency=settings.poller.concurrency)
-        await _lead_again_and_again(
-            database, desk, FreeScout(in_passing, concurrency=1), tied_to or url, settings, progress
-        )
+        outside = _Outside(desk, FreeScout(in_passing, concurrency=1), beating)
+        await _lead_again_and_again(database, outside, tied_to or url, settings, progress)
 
 
 async def _lead_again_and_again(
-    database: Database, desk: FreeScout, aside: FreeScout, tied_to: str, settings: Settings, progress: Progress
+    database: Database, outside: _Outside, tied_to: str, settings: Settings, progress: Progress
 ) -> None:
     session, repeats = uuid.uuid4().hex, Repeats()
     while True:
         try:
             await lease.claim_desk(database, tied_to)
-            await _lead_once(database, desk, aside, session, settings, progress)
+            await _lead_once(database, outside, session, settings, progress)
         except DatabaseUnavailableError as error:
             repeats.emit(
                 POLLER_FAULT, error.problem, job="lead", reason=error.problem, next_step=error.next_step or None
@@ -112,12 +122,12 @@ async def _lead_again_and_again(
 
 
 async def _lead_once(
-    database: Database, desk: FreeScout, aside: FreeScout, session: str, settings: Settings, progress: Progress
+    database: Database, outside: _Outside, session: str, settings: Settings, progress: Progress
 ) -> None:
     """Lead until the right to do so is lost, or until cancelled."""
     terms = settings.cache.terms
     passes = Passes(
-        desk,
+        outside.desk,
         database,
         terms=terms,
         overlap=timedelta(seconds=settings.poller.overlap),
@@ -127,7 +137,7 @@ async def _lead_once(
     async with lead(database, session=session) as leadership:
         await lease.beat(database, terms)
         questions = Questions(
-            desk,
+            outside.desk,
             database,
             terms=terms,
             at_once=settings.poller.page_size,
@@ -137,13 +147,14 @@ async def _lead_once(
         )
         jobs = Jobs(
             database,
-            desk,
-            aside,
+            outside.desk,
+            outside.aside,
             passes,
             questions,
             settings=settings,
             disputed=leadership.disputed,
             give_up=leadership.give_up,
+            heartbeat=outside.heartbeat,
         )
         jobs.start()
         try:

@@ -41,10 +41,16 @@ class Refusal:
     kind: str
     event: LogEvent
     status: int | None
+    next_step: str | None = None
 
 
 UNVERIFIED = Refusal("unverified", DELIVERY_UNVERIFIED, 401)
-LIKE_FREESCOUTS = Refusal(answers.LIKE_FREESCOUTS, DELIVERY_UNVERIFIED, 401)
+LIKE_FREESCOUTS = Refusal(
+    answers.LIKE_FREESCOUTS,
+    DELIVERY_UNVERIFIED,
+    401,
+    "compare the webhook key with FreeScout's Manage » Settings » API & Webhooks",
+)
 EMPTY = Refusal("empty", DELIVERY_EMPTY, 401)
 NO_TOKEN = Refusal("no_token", DELIVERY_REFUSED, 401)
 MISDIRECTED = Refusal("misdirected", DELIVERY_MISDIRECTED, 404)
@@ -115,6 +121,7 @@ class Refusals:
             kind.refusal.event,
             status=kind.refusal.status,
             **fields,
+            next_step=kind.refusal.next_step,
             left_out=left_out or None,
         )
 

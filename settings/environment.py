@@ -11,7 +11,8 @@ WEBHOOK_SECRET = "FREESCOUT_AUDIT_WEBHOOK_SECRET"  # noqa: S105 - names of varia
 WEBHOOK_SECRET_PREVIOUS = "FREESCOUT_AUDIT_WEBHOOK_SECRET_PREVIOUS"  # noqa: S105
 API_KEY = "FREESCOUT_API_KEY"
 OPS_TOKEN = "OPS_TOKEN"  # noqa: S105
-KEYS = (WEBHOOK_SECRET, WEBHOOK_SECRET_PREVIOUS, API_KEY, OPS_TOKEN)
+HEARTBEAT_URL = "OPS_HEARTBEAT_URL"
+KEYS = (WEBHOOK_SECRET, WEBHOOK_SECRET_PREVIOUS, API_KEY, OPS_TOKEN, HEARTBEAT_URL)
 """The variables that a vault can hold instead."""
 
 VAULT_PATH = "/MooseQuest/freescout/"
@@ -74,6 +75,8 @@ class Environment:
     freescout_url: str | None
     freescout_api_key: Secret | None
     ops_token: Secret | None
+    heartbeat_url: Secret | None
+    """Pinged at each pass, so that somebody hears of passes that do not come."""
     vault: VaultAccess | None
     """None: the keys above are the ones in use; otherwise `settings.vault.live` says which are."""
 
@@ -101,6 +104,7 @@ def load_environment(variables: Mapping[str, str]) -> Environment:
         freescout_url=read_address("FREESCOUT_URL", text("FREESCOUT_URL")),
         freescout_api_key=secret(API_KEY),
         ops_token=secret(OPS_TOKEN),
+        heartbeat_url=secret(HEARTBEAT_URL),
         vault=_vault(text),
     )
 

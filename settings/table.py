@@ -11,7 +11,7 @@ from typing import Annotated, Literal, NamedTuple, get_args, get_origin, get_typ
 from msgspec import Meta, Struct, field
 
 from freescout_audit.rule import Terms
-from settings.environment import API_KEY, OPS_TOKEN, WEBHOOK_SECRET, WEBHOOK_SECRET_PREVIOUS
+from settings.environment import API_KEY, HEARTBEAT_URL, OPS_TOKEN, WEBHOOK_SECRET, WEBHOOK_SECRET_PREVIOUS
 
 
 class CacheSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -116,6 +116,10 @@ class VaultSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     api_key_name: Annotated[str, Meta(description="the key that holds FreeScout's API key")] = API_KEY
     ops_token_name: Annotated[str, Meta(description="the key that holds the operators' token")] = OPS_TOKEN
 
+    heartbeat_url_name: Annotated[str, Meta(description="the key that holds the URL of a dead man's switch")] = (
+        HEARTBEAT_URL
+    )
+
     @property
     def names(self) -> dict[str, str]:
         """The key in the vault for each variable that a vault can hold instead."""
@@ -124,6 +128,7 @@ class VaultSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
             WEBHOOK_SECRET_PREVIOUS: self.webhook_secret_previous_name,
             API_KEY: self.api_key_name,
             OPS_TOKEN: self.ops_token_name,
+            HEARTBEAT_URL: self.heartbeat_url_name,
         }
 
 

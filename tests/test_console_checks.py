@@ -88,6 +88,19 @@ async def test_a_healthy_app_is_green_from_top_to_bottom(operator: Operator) -> 
     assert (said.code, said.json["green"], said.json["red"]) == (0, 20, 0)
 
 
+async def test_for_cron_it_says_what_is_red_in_one_line_and_else_nothing(
+    operator: Operator, sql: asyncpg.Connection
+) -> None:
+    said = await operator.types("doctor", "--quiet")
+    assert (said.code, said.out, said.err) == (0, "", "")
+
+    await sql.execute("UPDATE freescout_lease SET lease_until = freescout_now() - interval '1 minute'")
+    said = await operator.types("doctor", "--quiet")
+    assert said.code == 1
+    assert said.out.startswith("lease: it ended at ")
+    assert said.out.count("\n") == 1
+
+
 async def test_nothing_it_says_is_a_secret(operator: Operator) -> None:
     secrets = {
         value for name, value in operator.variables.items() if "KEY" in name or "SECRET" in name or "TOKEN" in name

@@ -19,10 +19,11 @@ from freescout_audit.errors import DatabaseUnavailableError
 from freescout_audit.rule import Terms
 from poller import jobs as jobs_module
 from poller.freescout import DeskResponse, DeskUnavailableError
+from poller.heartbeat import Heartbeat
 from poller.host import Every, Host
 from poller.jobs import Jobs
 from poller.questions import AGAIN, LONGEST_BACKOFF, Questions
-from settings import load_settings
+from settings import Secret, load_settings
 from simulator import ApiFault
 from support.world import World, make_world
 
@@ -46,6 +47,7 @@ async def at_work(
     peek: float = 0,
     give_up: Callable[[], None] = lambda: None,
     host: Host | None = None,
+    heartbeat: Heartbeat | None = None,
 ) -> AsyncIterator[Jobs]:
     """A leading poller's jobs; each has its first run at once."""
     jobs = Jobs(
@@ -58,6 +60,7 @@ async def at_work(
         disputed=asyncio.Event(),
         give_up=give_up,
         host=host,
+        heartbeat=heartbeat,
     )
     jobs.start()
     try:
@@ -482,6 +485,24 @@ class TestQuestions:
         await five_at_once(world, crowded=lambda: said.append(None)).ask()
 
         assert said == []
+
+
+async def test_who_watches_hears_of_each_pass(world: World, log: Log) -> None:
+    pinged: list[str] = []
+
+    async def ping(address: str) -> int:
+        pinged.append(address.removeprefix("https://watch.example.org/key"))
+        return 200
+
+    beating = Heartbeat(lambda: Secret("https://watch.example.org/key"), ping)
+    async with at_work(world, interval=1, heartbeat=beating):
+        await until(lambda: len(pinged) >= 2)
+        world.desk.faults.api = ApiFault.UNAUTHORIZED
+        await until(lambda: "/fail" in pinged)
+
+    assert pinged[:2] == ["/start", ""]
+    assert pinged[pinged.index("/fail") - 1] == "/start"
+    assert log.lines("heartbeat.failed") == []
 
 
 class TestADeskThatHangs:

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from typing import Annotated
 
 import msgspec
@@ -55,6 +56,9 @@ def doctor(
     accept_yellow: Annotated[
         bool, typer.Option("--accept-yellow", help="Do not wait for what is yellow and will pass.")
     ] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Say what is red, in one line, and nothing when nothing is: for cron.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Check everything: each line is green, or says what to do next. Ends with 1 when one is red."""
@@ -62,12 +66,14 @@ def doctor(
     async def look(workplace: Workplace) -> CommandResult:
         waits_for = _is_red if accept_yellow else _is_red_or_passes
         async with workplace.fresh_secrets():
-            if not wait:
-                return diagnose(await examine(workplace, url), wrong=_is_red)
-            checks = await watch(
-                lambda: examine(workplace, url), waits_for=waits_for, within=within, tell=workplace.remark
-            )
-        return diagnose(checks, wrong=waits_for)
+            if wait:
+                checks = await watch(
+                    lambda: examine(workplace, url), waits_for=waits_for, within=within, tell=workplace.remark
+                )
+            else:
+                checks = await examine(workplace, url)
+        found = diagnose(checks, wrong=waits_for if wait else _is_red)
+        return replace(found, picture=in_one_line(found.document)) if quiet else found
 
     run_command(look, as_json=as_json)
 
@@ -115,6 +121,13 @@ def diagnose(checks: Sequence[Check], *, wrong: Callable[[Check], bool]) -> Comm
     document = Diagnosis(checks=checks, stays_yellow=stays, **counts)
     code = Exit.WRONG if any(wrong(check) for check in checks) else Exit.GOOD
     return CommandResult(document, picture(document), code)
+
+
+def in_one_line(diagnosis: msgspec.Struct) -> RenderableType:
+    """Say what is red; nothing when nothing is."""
+    assert isinstance(diagnosis, Diagnosis)  # noqa: S101 - what `diagnose` has made
+    red = [f"{each.name}: {each.detail} → {each.what_to_do}" for each in diagnosis.checks if each.state == "red"]
+    return Text("; ".join(red), no_wrap=True, overflow="ignore") if red else ""
 
 
 def picture(diagnosis: Diagnosis) -> RenderableType:

@@ -185,6 +185,7 @@ async def staged(folder: Path, settings: Mapping[str, str] = SETTINGS) -> AsyncI
         stage.receiver, stage.poller = name_processes(
             folder, database_url=database_url, desk=desk, desk_url=desk_url, settings=told
         )
+        stage.receiver.variables["DYNO"], stage.poller.variables["DYNO"] = "web.1", "poller.1"
         for process in (stage.receiver, stage.poller):
             process.variables.pop("FREESCOUT_AUDIT_WEBHOOK_SECRET", None)
             process.variables.pop("FREESCOUT_API_KEY", None)

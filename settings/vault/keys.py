@@ -1,9 +1,9 @@
 """Which keys are in use: the environment's or, where a vault is configured, the vault's. Pure.
 
 The vault is the source of truth. What it holds, or has held in this process, wins over the environment, and the
-webhook key comes from nowhere else; FREESCOUT_API_KEY and OPS_TOKEN come from the environment while the vault never
-held them. A key that disappears from the vault stays in use, since a key is not rotated by deleting it; only the
-previous webhook key goes when it is gone, for that is how a rotation ends.
+webhook key comes from nowhere else; the others come from the environment while the vault never held them. A key that
+disappears from the vault stays in use, since a key is not rotated by deleting it; only the previous webhook key goes
+when it is gone, for that is how a rotation ends.
 """
 
 from collections.abc import Mapping
@@ -11,7 +11,16 @@ from dataclasses import dataclass
 from secrets import token_urlsafe
 
 from freescout_audit.signature import fingerprint
-from settings.environment import API_KEY, KEYS, OPS_TOKEN, WEBHOOK_SECRET, WEBHOOK_SECRET_PREVIOUS, Environment, Secret
+from settings.environment import (
+    API_KEY,
+    HEARTBEAT_URL,
+    KEYS,
+    OPS_TOKEN,
+    WEBHOOK_SECRET,
+    WEBHOOK_SECRET_PREVIOUS,
+    Environment,
+    Secret,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,6 +31,7 @@ class Keys:
     """Those that may sign deliveries, the current one first."""
     api_key: Secret | None
     ops_token: Secret | None
+    heartbeat_url: Secret | None = None
     from_vault: frozenset[str] = frozenset()
     """The variables whose value comes from the vault."""
     lacking: tuple[str, ...] = ()
@@ -35,6 +45,7 @@ class Keys:
             WEBHOOK_SECRET_PREVIOUS: previous,
             API_KEY: self.api_key,
             OPS_TOKEN: self.ops_token,
+            HEARTBEAT_URL: self.heartbeat_url,
         }
         return {name: value for name, value in held.items() if value is not None}
 
@@ -50,6 +61,7 @@ def keys_of(environment: Environment) -> Keys:
             webhook=environment.webhook_secrets,
             api_key=environment.freescout_api_key,
             ops_token=environment.ops_token,
+            heartbeat_url=environment.heartbeat_url,
         )
     # Until the token is known, no token opens them: with none at all the pages would be open on loopback.
     return Keys(webhook=(), api_key=None, ops_token=Secret(token_urlsafe()))
@@ -67,7 +79,9 @@ def keys_from_vault(
         before: The keys in use until now.
     """
     given = {variable: held[name] for variable, name in names.items() if name in held}
-    lacking = [variable for variable in (API_KEY, OPS_TOKEN) if variable in before.from_vault - given.keys()]
+    lacking = [
+        variable for variable in (API_KEY, OPS_TOKEN, HEARTBEAT_URL) if variable in before.from_vault - given.keys()
+    ]
     from_vault = before.from_vault | given.keys()
     if WEBHOOK_SECRET in given:
         pair = (given[WEBHOOK_SECRET], given.get(WEBHOOK_SECRET_PREVIOUS))
@@ -86,6 +100,7 @@ def keys_from_vault(
         webhook=webhook,
         api_key=single(API_KEY, before.api_key),
         ops_token=single(OPS_TOKEN, before.ops_token),
+        heartbeat_url=single(HEARTBEAT_URL, before.heartbeat_url),
         from_vault=from_vault,
         lacking=tuple(lacking),
     )

@@ -101,6 +101,10 @@ class LiveSecrets:
         """Return FreeScout's API key as it is now."""
         return self.keys.api_key
 
+    def heartbeat_url(self) -> Secret | None:
+        """Return what is pinged at each pass; None: nothing."""
+        return self.keys.heartbeat_url
+
     def ops_token(self) -> Secret | None:
         """Return the operators' token as it is now."""
         return self.keys.ops_token
