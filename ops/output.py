@@ -8,6 +8,7 @@ import msgspec
 import typer
 from rich.console import Console
 from rich.markup import escape
+from rich.text import Text
 
 from freescout_audit.errors import FreescoutAuditError
 from ops.result import CommandResult
@@ -47,7 +48,10 @@ def show(found: CommandResult, *, as_json: bool) -> None:
     if found.picture == "":
         return
     console = Console(highlight=False)
-    console.print(found.picture, width=min(console.width, WIDEST))
+    if isinstance(found.picture, Text) and found.picture.no_wrap:
+        console.print(found.picture, soft_wrap=True)
+    else:
+        console.print(found.picture, width=min(console.width, WIDEST))
 
 
 def fail(error: FreescoutAuditError, code: int, *, as_json: bool) -> NoReturn:

@@ -127,7 +127,7 @@ def in_one_line(diagnosis: msgspec.Struct) -> RenderableType:
     """Say what is red; nothing when nothing is."""
     assert isinstance(diagnosis, Diagnosis)  # noqa: S101 - what `diagnose` has made
     red = [f"{each.name}: {each.detail} → {each.what_to_do}" for each in diagnosis.checks if each.state == "red"]
-    return Text("; ".join(red), no_wrap=True, overflow="ignore") if red else ""
+    return Text("; ".join(red), no_wrap=True) if red else ""
 
 
 def picture(diagnosis: Diagnosis) -> RenderableType:
