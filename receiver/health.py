@@ -203,6 +203,7 @@ class Health:
     def _look_at_the_writing(self, revision: str) -> None:
         """Tell whether deliveries can be saved: the schema is ours, and the last commit succeeded."""
         failure = self._writing.failure
+        self._metrics.committed(self._writing.saved_at)
         if age_of(revision) in {"older", "forgotten"}:
             self._note("database", "failed", "the schema is older than this code", "run python -m db.migrate")
         elif failure is not None:

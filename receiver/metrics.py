@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from datetime import datetime
 from functools import cache
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, generate_latest
@@ -26,6 +27,15 @@ class _DroppedLines(Collector):
         yield CounterMetricFamily(
             "freescout_audit_log_lines_dropped", "Log lines that could not be written at once.", value=dropped_lines()
         )
+
+
+_MOMENTS = {
+    "heartbeat": "When a poller's heartbeat was last seen.",
+    "pass": "When the last complete pass ended.",
+    "lease_end": "Until when the last complete pass vouches for everything.",
+    "commit": "When this receiver last committed something.",
+}
+"""The moments that are shown, each as a metric of its own."""
 
 
 class Metrics:
@@ -109,6 +119,10 @@ class Metrics:
             ["kind"],
             registry=self.registry,
         )
+        self._moments = {
+            name: Gauge(f"freescout_audit_{name}_timestamp_seconds", meaning, registry=self.registry)
+            for name, meaning in _MOMENTS.items()
+        }
         self._gaps = Gauge(
             "freescout_audit_gaps",
             "Changes of the last day that the poller found first, by what became of their delivery.",
@@ -134,9 +148,19 @@ class Metrics:
             self.lease_seconds.set((vouched - standing.now).total_seconds())
         self.desk_up.set(leads and standing.desk_state == "ok")
         self.both_silent.set(leads and standing.silent_since is not None)
+        self._moment("heartbeat", standing.lease.heartbeat_at)
+        self._moment("pass", standing.passed_at)
+        self._moment("lease_end", vouched_until(standing.lease, standing.now))
         for kind, tally in answers.items():
             self._answered.labels(kind).set(tally.answers)
             self._answered_at.labels(kind).set(tally.last_at.timestamp())
+
+    def committed(self, at: datetime | None) -> None:
+        """Show when this receiver last committed something; None: never."""
+        self._moment("commit", at)
+
+    def _moment(self, name: str, at: datetime | None) -> None:
+        self._moments[name].set(math.nan if at is None else at.timestamp())
 
     def database_failed(self) -> None:
         """Show that PostgreSQL is away, and that what only it knows is not known."""

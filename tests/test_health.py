@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -210,6 +211,10 @@ async def test_the_poller_and_the_desk_are_shown_as_the_database_has_it(
         assert 'freescout_audit_component_up{component="desk"} 0.0' in metrics
         assert 'freescout_audit_component_up{component="poller"} 1.0' in metrics
         assert "freescout_audit_desk_up 0.0" in metrics
+        until = await sql.fetchval("SELECT extract(epoch FROM lease_until)::float8 FROM freescout_lease")
+        (shown,) = re.findall(r"^freescout_audit_lease_end_timestamp_seconds (\S+)$", metrics, re.MULTILINE)
+        assert float(shown) == pytest.approx(until, abs=0.001)
+        assert "freescout_audit_pass_timestamp_seconds NaN" in metrics
         told = [line["level"] for line in log.lines("receiver.state") if line["component"] == "desk"]
         assert told == ["error"]
 
