@@ -28,6 +28,8 @@ class Condition(msgspec.Struct, frozen=True, kw_only=True):
     detail: str
     next_step: str = ""
     since: datetime | None = None
+    passes: bool = False
+    """It will turn out well by itself."""
 
 
 def judge(standing: Standing) -> dict[str, Condition]:
@@ -109,6 +111,7 @@ def _lease(standing: Standing) -> Condition:
             state="notice",
             detail="the first pass is not complete yet",
             next_step="wait: freescout-audit status shows how far",
+            passes=True,
         )
     if until is None:
         return Condition(

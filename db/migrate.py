@@ -79,6 +79,7 @@ async def migrate(url: URL, *, tries: int = TRIES, sleep: Callable[[float], Awai
 
 
 def _upgrade(connection: Connection) -> str:
+    connection.execute(text(f"SET LOCAL lock_timeout = '{LOCK_PATIENCE:g}s'"))
     if age_of(_revision(connection)) not in {"current", "newer"}:
         _take_turns(connection)
     before = _revision(connection)
@@ -97,7 +98,6 @@ def _upgrade(connection: Connection) -> str:
 
 def _take_turns(connection: Connection) -> None:
     """Let releases that come at once take turns. A lock of our own table, since anybody may take an advisory lock."""
-    connection.execute(text(f"SET LOCAL lock_timeout = '{LOCK_PATIENCE:g}s'"))
     connection.execute(text(_OUR_FIRST_TABLE))
     connection.execute(text("LOCK TABLE freescout_schema IN SHARE ROW EXCLUSIVE MODE"))
 

@@ -56,6 +56,12 @@ _MEANINGS: Sequence[tuple[type[Exception], str, str]] = (
     (asyncpg.IndexCorruptedError, "PostgreSQL finds an index damaged", "REINDEX DATABASE, and look into its log"),
     (asyncpg.PostgresSystemError, "PostgreSQL's operating system fails it", f"{_LOOK}, and at its disk"),
     (asyncpg.InternalServerError, "PostgreSQL met an internal error", _LOOK),
+    (asyncpg.IdleInTransactionSessionTimeoutError, "PostgreSQL ended a transaction that stood still", "try again"),
+    (
+        asyncpg.FeatureNotSupportedError,
+        "PostgreSQL, or a pooler before it, does not know what we ask for",
+        "connect directly, to PostgreSQL 14 or later",
+    ),
     (asyncpg.OperatorInterventionError, "PostgreSQL ended this session", _LOOK),
 )
 _OF_ONE_ROW = (asyncpg.DataCorruptedError, asyncpg.IndexCorruptedError, asyncpg.InternalServerError)

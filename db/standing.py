@@ -43,6 +43,7 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
     silent_since: datetime | None
     trouble: str
     trouble_since: datetime | None
+    leads_until: datetime | None
     stepped_down_at: datetime | None
     retired_at: datetime | None
 
@@ -51,7 +52,9 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
         """What became of the poller, for people and alerts; the rule has `poller_is_alive`."""
         beaten = self.lease.heartbeat_at
         if beaten is None:
-            return "never"
+            holds = self.leads_until is not None and self.leads_until > self.now
+            overdue = self.led_since is not None and self.now - self.led_since > HEARTBEAT_OVERDUE
+            return "vanished" if holds and overdue else "never"
         if self.stepped_down_at is not None and self.stepped_down_at >= beaten:
             return "stepped_down"
         return "leads" if self.now - beaten <= HEARTBEAT_OVERDUE else "vanished"

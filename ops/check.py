@@ -51,6 +51,6 @@ def of_condition(name: str, condition: Condition) -> Check:
         state=colour,
         detail=condition.detail,
         next_step=condition.next_step,
-        passes=colour == "yellow" and bool(condition.next_step),
+        passes=condition.passes,
         runbook=remedy(name) if colour == "red" else "",
     )

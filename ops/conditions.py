@@ -3,18 +3,21 @@
 from collections.abc import Mapping
 from datetime import timedelta
 
+import asyncpg
 import msgspec
 
 from db.answers import DROPPED, read_ahead, read_answers
 from db.condition import Condition, judge, judge_pushes
 from db.database import Database
 from db.journal import try_to_write
+from db.refusals import explain
 from db.standing import Standing, is_standby
 from freescout_audit.errors import DatabaseUnavailableError
 from ops.check import Check, green, of_condition, red, yellow
 from ops.drawing import ago
 
 _DAY = timedelta(days=1)
+_LOOK = "look into PostgreSQL's log"
 _REPEATED_HOUR = (
     "in the hour that daylight saving repeats, a desk whose standard time is UTC or ahead of it (Berlin, London,"
     " Sydney) dates changes an hour late, and they read none until it is over"
@@ -49,6 +52,9 @@ async def try_writing(database: Database) -> Check:
         if await is_standby(database):
             return red(name, "the database is a standby, which lets us read only", "name the primary in DATABASE_URL")
         await try_to_write(database, keep=False)
+    except asyncpg.PostgresError as error:
+        said = explain(error) or DatabaseUnavailableError(f"PostgreSQL raises {type(error).__name__}", _LOOK)
+        return red(name, said.problem, said.next_step)
     except DatabaseUnavailableError as error:
         return red(name, error.problem, error.next_step)
     return green(name, "a delivery could be saved (tried, and rolled back)")

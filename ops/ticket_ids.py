@@ -6,6 +6,8 @@ import typer
 
 from freescout_audit.conversation import MAX_ID
 
+_TOO_MANY = 20
+
 
 def parse_ticket_id(text: str | int) -> int:
     """Read a ticket's id.
@@ -14,9 +16,10 @@ def parse_ticket_id(text: str | int) -> int:
         typer.BadParameter: It is none.
     """
     typed = str(text).strip()
+    digits = typed.lstrip("0")
     # Fewer digits than Python refuses to read.
-    if typed.isascii() and typed.isdecimal() and 0 < int(typed[:20]) <= MAX_ID:
-        return int(typed[:20])
+    if digits.isascii() and digits.isdecimal() and len(digits) < _TOO_MANY and int(digits) <= MAX_ID:
+        return int(digits)
     raise typer.BadParameter(f"{typed[:40]!r} is not a ticket id: give a number such as 4711")
 
 

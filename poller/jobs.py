@@ -101,6 +101,7 @@ class Jobs:
             crowded=lambda: self.pass_now(at_most_every=CROWDED_PEEK_EVERY),
         )
         self._repeats = Repeats()
+        self._told_of_trouble = False
         self._faulty_since: dict[str, float] = {}
         """Since when each job has ended in nothing but unexpected errors."""
         self._passing = asyncio.Lock()
@@ -249,8 +250,13 @@ class Jobs:
 
     async def _look_at_the_desk(self) -> None:
         """Tell of a desk that hangs or fails while a pass still waits for it."""
-        if (trouble := self._desk.trouble) is not None:
+        trouble = self._desk.trouble
+        if trouble is not None:
+            self._told_of_trouble = True
             await self._report(_state_of(trouble), trouble)
+        elif self._told_of_trouble and self._passing.locked():
+            self._told_of_trouble = False
+            await self._report("ok")
 
     async def _report(self, state: lease.DeskState, error: DeskError | None = None) -> None:
         problem, next_step = ("", "") if error is None else (error.problem, error.next_step)

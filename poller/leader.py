@@ -4,13 +4,16 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 
+import asyncpg
+
 from db import leadership
 from db.database import Connection, Database
 from db.store import DISPUTED
 from freescout_audit import __version__
 from freescout_audit.errors import DatabaseUnavailableError
-from freescout_audit.events import POLLER_LEADS, POLLER_STEPS_DOWN, POLLER_WAITS, POLLER_WAITS_IN_VAIN
+from freescout_audit.events import POLLER_FAULT, POLLER_LEADS, POLLER_STEPS_DOWN, POLLER_WAITS, POLLER_WAITS_IN_VAIN
 from freescout_audit.logs import emit
+from freescout_audit.repeats import Repeats
 from settings.process import process_name
 
 TRY_EVERY = 1.0
@@ -33,6 +36,7 @@ class Leadership:
         self._database = database
         self._listening = connection.driver
         self._session = session
+        self._repeats = Repeats()
         self.lost = asyncio.Event()
         """Set when another process leads, or may: it was given up, or the session that hears of disputes has ended."""
         self.disputed = asyncio.Event()
@@ -64,14 +68,18 @@ class Leadership:
         """Renew it until another process leads."""
         while True:
             await wait(RENEW_EVERY)
-            with suppress(DatabaseUnavailableError):  # readiness and the jobs say so
+            try:
                 if await self._claim() is not None:
                     self.give_up()
                     return
+            except DatabaseUnavailableError:
+                pass  # readiness and the jobs say so
+            except Exception as error:  # noqa: BLE001 - it is tried again, and another poller leads if that fails
+                self._repeats.emit(POLLER_FAULT, type(error).__name__, job="lead", error=type(error).__name__)
 
     async def end(self, *, stepped_down: bool) -> None:
         """Give it up in the database, if it answers; else it ends by itself."""
-        with suppress(DatabaseUnavailableError, TimeoutError):
+        with suppress(DatabaseUnavailableError, asyncpg.PostgresError, TimeoutError):
             async with asyncio.timeout(_FAREWELL):
                 await leadership.release(self._database, session=self._session, stepped_down=stepped_down)
 

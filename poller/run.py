@@ -6,8 +6,11 @@ import uuid
 from datetime import timedelta
 from typing import NamedTuple
 
+import asyncpg
+
 from db import lease
 from db.database import Database
+from db.refusals import explain
 from freescout_audit.errors import DatabaseUnavailableError, SettingsError
 from freescout_audit.events import LOAD_PROGRESS, POLLER_FAULT
 from freescout_audit.logs import emit
@@ -114,6 +117,9 @@ async def _lead_again_and_again(
         try:
             await lease.claim_desk(database, tied_to)
             await _lead_once(database, outside, session, settings, progress)
+        except asyncpg.PostgresError as error:
+            said = explain(error) or DatabaseUnavailableError(f"PostgreSQL raises {type(error).__name__}")
+            repeats.emit(POLLER_FAULT, said.problem, job="lead", reason=said.problem, next_step=said.next_step or None)
         except DatabaseUnavailableError as error:
             repeats.emit(
                 POLLER_FAULT, error.problem, job="lead", reason=error.problem, next_step=error.next_step or None

@@ -3,14 +3,17 @@
 import asyncio
 import time
 from collections.abc import Callable
-from contextlib import suppress
 
 from db.answers import DROPPED, VERIFIED, Counted, add_answers
 from db.database import Database
 from freescout_audit.errors import DatabaseUnavailableError
+from freescout_audit.events import RECEIVER_FAULT
 from freescout_audit.logs import dropped_lines
+from freescout_audit.repeats import Repeats
 
 WRITE_EVERY = 10.0
+_REMEMBERED = 10_000
+"""Deliveries that are known to have come before, at the most."""
 
 
 class Answers:
@@ -22,6 +25,9 @@ class Answers:
         self._counted: dict[str, list[float]] = {}
         """How many of each kind, and when the first and the last came."""
         self._fingerprint: str | None = None
+        self._seen: dict[str, None] = {}
+        """Deliveries that have come, the oldest first."""
+        self._repeats = Repeats()
         self._dropped = dropped_lines()
 
     def note(self, kind: str, times: int = 1) -> None:
@@ -31,8 +37,16 @@ class Answers:
         seen[0] += times
         seen[2] = now
 
-    def verified(self, fingerprint: str) -> None:
-        """Count a request that the key of that name had signed."""
+    def verified(self, fingerprint: str, digest: str) -> None:
+        """Count a delivery that the key of that name had signed.
+
+        One that has come before is none: whoever has recorded it can send it again, and it proves no key.
+        """
+        if digest in self._seen:
+            return
+        if len(self._seen) >= _REMEMBERED:
+            del self._seen[next(iter(self._seen))]
+        self._seen[digest] = None
         self._fingerprint = fingerprint
         self.note(VERIFIED)
 
@@ -40,14 +54,18 @@ class Answers:
         """Write for ever what was counted; what cannot be written waits for the next time."""
         while True:
             await asyncio.sleep(WRITE_EVERY)
-            with suppress(DatabaseUnavailableError):  # readiness says so
+            try:
                 await self.write()
+            except DatabaseUnavailableError:
+                pass  # readiness says so
+            except Exception as error:  # noqa: BLE001 - the next time comes, whatever this one met
+                self._repeats.emit(RECEIVER_FAULT, type(error).__name__, error=type(error).__name__, where="answers")
 
     async def write(self) -> None:
-        """Write what was counted.
+        """Write what was counted; what an error keeps from being written stays counted.
 
         Raises:
-            DatabaseUnavailableError: It stays counted.
+            DatabaseUnavailableError: PostgreSQL is away.
         """
         dropped, self._dropped = dropped_lines() - self._dropped, dropped_lines()
         if dropped:
@@ -67,7 +85,7 @@ class Answers:
                     for kind, (answers, first, last) in counted.items()
                 },
             )
-        except DatabaseUnavailableError:
+        except Exception:
             for kind, (answers, first, last) in counted.items():
                 later = self._counted.get(kind, [0, first, last])
                 self._counted[kind] = [answers + later[0], first, max(last, later[2])]

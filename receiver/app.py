@@ -28,6 +28,8 @@ from settings.vault.live import LiveSecrets
 
 SHUTDOWN_TIMEOUT = 6.0
 """Seconds that requests in flight are given after SIGTERM; Heroku's patience is 30, our promise 10."""
+_FAREWELL = 1.0
+"""Seconds for what is written last."""
 FIRST_KEY_PATIENCE = 5.0
 """Seconds that the first reading of the vault may hold up the start; SIGTERM waits as long at the most."""
 
@@ -60,7 +62,9 @@ def create_app(
     endpoint = Endpoint(
         name=ENDPOINT, enabled=lambda: environment.receive, secrets=secrets.webhook, handle=audit.handle
     )
-    connections = Connections(settings.receiver, refusals, Doorman([endpoint], refusals, metrics))
+    connections = Connections(
+        settings.receiver, refusals, Doorman([endpoint], refusals, metrics, max_body=settings.receiver.max_body)
+    )
     app = web.Application(middlewares=[connections.guard])
     app[CONNECTIONS] = connections
     register(
@@ -91,6 +95,10 @@ def create_app(
         for task in running:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
+        with suppress(Exception):  # whatever keeps it from the database, the process ends
+            async with asyncio.timeout(_FAREWELL):
+                await answers.write()
+                await health.leave()
 
     app.cleanup_ctx.append(tasks)
     return app

@@ -5,7 +5,7 @@ from functools import partial
 
 from aiohttp import web
 
-from db.database import Database
+from db.database import OVERTAKEN, Database
 from db.group import LOCK_PATIENCE, GroupCommit
 from db.journal import SELF_TEST
 from db.store import Delivery, Recorded, record_deliveries
@@ -13,7 +13,6 @@ from freescout_audit import events
 from freescout_audit.conversation import UnusableBodyError
 from freescout_audit.delivery import read_claim
 from freescout_audit.desk_clock import WITHIN_A_SECOND
-from freescout_audit.errors import DatabaseUnavailableError
 from freescout_audit.logs import emit, where
 from freescout_audit.repeats import Repeats
 from freescout_audit.rule import Claim, Terms, Verdict, poller_is_alive
@@ -80,7 +79,7 @@ class AuditHandler:
             )
             return web.json_response({"error": error.problem}, status=400)
         if claim is not None or not delivery.event.startswith(SELF_TEST):
-            self._answers.verified(delivery.key_fingerprint)
+            self._answers.verified(delivery.key_fingerprint, delivery.digest)
         if claim is None:
             await self._save(delivery, None, "ignored")
             emit(events.DELIVERY_IGNORED, outcome="ignored", freescout_event=delivery.event, bytes=len(delivery.body))
@@ -112,7 +111,9 @@ class AuditHandler:
                 deadline=deadline,
                 lock_patience=None if apart else LOCK_PATIENCE,
             )
-        except DatabaseUnavailableError as error:
+        except OVERTAKEN:  # somebody holds one of the tickets: each goes its own way
+            raise
+        except Exception as error:
             self._writing.failed(error)
             raise
         self._writing.saved()

@@ -271,6 +271,7 @@ async def read_body(
     """
     body, limit = bytearray(), settings.max_body
     began = asyncio.get_running_loop().time()
+    ends = began + settings.body_timeout
     try:
         async with asyncio.timeout_at(began + _allowance(0, settings)) as timeout:
             place.interrupts(timeout)
@@ -279,10 +280,12 @@ async def read_body(
                 if len(body) + len(chunk) > limit:
                     raise BodyTooLargeError(f"the body has more bytes than receiver.max_body ({limit})")
                 if not place.has_turn:
-                    timeout.reschedule(began + settings.body_timeout)
+                    timeout.reschedule(ends)
+                    waits = asyncio.get_running_loop().time()
                     await place.turn(len(chunk))
+                    began += asyncio.get_running_loop().time() - waits
                 place.grow(len(chunk))
-                timeout.reschedule(began + _allowance(place.arrived, settings))
+                timeout.reschedule(min(began + _allowance(place.arrived, settings), ends))
                 for signer in signers:
                     signer.update(chunk)
                 body += chunk

@@ -54,7 +54,7 @@ class Connections:
 
     def bodies(self) -> int:
         """Return how many of them may have a body under way."""
-        return self._limit // 2
+        return max(1, self._limit // 2)
 
     @asynccontextmanager
     async def serve(self, app: web.Application, *, host: str, port: int, shutdown_timeout: float) -> AsyncIterator[int]:

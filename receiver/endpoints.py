@@ -120,7 +120,7 @@ class _Gate:
         self._come_again = {"Retry-After": str(settings.retry_after)}
 
     async def answer(self, request: web.Request) -> web.Response:
-        request_id = _request_id(request)
+        request_id = request_id_of(request.headers.get("X-Request-ID", ""))
         # Bound for this request only, whichever task aiohttp lets answer the next one.
         with (
             bound_contextvars(endpoint=self._endpoint.name, request_id=request_id),
@@ -255,9 +255,8 @@ def _problem(status: int, error: str, *, headers: dict[str, str] | None = None) 
     return web.json_response({"error": error}, status=status, headers=headers)
 
 
-def _request_id(request: web.Request) -> str:
-    """Return Heroku's request id, or one of our own."""
-    given = request.headers.get("X-Request-ID", "")
+def request_id_of(given: str) -> str:
+    """Return the request id that a router has given, or one of our own."""
     if given and given.isascii() and given.isprintable() and len(given) <= _LONGEST_REQUEST_ID:
         return given
     return f"{random.getrandbits(128):032x}"

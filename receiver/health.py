@@ -131,6 +131,10 @@ class Health:
             await write_components(self._database, self._process, found)
             self._reported, self._reported_at = found, now
 
+    async def leave(self) -> None:
+        """Take away what was kept for `status`: this process ends, and finds nothing any more."""
+        await write_components(self._database, self._process, [])
+
     def _look_at_the_key(self) -> None:
         if not self._environment.receive:
             self._note(

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 
 from db.database import Database
 from db.journal import try_to_write
+from db.refusals import explain
 from freescout_audit.errors import DatabaseUnavailableError
 
 TRY_EVERY = 5.0
@@ -35,10 +36,14 @@ class Writing:
         self.failure = self.failed_since = None
         self.saved_at = datetime.now(UTC)
 
-    def failed(self, error: DatabaseUnavailableError) -> None:
-        """Note a commit that failed."""
+    def failed(self, error: Exception) -> None:
+        """Note a commit that failed, whatever it failed of."""
         self._tried_at = self._clock()
         self.failed_since = self.failed_since or datetime.now(UTC)
+        if not isinstance(error, DatabaseUnavailableError):
+            error = explain(error) or DatabaseUnavailableError(
+                f"an unexpected error, {type(error).__name__}", "look for receiver.fault in the log, and report it"
+            )
         self.failure = error
 
     async def watch(self) -> None:
@@ -52,7 +57,7 @@ class Writing:
         """Write something small and commit it."""
         try:
             await try_to_write(self._database, keep=True, deadline=_DEADLINE)
-        except DatabaseUnavailableError as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, deliveries are not saved, and the next try comes
             self.failed(error)
         else:
             self.saved()

@@ -38,6 +38,8 @@ def gone(**changes: object) -> Standing:
             "its lease is over: tickets without a recent delivery read none",
         ),
         (standing(lease=beating(), stepped_down_at=at(-1)), "failed", "its lease is over"),
+        (standing(lease=Lease(), leads_until=at(5), led_since=at(-31)), "failed", "it has had no heartbeat"),
+        (standing(lease=Lease(), leads_until=at(5), led_since=at(-9)), "off", "no poller is running"),
         (standing(lease=Lease(), retired_at=at(-60)), "off", "push alone is meant since 2024-11-23 11:59:00 UTC"),
         (gone(retired_at=at(-60)), "off", "push alone is meant"),
         (standing(retired_at=at(-60)), "notice", "leads, although push alone is meant"),
@@ -143,3 +145,15 @@ def test_the_deliveries_never_turn_readiness_red(
 
     assert deliveries.state == state
     assert said in deliveries.detail
+
+
+def test_only_a_first_pass_that_is_under_way_passes_by_itself() -> None:
+    seen = (
+        standing(lease=Lease()),
+        standing(retired_at=at(-60)),
+        gone(stepped_down_at=at(-31)),
+        standing(lease=beating()),
+    )
+    passing = [[name for name, each in judge(one).items() if each.passes] for one in seen]
+
+    assert passing == [[], [], [], ["lease"]]

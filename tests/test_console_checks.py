@@ -562,7 +562,7 @@ async def test_yellow_that_may_be_meant_is_named_at_the_end_of_a_wait(
 async def test_a_wait_in_vain_for_what_passes_is_wrong_even_when_only_yellow_is_left(
     operator: Operator, sql: asyncpg.Connection
 ) -> None:
-    await sql.execute("UPDATE freescout_lease SET heartbeat_at = NULL")
+    await sql.execute("UPDATE freescout_lease SET lease_until = NULL")
 
     assert (await operator.types("doctor")).code == 0
     assert (await operator.types("doctor", "--wait", "--within", "1")).code == 1

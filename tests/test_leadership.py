@@ -3,9 +3,13 @@
 from datetime import timedelta
 
 import asyncpg
+import pytest
 
+from conftest import Log
 from db.database import Database
-from db.leadership import TERM, claim, release
+from db.leadership import TERM, Holder, claim, release
+from freescout_audit.errors import DatabaseUnavailableError
+from poller.leader import Leadership
 from support.databases import Clock
 from support.examples import NOON
 
@@ -79,3 +83,25 @@ async def test_no_transaction_stays_open_for_it(database: Database, sql: asyncpg
     )
     assert held == 0
     assert await sql.fetchval("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'") == 0
+
+
+async def test_a_leader_goes_on_renewing_whatever_one_try_meets(
+    database: Database, log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries = iter([asyncpg.LockNotAvailableError("x"), DatabaseUnavailableError("away"), None])
+
+    async def claim_it(*_arguments: object, **_named: object) -> Holder | None:
+        if (error := next(tries)) is not None:
+            raise error
+        return Holder(name="another", beats=True)
+
+    async def no_time(_seconds: float) -> None:
+        return
+
+    async with database.session() as connection:
+        leading = Leadership(database, connection, "one")
+        monkeypatch.setattr("poller.leader.leadership.claim", claim_it)
+        await leading.renew(no_time)
+
+    assert leading.lost.is_set()
+    assert [line["error"] for line in log.lines("poller.fault")] == ["LockNotAvailableError"]

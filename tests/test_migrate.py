@@ -170,3 +170,13 @@ async def test_a_release_that_has_nothing_to_change_waits_for_nobody(
     await sql.execute("BEGIN; LOCK TABLE freescout_schema IN SHARE MODE; LOCK TABLE freescout_ticket IN SHARE MODE")
 
     assert await migrate(normalise(database_url), tries=1) == NEWEST
+
+
+async def test_a_release_waits_for_nobody_who_has_locked_our_first_table(
+    database_url: str, sql: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("db.migrate.LOCK_PATIENCE", 0.05)
+    await sql.execute("BEGIN; LOCK TABLE freescout_schema IN ACCESS EXCLUSIVE MODE")
+
+    with pytest.raises(LockedError, match=f"by session {sql.get_server_pid()}"):
+        await migrate(normalise(database_url), tries=1)

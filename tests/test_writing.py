@@ -96,6 +96,50 @@ async def test_with_nothing_to_save_a_write_of_our_own_tells(
     assert await read_only.fetchval("SELECT count(*) FROM freescout_delivery") == 0
 
 
+async def test_an_error_that_may_be_one_rows_is_red_as_well(
+    receive: Receive, sql: asyncpg.Connection, log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("receiver.health._FRESH", 0.0)
+    await sql.execute("""
+CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
+$$ BEGIN RAISE EXCEPTION 'index is damaged' USING ERRCODE = 'XX002'; END $$;
+CREATE TRIGGER refuse BEFORE INSERT ON freescout_delivery FOR EACH STATEMENT EXECUTE FUNCTION refuse()
+""")
+    async with receive() as receiver:
+        assert (await receiver.deliver(body()))[0] == 503
+        async with receiver.client.get(receiver.url + "/readyz") as response:
+            assert response.status == 503
+            assert "finds an index damaged" in (await response.json())["components"]["database"]["detail"]
+    await sql.execute("DROP TRIGGER refuse ON freescout_delivery; DROP FUNCTION refuse")
+    assert log.lines("receiver.fault") == []
+
+
+async def test_a_watch_goes_on_whatever_its_try_meets(
+    database: Database, log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def raise_something(*_arguments: object, **_named: object) -> None:
+        raise asyncpg.LockNotAvailableError("x")
+
+    monkeypatch.setattr("receiver.writing.try_to_write", raise_something)
+    writing = Writing(database)
+    await writing.try_once()
+    assert writing.failure is not None
+
+    monkeypatch.setattr("receiver.answers.add_answers", raise_something)
+    monkeypatch.setattr("receiver.answers.WRITE_EVERY", 0.0)
+    answers = Answers(database)
+    answers.note("too_slow")
+    watching = asyncio.create_task(answers.watch())
+    async with asyncio.timeout(20):
+        while not log.lines("receiver.fault"):  # noqa: ASYNC110 - a log wakes nobody
+            await asyncio.sleep(0)
+    monkeypatch.undo()
+    assert not watching.done()
+    watching.cancel()
+    await answers.write()
+    assert (await read_answers(database))["too_slow"].answers == 1
+
+
 @pytest.mark.parametrize("error", [*REFUSED, asyncpg.DataCorruptedError, asyncpg.InternalServerError])
 def test_every_error_that_an_operator_can_mend_says_what_it_is_and_what_to_do(error: type[Exception]) -> None:
     meaning = explain(error("a message of PostgreSQL"))
@@ -118,7 +162,8 @@ class TestAnswers:
         answers.note("too_slow")
         now += 30
         answers.note("too_slow")
-        answers.verified("fingerprint")
+        answers.verified("fingerprint", "one")
+        answers.verified("fingerprint", "one")  # whoever has recorded it can send it again
         now += 30
         await answers.write()
         answers.note("too_slow")

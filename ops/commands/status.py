@@ -74,6 +74,8 @@ class DeskStatus(msgspec.Struct, frozen=True, kw_only=True):
     detail: str
     since: datetime | None
     silent_since: datetime | None
+    trouble: str
+    """What FreeScout does wrong for some tickets while its API answers."""
     clock_offset_s: float
 
 
@@ -197,6 +199,7 @@ async def read_status(database: Database) -> Status:
             detail=standing.desk_detail,
             since=standing.desk_since,
             silent_since=standing.silent_since,
+            trouble=standing.trouble,
             clock_offset_s=round(standing.lease.clock_offset.total_seconds(), 3),
         ),
         last_delivery=await read_last_delivery(database),
@@ -284,8 +287,12 @@ def _draw_desk(status: Status) -> Text:
     ahead = desk.clock_offset_s
     # Its Date has whole seconds.
     clock = f", its clock {span(ahead)} {'ahead' if ahead > 0 else 'behind'}" if abs(ahead) > 1 else ""
+    if not status.poller.alive:
+        return Text("FreeScout has not been asked lately", "yellow")
     if desk.silent_since is not None:
-        return Text(f"both paths are silent since {moment(desk.silent_since)}: {desk.detail}", "red")
+        return Text(f"neither push nor pull works since {moment(desk.silent_since)}: {desk.detail}", "red")
+    if desk.state == "ok" and desk.trouble:
+        return Text(f"answers{since}{clock}, but {desk.trouble}", "red")
     if desk.state == "ok":
         return Text.assemble(("answers", "green"), f"{since}{clock}")
     if desk.state == "unknown":
