@@ -18,6 +18,8 @@ IN_BETWEEN = "is a proxy in between?"
 _OF_CACHES = ("x-cache", "cf-cache-status", "via", "x-served-by", "server")
 """Headers by which a cache or a proxy may be known."""
 _PAST_CACHES = "let /api/* past every cache before FreeScout"
+_LATEST = timedelta(seconds=330)
+"""So much later than it was asked for may an answer be dated: `poller.timeout` is 300 s at the most."""
 _SHOWN = 60
 """So much of a header is shown at the most."""
 
@@ -92,9 +94,17 @@ def check_its_age(answer: DeskResponse) -> None:
     asked, date = _not_before.get(), answer.headers.get("date")
     if asked is None or date is None:
         return
-    before = before_the_question(desk_clock(answer), asked)
+    dated = desk_clock(answer)
+    before = before_the_question(dated, asked)
     if before > timedelta():
         raise older_than_asked(before, answer)
+    if dated > asked + _LATEST:
+        raise DeskUnavailableError(
+            f"FreeScout's answer is dated {(dated - asked).total_seconds():.0f} s after it was asked for: a cache gave"
+            f" it{named(answer)} before the desk's clock was set back, or that clock was set forward",
+            "the next pass reads the desk's clock",
+            again=False,
+        )
 
 
 def older_than_asked(before: timedelta, answer: DeskResponse | None = None) -> DeskUnavailableError:

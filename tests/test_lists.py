@@ -11,6 +11,7 @@ import pytest
 from conftest import Log
 from db.database import Database
 from freescout_audit.conversation import Sighting
+from poller.answer import not_before
 from poller.freescout import DeskError, DeskRefusedError, DeskResponse, DeskUnavailableError, FreeScout
 from poller.page import Page
 from poller.pieces import Around, Ask, around
@@ -290,6 +291,16 @@ class TestACacheBeforeTheDesk:
 
         assert await world.sql.fetchrow("SELECT seen_through, clock_offset, set_back_at FROM freescout_lease") == seen
         assert log.lines("desk.clock_went_back") == []
+
+
+async def test_an_answer_from_before_the_desks_clock_was_set_back_is_none_of_now() -> None:
+    later = listing(row(1), total=1, headers={"date": "Mon, 02 Mar 2026 09:08:00 GMT"})
+    with not_before(NOW), pytest.raises(DeskUnavailableError, match="dated 480 s after it was asked for"):
+        await desk(later).page(size=20, retries=0)
+
+    slow = listing(row(1), total=1, headers={"date": "Mon, 02 Mar 2026 09:05:00 GMT"})
+    with not_before(NOW):
+        assert (await desk(slow).page(size=20, retries=0)).total == 1
 
 
 class TestARowThatMakesListsFail:

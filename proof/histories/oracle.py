@@ -42,6 +42,8 @@ class Oracle:
     """When the desk's clock was set back, or its dates began to repeat, the last time."""
     set_forward: datetime | None = None
     """When the desk's clock was set forward, the last time."""
+    set_back_before: datetime | None = None
+    """When the desk's clock was set back the last time before any pass was complete."""
     dated_late_until: datetime | None = None
     """Until when what happened bore a date that is an hour late; None: it never did."""
     _ours_jumped: bool = False
@@ -101,6 +103,8 @@ class Oracle:
             raise WrongError(
                 f"the pass of {self.passed:%H:%M:%S.%f} vouches no more: an earlier one has overwritten it"
             )
+        if self.passed is None:
+            self.set_back_before = self.set_back
         self.passed = look.passed
         unread = max(truly_ahead - look.ahead, timedelta())
         self._unread = unread, self._unread[0]
@@ -131,14 +135,18 @@ class Oracle:
         )
 
     def _was_dated_late(self, ticket: _Ticket, seen: Seen) -> bool:
-        """Tell whether nobody could know better: a delivery of what bears a date an hour late, and no pass since.
+        """Tell whether nobody could know better: a delivery of what bears a date too late, and no pass since.
+
+        So is the date of what happened in the first pass of a repeated hour in some zones, and of what happened before
+        the desk's clock was set back, if no complete pass had read that clock before.
 
         docs/proof.md says so under "Not covered".
         """
-        until, claimed = self.dated_late_until, seen.claimed_at
-        if until is None or claimed is None or (self.passed is not None and self.passed >= claimed):
+        claimed = seen.claimed_at
+        if claimed is None or (self.passed is not None and self.passed >= claimed):
             return False
-        return any(answer == seen.answer and since <= until for since, answer in ticket.truths)
+        ends = [end for end in (self.dated_late_until, self.set_back_before) if end is not None]
+        return any(answer == seen.answer and since <= max(ends) for since, answer in ticket.truths) if ends else False
 
     def _was_true_since_it_was_read(self, ticket_id: int, ticket: _Ticket, seen: Seen) -> None:
         """No undisputed answer was already false when FreeScout was last asked for the ticket."""
