@@ -15,7 +15,7 @@ async def test_an_hour_with_incidents_ends_with_a_right_cache_and_nothing_wrong_
 ) -> None:
     incidents = [incident for incident in INCIDENTS if incident.name in CHOSEN]
 
-    result = await Soak(database_url, seed=1, hours=1, speed=450, incidents=incidents, folder=tmp_path).run()
+    result = await Soak(database_url, seed=1, hours=1, speed=600, incidents=incidents, folder=tmp_path).run()
 
     assert result.failures == []
     assert len(result.incidents) == len(CHOSEN)
