@@ -6,6 +6,8 @@ STAMP := $(VENV)/.installed
 # The folders with Python in them, for the type checker.
 PACKAGES := $(patsubst %/,%,$(sort $(dir $(wildcard $(addsuffix /*.py,freescout_audit settings db receiver poller ops simulator proof tests bench)))))
 BENCH_STAMP := $(VENV)/.installed-bench
+# One more than there are cores: many a test waits for other processes.
+WORKERS = $$($(PYTHON_IN_VENV) -c 'import os; print((os.cpu_count() or 1) + 1)')
 PIN := uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --upgrade --quiet \
 	--no-config --system-certs --no-emit-index-url --no-emit-find-links --no-header --no-annotate
 
@@ -33,7 +35,7 @@ delivery: $(STAMP) ## print a curl command that sends one signed delivery to mak
 	@exec $(PYTHON_IN_VENV) -m ops.delivery $(ARGS)
 
 test: $(STAMP) ## run the tests, on a real PostgreSQL
-	@exec $(PYTHON_IN_VENV) -m pytest -n auto --dist worksteal $(ARGS)
+	@exec $(PYTHON_IN_VENV) -m pytest -n $(WORKERS) --dist worksteal $(ARGS)
 
 prove: $(STAMP) ## play HISTORIES=1000 disorderly histories; SEED=… tells one, STEPS=… makes them longer
 	@exec $(PYTHON_IN_VENV) -m proof.histories $(if $(SEED),--seed $(SEED)) $(if $(STEPS),--steps $(STEPS)) \
