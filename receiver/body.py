@@ -294,6 +294,10 @@ async def read_body(
             raise BodyGaveWayError(place.lost) from error
         allowed = _allowance(len(body), settings)
         raise BodyTooSlowError(f"{len(body)} bytes came in {allowed:.3g} s, and then not the rest") from error
+    except RuntimeError as error:  # what aiohttp raises when the connection had ended before we began to read
+        if request.transport is not None and not request.transport.is_closing():
+            raise
+        raise BodyAbortedError("the connection had ended before its body was read") from error
     except (OSError, HttpProcessingError, web.RequestPayloadError, web.PayloadAccessError) as error:
         raise BodyAbortedError(f"{len(body)} bytes came, and then the connection ended") from error
     place.complete()

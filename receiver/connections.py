@@ -258,7 +258,8 @@ class _Connection(web.RequestHandler):
 
     def wait(self) -> None:
         """Begin to wait for another request: as long as nothing comes, that is aiohttp's own time-out."""
-        self._counts, self._head, self.head_due, self.has_had_its_turn = True, 0, math.inf, True
+        # A request that came with the last one has had its head read: what comes now is its body.
+        self._counts, self._head, self.head_due, self.has_had_its_turn = not self._messages, 0, math.inf, True
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)

@@ -268,6 +268,22 @@ class TestBodies:
         assert log.lines("delivery.unverified") == []
 
 
+class TestPipelines:
+    async def test_the_body_of_a_request_that_came_with_another_is_no_head(self, receiver: Receiver) -> None:
+        large = body("closed", 1, _embedded={"threads": [{"id": 1, "body": "x" * 3 * LARGEST_HEAD}]})
+        both = delivery() + delivery(large)
+        async with connected(receiver, both[: -2 * LARGEST_HEAD]) as (reader, writer):
+            assert (await reader.readline()).split()[1] == b"200"
+            for start in range(len(both) - 2 * LARGEST_HEAD, len(both), 10_000):
+                writer.write(both[start : start + 10_000])
+                await writer.drain()
+                await asyncio.sleep(0)
+            answers = await reader.readuntil(b'"outcome": "applied"}')
+            answers += await reader.readuntil(b'"outcome": "applied"}')
+
+        assert answers.count(b"HTTP/1.1 200 OK") == 1, "the second one's; the first line has been read"
+
+
 class TestPaths:
     async def test_a_trailing_slash_is_taken(self, receiver: Receiver) -> None:
         raw = body()
