@@ -106,7 +106,7 @@ class Database:
         connect_timeout: Seconds that opening one may take.
         patience: Seconds that a statement may take when its caller gives no deadline.
         name: What PostgreSQL's list of sessions calls this process.
-        idle: Seconds after which a connection that nobody has borrowed is closed.
+        idle: Seconds after which an idle connection is closed.
     """
 
     def __init__(

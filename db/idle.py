@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import asyncpg
 
 IDLE = 60.0
-"""Seconds after which a connection that nobody has borrowed is closed."""
+"""Seconds after which an idle connection is closed."""
 FAREWELL = 1.0
 """Seconds that the server has to take part in closing a connection."""
 

@@ -1,4 +1,4 @@
-"""The characters that come along when a key or an address is copied, and that nobody sees. Pure."""
+"""The invisible characters that come along when a key or an address is copied. Pure."""
 
 import unicodedata
 

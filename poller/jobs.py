@@ -65,7 +65,7 @@ class Jobs:
         settings: How often.
         disputed: Set when a dispute has been committed.
         give_up: Lets another process lead: this one's host, loop or code is at fault.
-        heartbeat: Is told of each pass; None: nobody is.
+        heartbeat: Is told of each pass, if there is one.
         host: Knows this host's clock.
     """
 

@@ -67,9 +67,10 @@ class Answers:
         Raises:
             DatabaseUnavailableError: PostgreSQL is away.
         """
-        dropped, self._dropped = dropped_lines() - self._dropped, dropped_lines()
-        if dropped:
-            self.note(DROPPED, dropped)
+        dropped = dropped_lines()
+        if dropped > self._dropped:
+            self.note(DROPPED, dropped - self._dropped)
+        self._dropped = dropped
         counted, self._counted = self._counted, {}
         now = self._clock()
         try:

@@ -38,7 +38,7 @@ class Doorman:
         self._largest_body = min(SMALL, max_body)
 
     def answer(self, data: bytes) -> bytes | None:
-        """Return the answer to a whole delivery that nobody signed whose key is accepted; None: take it in."""
+        """Return the answer to a whole delivery that no accepted key has signed; None: take it in."""
         head = _HEAD.match(data) if len(data) <= _LARGEST else None
         endpoint = None if head is None else self._endpoints.get(head["path"].removesuffix(b"/"))
         if head is None or endpoint is None or not endpoint.enabled():

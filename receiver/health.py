@@ -183,8 +183,11 @@ class Health:
             return
         except asyncpg.PostgresError as error:
             meaning = explain(error)
-            problem = f"PostgreSQL refuses what we ask it: {type(error).__name__}"
-            self._database_failed(*(meaning.args if meaning else (problem, "look into PostgreSQL's log")))
+            if meaning is not None:
+                self._database_failed(meaning.problem, meaning.next_step)
+            else:
+                problem = f"PostgreSQL refuses what we ask it: {type(error).__name__}"
+                self._database_failed(problem, "look into PostgreSQL's log")
             return
         if standing is None or standing.revision is None:
             self._database_failed(
