@@ -14,6 +14,7 @@ State = Literal["ok", "off", "notice", "degraded", "failed"]
 """``off``: on purpose. ``notice``: worth a look, and nothing is wrong. ``degraded``: wrong, and answers are right so
 far. ``failed``: somebody's work is not done, and readiness is red."""
 WRONG: frozenset[State] = frozenset({"degraded", "failed"})
+_FROM_BEST_TO_WORST: tuple[State, ...] = ("ok", "off", "notice", "degraded", "failed")
 
 START_THE_POLLER = "start the process poller; if push alone is meant: freescout-audit poller retire"
 _COMPARE_THE_KEY = "compare the webhook key with FreeScout's Manage » Settings » API & Webhooks; has APP_KEY changed?"
@@ -28,8 +29,15 @@ class Condition(msgspec.Struct, frozen=True, kw_only=True):
     detail: str
     next_step: str = ""
     since: datetime | None = None
+    brief: str = ""
+    """The same in the fewest words, to follow "since …"; empty: ``detail`` is as brief as it can be."""
     passes: bool = False
     """It will turn out well by itself."""
+
+
+def worst(*states: State) -> State:
+    """Return the worst of some states."""
+    return max(states, key=_FROM_BEST_TO_WORST.index)
 
 
 def judge(standing: Standing) -> dict[str, Condition]:
@@ -50,6 +58,7 @@ def judge_pushes(answers: Mapping[str, Tally], ahead: Ahead | None) -> dict[str,
             detail=f"what looks like FreeScout's deliveries is refused (401), the last at {_moment(refused.last_at)};"
             f" {last}",
             next_step=_COMPARE_THE_KEY,
+            brief="FreeScout's deliveries are refused (401)",
             since=refused.first_at if verified is None else max(refused.first_at, verified.last_at),
         )
     elif ahead is not None:
@@ -57,6 +66,7 @@ def judge_pushes(answers: Mapping[str, Tally], ahead: Ahead | None) -> dict[str,
             state="degraded",
             detail=f"FreeScout's clock is about {ahead.seconds:.0f} s ahead of ours: its deliveries are not believed",
             next_step="set the desk's time server right, or run a poller, which measures its clock",
+            brief="FreeScout's clock is ahead of ours, and its deliveries are not believed",
         )
     else:
         condition = Condition(state="ok", detail="none is refused that looks like FreeScout's")
@@ -79,7 +89,7 @@ def _poller(standing: Standing) -> Condition:
         beaten = standing.lease.heartbeat_at
         detail = f"{who} vanished: it has had no heartbeat since {_moment(beaten)}"
         next_step = f"look at why it ended, and {START_THE_POLLER}"
-        return Condition(state="failed", detail=detail, next_step=next_step, since=beaten)
+        return Condition(state="failed", detail=detail, next_step=next_step, since=beaten, brief="the poller vanished")
     return _stepped_down(standing)
 
 
@@ -89,7 +99,13 @@ def _stepped_down(standing: Standing) -> Condition:
         detail = f"it stepped down at {_moment(ended)}; its last pass vouches until {_moment(until)}"
         return Condition(state="notice", detail=detail, next_step=START_THE_POLLER, since=ended)
     detail = f"it stepped down at {_moment(ended)}, and its lease is over: {_READS_NONE}"
-    return Condition(state="failed", detail=detail, next_step=START_THE_POLLER, since=until or ended)
+    return Condition(
+        state="failed",
+        detail=detail,
+        next_step=START_THE_POLLER,
+        since=until or ended,
+        brief="the poller stepped down",
+    )
 
 
 def _lease(standing: Standing) -> Condition:

@@ -15,6 +15,8 @@ GapVerdict = Literal["waiting", "raced", "late", "lost", "never_sent"]
 VERDICTS: tuple[GapVerdict, ...] = ("waiting", "raced", "late", "lost", "never_sent")
 _PEEKED = "peeked"
 """Not a verdict yet, nor a gap: a peek found the change, and its delivery still has its time."""
+_MANY = 20_000
+"""Gaps that are counted one by one at the most."""
 
 _delivery, _gap, _lease = schema.delivery.c, schema.gap.c, schema.lease.c
 
@@ -100,6 +102,18 @@ async def read_gaps(
     async with database.connection() as connection:
         rows = await connection.rows(query)
     return [_gap_entry(row) for row in rows]
+
+
+async def read_verdicts(database: Database, within: timedelta) -> Sequence[tuple[datetime, str]]:
+    """Read when each gap of a time was found, and what became of its delivery, the oldest first."""
+    query = (
+        select(_gap.healed_at, _gap.verdict)
+        .where(_gap.verdict != _PEEKED, _gap.healed_at > schema.now - within)
+        .order_by(_gap.healed_at)
+        .limit(_MANY)
+    )
+    async with database.connection() as connection:
+        return [(row["healed_at"], row["verdict"]) for row in await connection.rows(query)]
 
 
 async def write_gaps(connection: Connection, gaps: Sequence[Gap], *, healed_at: datetime, peeked: bool) -> bool:

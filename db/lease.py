@@ -111,6 +111,7 @@ async def change_desk(database: Database, url: str, *, forget: bool) -> None:
             schema.gap,
             schema.delivery,
             schema.answer,
+            schema.minute,
             schema.lease,
             schema.poller,
         ):

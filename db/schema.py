@@ -279,6 +279,40 @@ component = Table(
     comment="How each receiver finds each part of the service, once a minute.",
 )
 
+minute = Table(
+    "freescout_minute",
+    metadata,
+    Column("process", Text, primary_key=True),
+    Column("ended_at", _moment, primary_key=True),
+    Column("push", Text, comment="The worst state that the process found within the minute; NULL: not known."),
+    Column("pull", Text),
+    Column("desk", Text),
+    Column("database", Text),
+    *(
+        Column(name, BigInteger, nullable=False, server_default=text("0"))
+        for name in (
+            "applied",
+            "duplicate",
+            "stale",
+            "disputed",
+            "unusable",
+            "ignored",
+            "refused",
+            "passes",
+            "failed_passes",
+        )
+    ),
+    Column(
+        "lags",
+        ARRAY(BigInteger),
+        nullable=False,
+        server_default=text("'{}'::bigint[]"),
+        comment="How many changes took how long until they were known, by the bounds in db/minutes.py.",
+    ),
+    comment="What each process counted and found, a row a minute, kept 7 days: the page draws a day of it.",
+)
+Index("freescout_minute_ended_at", minute.c.ended_at)
+
 cache = Table(
     "freescout_ticket_cache",
     MetaData(),

@@ -22,6 +22,7 @@ from db.database import OVERTAKEN, PATIENCE, Connection, Database
 from db.gaps import Gap, write_gaps
 from db.journal import Entry
 from db.lease import LoadProgress, lease_of, save_load
+from freescout_audit.desk_clock import WITHIN_A_SECOND
 from freescout_audit.errors import DatabaseUnavailableError
 from freescout_audit.rule import (
     Claim,
@@ -74,6 +75,8 @@ class TruthsRecorded(msgspec.Struct, frozen=True, kw_only=True):
     gaps: Sequence[Gap]
     news: int
     """How many of them said something that was not held."""
+    known_after: Sequence[float]
+    """How many seconds after each change, as far as it has a date, it is known by them, and by no delivery."""
 
 
 async def record_deliveries(
@@ -132,7 +135,7 @@ async def record_truths(
         gaps = await batch.write_gaps(peeked=peeked)
         if load is not None:
             await save_load(batch.connection, load)
-        return TruthsRecorded(verdicts=verdicts, gaps=gaps, news=batch.news)
+        return TruthsRecorded(verdicts=verdicts, gaps=gaps, news=batch.news, known_after=batch.known_after)
 
     tickets = {truth.ticket_id for truth in truths}
     lend = partial(database.transaction, durable=durable)
@@ -227,6 +230,8 @@ class _Batch:
         self._rows = {row.ticket_id: row for row in held if row.ticket_id not in self._empty}
         self._changed: set[int] = set()
         self._gaps: list[Gap] = []
+        self.known_after: list[float] = []
+        """How many seconds after it was made each change is known that no delivery has told of."""
         self.news = 0
         """How many truths said something that was not held."""
 
@@ -265,6 +270,9 @@ class _Batch:
         self.news += not known and verdict.outcome != "dropped"
         if before is not None and is_discovery(before, verdict):
             said = truth.sighting
+            if said is not None and said.updated_at is not None:
+                changed_at = said.updated_at + WITHIN_A_SECOND - self.lease.clock_offset
+                self.known_after.append((self.now - changed_at).total_seconds())
             self._gaps.append(
                 Gap(
                     ticket_id=truth.ticket_id,

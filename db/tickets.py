@@ -62,6 +62,18 @@ class KnownTicket(msgspec.Struct, frozen=True, kw_only=True):
     updated_at: datetime
 
 
+class OpenDispute(msgspec.Struct, frozen=True, kw_only=True):
+    """A dispute as people look at it; ``grace_until`` is until when the ticket is still answered as it is held."""
+
+    ticket_id: int
+    number: int | None
+    status: Status | None
+    state: State | None
+    gone: bool
+    disputed_at: datetime
+    grace_until: datetime
+
+
 class Dispute(msgspec.Struct, frozen=True, kw_only=True):
     """A ticket that FreeScout has to be asked about; ``claimed`` when a delivery is why, not a list that lacks it."""
 
@@ -157,6 +169,19 @@ async def open_disputes(database: Database, *, at_most: int) -> Sequence[Dispute
     )
     async with database.connection() as connection:
         return [Dispute(**row) for row in await connection.rows(query)]
+
+
+async def read_disputes(database: Database, *, at_most: int) -> Sequence[OpenDispute]:
+    """Return the open disputes, the newest first."""
+    columns = (_ticket[name] for name in OpenDispute.__struct_fields__)
+    query = (
+        select(*columns)
+        .where(_ticket.disputed_at.is_not(None))
+        .order_by(_ticket.touched_at.desc().nulls_last(), _ticket.ticket_id)
+        .limit(at_most)
+    )
+    async with database.connection() as connection:
+        return [OpenDispute(**row) for row in await connection.rows(query)]
 
 
 async def read_sample(database: Database, at_most: int) -> Mapping[int, datetime]:

@@ -1,6 +1,7 @@
 """What a webhook delivery claims, read from its event name (unsigned) and its body (signed)."""
 
 import re
+from collections.abc import Sequence
 
 from freescout_audit.conversation import carries_a_conversation, decode_conversation
 from freescout_audit.rule import Claim
@@ -35,6 +36,11 @@ def event_name(header: str | None) -> str:
 def event_label(event: str) -> str:
     """Return the event as a metric label: a known name, or ``other`` so that a sender cannot invent labels."""
     return event if event in KNOWN_EVENTS else "other"
+
+
+def both_names(patterns: Sequence[str]) -> Sequence[str]:
+    """Return patterns that find events by their full name, ``convo.status``, and as we show it, ``status``."""
+    return [*patterns, *(f"convo.{pattern}" for pattern in patterns)]
 
 
 def read_claim(event: str, body: bytes | bytearray) -> Claim | None:

@@ -13,8 +13,8 @@ from db.journal import try_to_write
 from db.refusals import explain
 from db.standing import Standing, is_standby
 from freescout_audit.errors import DatabaseUnavailableError
+from freescout_audit.words import ago
 from ops.check import Check, green, of_condition, red, yellow
-from ops.drawing import ago
 
 _DAY = timedelta(days=1)
 _LOOK = "look into PostgreSQL's log"

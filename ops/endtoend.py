@@ -13,7 +13,8 @@ from db.database import Database
 from db.journal import read_deliveries
 from db.reads import read_from
 from freescout_audit.conversation import Sighting, Status
-from ops.drawing import facts, span, titled
+from freescout_audit.words import span
+from ops.drawing import facts, titled
 from ops.result import CommandError, CommandResult, Exit
 from ops.workplace import Desk, Workplace
 from poller.freescout import DeskError

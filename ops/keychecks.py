@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 
 from freescout_audit.invisible import what_does_not_belong
 from ops.check import Check, green, red, yellow
-from ops.place import Place
 from settings import Environment, LiveSecrets, Secret
 from settings.environment import API_KEY, OPS_TOKEN, WEBHOOK_SECRET, VaultAccess
+from settings.place import Place
 from settings.vault.keys import Keys
 
 _HEX_KEY = 32

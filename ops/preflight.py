@@ -14,10 +14,10 @@ from db.standing import Standing, read_standing, server_version
 from db.webhook import Webhook, read_webhook
 from freescout_audit.delivery import CONVERSATION_EVENTS
 from freescout_audit.errors import DatabaseUnavailableError, FreescoutAuditError, SettingsError
+from freescout_audit.words import ago, moment, span
 from ops import keychecks, selftest
 from ops.check import Check, green, of_condition, red, yellow
 from ops.conditions import judge_answers, look_at_the_log, stands, try_writing
-from ops.drawing import ago, moment, span
 from ops.result import CommandError
 from ops.workplace import Workplace
 from poller.freescout import DeskError, DeskServerError, FreeScout

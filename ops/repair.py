@@ -10,7 +10,8 @@ from rich.text import Text
 
 from db import lease
 from db.database import Database
-from ops.drawing import cell, columns, content
+from freescout_audit.words import cell, content
+from ops.drawing import columns
 from ops.healing import Finding, Healer
 from ops.result import CommandError, Exit
 from ops.times import Since

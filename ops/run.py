@@ -32,6 +32,7 @@ from ops.running import MADE_UP, be_the_only_one, tell_the_others
 from poller.run import poll
 from receiver.app import create_app, serve
 from receiver.connections import ListenError
+from receiver.page.views import PATH as PAGE
 from settings import Environment, Secret, Settings
 from settings.environment import API_KEY, WEBHOOK_SECRET
 from settings.process import run_process
@@ -157,7 +158,8 @@ def _introduce(
     console: Console, environment: Environment, url: str, *, made_up: bool, ticket_id: int, status: str
 ) -> None:
     console.print(f"\n  deliveries   POST {url}{PATH}" + ("" if environment.receive else "  [yellow](off)[/yellow]"))
-    console.print(f"  how it is    {url}/readyz  {url}/metrics")
+    console.print(f"  how it is    {url}{PAGE}")
+    console.print(f"               {url}/readyz  {url}/metrics")
     console.print(f"  its log      tail -f {os.path.relpath(LOG_FILE)}")
     console.print("  the cache    make sql")
     if made_up:

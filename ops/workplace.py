@@ -17,11 +17,11 @@ from db.opening import open_database
 from db.standing import Standing, read_standing
 from freescout_audit.errors import DatabaseUnavailableError, FreescoutAuditError, SettingsError
 from freescout_audit.rule import Terms
-from ops.place import Place, where_we_run
 from ops.result import CommandError, Exit
 from poller.changes import DeskChanges
 from poller.freescout import FreeScout
 from settings import Environment, LiveSecrets, Settings
+from settings.place import Place, where_we_run
 from settings.vault.keys import Keys
 from settings.vault.live import tell_nobody
 

@@ -13,6 +13,7 @@ from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from db import lease
 from db.database import Database
 from db.journal import PRUNE_EVERY, prune_journal
+from db.minutes import MinuteBook
 from freescout_audit.errors import DatabaseUnavailableError
 from freescout_audit.events import (
     DESK_HEARD,
@@ -66,6 +67,7 @@ class Jobs:
         disputed: Set when a dispute has been committed.
         give_up: Lets another process lead: this one's host, loop or code is at fault.
         heartbeat: Is told of each pass, if there is one.
+        minutes: Counts the passes, and how long changes took that a peek found.
         host: Knows this host's clock.
     """
 
@@ -81,6 +83,7 @@ class Jobs:
         disputed: asyncio.Event,
         give_up: Callable[[], None],
         heartbeat: Heartbeat | None = None,
+        minutes: MinuteBook | None = None,
         host: Host | None = None,
     ) -> None:
         self._database = database
@@ -91,6 +94,7 @@ class Jobs:
         self._disputed = disputed
         self._give_up = give_up
         self._heartbeat = heartbeat
+        self._minutes = minutes or MinuteBook(database, "")
         self._host = host or Host()
         self._watch = Watch(database, patience=timedelta(seconds=2 * settings.poller.interval))
         self._peeks = Peeks(
@@ -99,6 +103,7 @@ class Jobs:
             terms=settings.cache.terms,
             every=settings.poller.peek,
             crowded=lambda: self.pass_now(at_most_every=CROWDED_PEEK_EVERY),
+            known_after=self._minutes.known_after,
         )
         self._repeats = Repeats()
         self._told_of_trouble = False
@@ -132,6 +137,7 @@ class Jobs:
         self._scheduler.start()
         self._track(asyncio.create_task(self._ask_for_ever()))
         self._track(asyncio.create_task(self._watch_the_host()))
+        self._track(asyncio.create_task(self._minutes.keep(POLLER_FAULT)))
         if self._settings.poller.peek:
             self._track(asyncio.create_task(self._peek_for_ever()))
 
@@ -224,11 +230,13 @@ class Jobs:
                 late = time.monotonic() - began > self._settings.poller.interval
 
     async def _make_pass(self) -> None:
+        if self._heartbeat is not None:
+            self._heartbeat.began()
+        complete = await self._pass_once()
+        self._minutes.count("passes" if complete else "failed_passes")
         if self._heartbeat is None:
-            await self._pass_once()
             return
-        self._heartbeat.began()
-        if await self._pass_once():
+        if complete:
             self._heartbeat.completed()
         else:
             self._heartbeat.failed()

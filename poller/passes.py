@@ -47,6 +47,7 @@ class Passes:
         overlap: How far before the last complete pass a walk begins.
         page_size: Conversations in one list request.
         progress: Told how far a first load has come; one that goes on where it was broken off counts what was left.
+        known_after: Told of each change that no delivery had told of how many seconds it took until it is known.
     """
 
     def __init__(
@@ -58,12 +59,14 @@ class Passes:
         overlap: timedelta,
         page_size: int,
         progress: Progress = lambda _done, _total: None,
+        known_after: Callable[[float], None] = lambda _seconds: None,
     ) -> None:
         self._desk = desk
         self._database = database
         self._terms = terms
         self._overlap = overlap
         self._progress = progress
+        self._known_after = known_after
         self._ahead: timedelta | None = None
         """How far the desk's clock is ahead of ours; None until this pass has read it."""
         self._reader = Reader(desk, self._now, size=page_size, ahead=lambda: self._ahead)
@@ -247,10 +250,11 @@ class Passes:
         self._rows += read.page.rows
         self._understood += sum(sighting.understood for sighting in read.page.sightings)
         await self._see_dates_ahead(read)
-        await write_truths(self._database, read.truths, terms=self._terms, load=load)
+        await self._write_truths(read.truths, load)
 
-    async def _write_truths(self, truths: Sequence[Truth]) -> None:
-        await write_truths(self._database, truths, terms=self._terms)
+    async def _write_truths(self, truths: Sequence[Truth], load: LoadProgress | None = None) -> None:
+        for seconds in await write_truths(self._database, truths, terms=self._terms, load=load):
+            self._known_after(seconds)
 
     async def _distrust(self, ticket_ids: Collection[int], asked_at: datetime) -> None:
         await record_absences(self._database, ticket_ids, asked_at=asked_at, terms=self._terms)
@@ -305,13 +309,17 @@ async def write_truths(
     durable: bool = True,
     deadline: float | None = None,
     lock_patience: float | None = None,
-) -> None:
-    """Write truths, and tell of the gaps they healed; arguments and errors as `record_truths`."""
+) -> Sequence[float]:
+    """Write truths and tell of the gaps they healed; arguments and errors as `record_truths`.
+
+    Return how many seconds after each change it is known that no delivery had told of.
+    """
     recorded = await record_truths(
         database, truths, terms=terms, load=load, durable=durable, deadline=deadline, lock_patience=lock_patience
     )
     for gap in recorded.gaps:
         tell_of_gap(gap)
+    return recorded.known_after
 
 
 def _known(clock: DeskClock | None) -> DeskClock:

@@ -41,6 +41,7 @@ class Peeks:
         every: Seconds from one peek to the next.
         clock: Seconds that only go forward.
         crowded: Called when all rows were news: there may be more than a peek can see.
+        known_after: Told of each change that no delivery had told of how many seconds it took until it is known.
     """
 
     def __init__(
@@ -52,12 +53,14 @@ class Peeks:
         every: float,
         clock: Callable[[], float] = time.monotonic,
         crowded: Callable[[], None] = lambda: None,
+        known_after: Callable[[float], None] = lambda _seconds: None,
     ) -> None:
         self._database = database
         self._terms = terms
         self._every = every
         self._clock = clock
         self._crowded = crowded
+        self._known_after = known_after
         self._ahead: timedelta | None = None
         self._reader = Reader(desk, self._asking, size=SIZE, ahead=lambda: self._ahead)
         self._failures = 0
@@ -95,6 +98,8 @@ class Peeks:
         """Write what is news, and return how many rows were."""
         # What is lost in a crash is read again by a pass.
         recorded = await record_truths(self._database, truths, terms=self._terms, peeked=True, durable=False)
+        for seconds in recorded.known_after:
+            self._known_after(seconds)
         return recorded.news
 
     def _failed(self, error: DeskError, took: float) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import time
 import uuid
+from contextlib import suppress
 from datetime import timedelta
 from typing import NamedTuple
 
@@ -10,6 +11,7 @@ import asyncpg
 
 from db import lease
 from db.database import Database
+from db.minutes import MinuteBook
 from db.refusals import explain
 from freescout_audit.errors import DatabaseUnavailableError, SettingsError
 from freescout_audit.events import LOAD_PROGRESS, POLLER_FAULT
@@ -24,6 +26,7 @@ from poller.peek import PATIENCE
 from poller.questions import Questions
 from poller.transport import http_transport
 from settings.environment import Environment
+from settings.process import process_name
 from settings.table import Settings
 from settings.vault.live import LiveSecrets
 
@@ -131,7 +134,7 @@ async def _lead_once(
     database: Database, outside: _Outside, session: str, settings: Settings, progress: Progress
 ) -> None:
     """Lead until the right to do so is lost, or until cancelled."""
-    terms = settings.cache.terms
+    terms, minutes = settings.cache.terms, MinuteBook(database, process_name())
     passes = Passes(
         outside.desk,
         database,
@@ -139,6 +142,7 @@ async def _lead_once(
         overlap=timedelta(seconds=settings.poller.overlap),
         page_size=settings.poller.page_size,
         progress=progress,
+        known_after=minutes.known_after,
     )
     async with lead(database, session=session) as leadership:
         await lease.beat(database, terms)
@@ -161,9 +165,12 @@ async def _lead_once(
             disputed=leadership.disputed,
             give_up=leadership.give_up,
             heartbeat=outside.heartbeat,
+            minutes=minutes,
         )
         jobs.start()
         try:
             await leadership.lost.wait()
         finally:
             await jobs.stop()
+            with suppress(DatabaseUnavailableError):
+                await minutes.write()

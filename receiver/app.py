@@ -1,17 +1,21 @@
 """The receiver: an aiohttp application that takes deliveries and tells how it is."""
 
 import asyncio
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
 from aiohttp import web
 
+from db.answers import LIKE_FREESCOUTS
 from db.database import Database
 from db.journal import PRUNE_EVERY, prune_journal
+from db.minutes import MinuteBook
 from freescout_audit import __version__
 from freescout_audit.errors import DatabaseUnavailableError
 from freescout_audit.events import RECEIVER_FAULT, RECEIVER_STARTED, RECEIVER_STOPPING
 from freescout_audit.logs import emit
+from receiver.access import Access
 from receiver.answers import Answers
 from receiver.audit import ENDPOINT, AuditHandler
 from receiver.body import Places
@@ -20,9 +24,14 @@ from receiver.doorman import Doorman
 from receiver.endpoints import Endpoint, register
 from receiver.health import Health, add_pages
 from receiver.metrics import Metrics
+from receiver.page.live import Streams
+from receiver.page.snapshot import Snapshots
+from receiver.page.views import PATH, Page, lead_to_the_page
 from receiver.refusals import Refusals
 from receiver.writing import Writing
 from settings.environment import Environment
+from settings.place import where_we_run
+from settings.process import process_name
 from settings.table import JournalSettings, ReceiverSettings, Settings
 from settings.vault.live import LiveSecrets
 
@@ -49,7 +58,10 @@ def create_app(
     terms = settings.cache.terms
     metrics = Metrics()
     writing, answers = Writing(database), Answers(database)
-    health = Health(database, environment, terms=terms, metrics=metrics, secrets=secrets, writing=writing)
+    minutes = MinuteBook(database, process_name())
+    health = Health(
+        database, environment, terms=terms, metrics=metrics, secrets=secrets, writing=writing, minutes=minutes
+    )
     audit = AuditHandler(
         database,
         terms=terms,
@@ -57,8 +69,15 @@ def create_app(
         metrics=metrics,
         writing=writing,
         answers=answers,
+        minutes=minutes,
     )
-    refusals = Refusals(metrics, remember=answers.note)
+
+    def remember(kind: str) -> None:
+        answers.note(kind)
+        if kind == LIKE_FREESCOUTS:
+            minutes.count("refused")
+
+    refusals = Refusals(metrics, remember=remember)
     endpoint = Endpoint(
         name=ENDPOINT, enabled=lambda: environment.receive, secrets=secrets.webhook, handle=audit.handle
     )
@@ -75,7 +94,11 @@ def create_app(
         places=Places(settings.receiver.max_in_flight, most=connections.bodies),
         refusals=refusals,
     )
-    add_pages(app, health, metrics, secrets)
+    access = Access(secrets.ops_token)
+    add_pages(app, health, metrics, access)
+    snapshots = Snapshots(database, health, secrets, where_we_run(os.environ))
+    app.router.add_get(PATH.rstrip("/"), lead_to_the_page)
+    app.add_subapp(PATH, Page(database, snapshots, Streams(snapshots), access, refusals).app)
 
     async def tasks(_app: web.Application) -> AsyncIterator[None]:
         refreshing = asyncio.create_task(secrets.keep_fresh())
@@ -88,6 +111,7 @@ def create_app(
             asyncio.create_task(health.watch()),
             asyncio.create_task(writing.watch()),
             asyncio.create_task(answers.watch()),
+            asyncio.create_task(minutes.keep(RECEIVER_FAULT)),
             asyncio.create_task(_keep_journal_short(database, settings.journal)),
         ]
         yield
@@ -98,6 +122,7 @@ def create_app(
         with suppress(Exception):  # whatever keeps it from the database, the process ends
             async with asyncio.timeout(_FAREWELL):
                 await answers.write()
+                await minutes.write()
                 await health.leave()
 
     app.cleanup_ctx.append(tasks)

@@ -8,6 +8,7 @@ from aiohttp import web
 from db.database import OVERTAKEN, Database
 from db.group import LOCK_PATIENCE, GroupCommit
 from db.journal import SELF_TEST
+from db.minutes import MinuteBook
 from db.store import Delivery, Recorded, record_deliveries
 from freescout_audit import events
 from freescout_audit.conversation import UnusableBodyError
@@ -46,6 +47,7 @@ class AuditHandler:
         metrics: Metrics,
         writing: Writing,
         answers: Answers,
+        minutes: MinuteBook,
     ) -> None:
         self._database = database
         self._terms = terms
@@ -54,6 +56,7 @@ class AuditHandler:
         self._writing = writing
         self._repeats = Repeats()
         self._answers = answers
+        self._minutes = minutes
         self._group = GroupCommit(self._record, key=_ticket_of)
 
     async def close(self) -> None:
@@ -138,6 +141,7 @@ class AuditHandler:
         """Count and log what became of a delivery; one without a claim is logged by the caller."""
         if delivery.claim is None or verdict is None:
             self._metrics.delivery(ENDPOINT, delivery.event, delivery.otherwise)
+            self._minutes.count(delivery.otherwise)
             return
         said, outcome = delivery.claim.sighting, verdict.outcome
         lag = None
@@ -163,6 +167,9 @@ class AuditHandler:
             bytes=delivery.body_bytes,
         )
         self._metrics.delivery(ENDPOINT, delivery.event, outcome, lag=lag if outcome == "applied" else None)
+        self._minutes.count(outcome)
+        if lag is not None and outcome == "applied":
+            self._minutes.known_after(lag)
 
 
 def _ticket_of(delivery: Delivery) -> int | None:

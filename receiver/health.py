@@ -4,37 +4,38 @@ What only the poller knows stands in the database, and is shown from there.
 """
 
 import asyncio
-import hmac
-import ipaddress
 import math
+from collections.abc import Mapping
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
 import asyncpg
 import msgspec
-from aiohttp import HttpVersion11, web
-from yarl import URL
+from aiohttp import web
 
-from db.answers import read_ahead, read_answers
+from db.answers import Tally, read_ahead, read_answers
 from db.components import WRITE_EVERY, Found, write_components
 from db.condition import WRONG, State, judge, judge_pushes
 from db.database import Database
 from db.gaps import count_gaps
 from db.lease import note_terms
+from db.minutes import MinuteBook
 from db.refusals import explain
 from db.revision import age_of
 from db.runbook import remedy
 from db.standing import Standing, StandingWatch, read_standing
 from db.tickets import count_disputes
+from db.verdict import find_lights
 from freescout_audit import __version__
 from freescout_audit.errors import DatabaseUnavailableError
 from freescout_audit.events import DATABASE_POOLER, RECEIVER_FAULT, RECEIVER_STATE
 from freescout_audit.logs import emit
 from freescout_audit.repeats import Repeats
 from freescout_audit.rule import Terms
+from receiver.access import Access
 from receiver.metrics import Metrics
 from receiver.writing import Writing
-from settings.environment import Environment, Secret
+from settings.environment import Environment
 from settings.process import process_name
 from settings.table import VaultSettings
 from settings.vault.live import LiveSecrets
@@ -53,6 +54,8 @@ class Component(msgspec.Struct, frozen=True, kw_only=True):
     detail: str
     next_step: str
     since: datetime
+    brief: str = ""
+    """The same as ``detail`` in fewer words; empty: there are no fewer."""
     runbook: str = ""
     """Where the runbook says what to do, such as ``docs/runbook.md#poller``; empty unless it is wrong."""
 
@@ -69,6 +72,7 @@ class Health:
         metrics: Metrics,
         secrets: LiveSecrets | None = None,
         writing: Writing | None = None,
+        minutes: MinuteBook | None = None,
     ) -> None:
         self._database = database
         self._environment = environment
@@ -76,7 +80,8 @@ class Health:
         self._terms = terms
         self._metrics = metrics
         self._writing = writing or Writing(database)
-        self._standing = StandingWatch()
+        self._minutes = minutes or MinuteBook(database, "")
+        self._watch = StandingWatch()
         self._repeats = Repeats()
         self._process = process_name()
         self._reported: list[Found] = []
@@ -85,6 +90,14 @@ class Health:
         self._checked_at: float | None = None
         self._pooler_reported = False
         self.components: dict[str, Component] = {}
+        self.standing: Standing | None = None
+        """What stood in the database at the last look; None: it could not be read."""
+        self.answers: Mapping[str, Tally] = {}
+        """What all receivers have answered, by kind, as it was read last."""
+        self.gaps: Mapping[str, int] = {}
+        """The gaps of the last day by verdict, as they were read last."""
+        self.disputes = 0
+        """Open disputes, as they were counted last."""
 
     @property
     def ready(self) -> bool:
@@ -100,6 +113,7 @@ class Health:
             if self._checked_at is None or now() - self._checked_at >= _FRESH:
                 await self._look_at_the_database()
                 self._checked_at = now()
+                self._minutes.note({name: light.state for name, light in find_lights(self.components).items()})
 
     async def watch(self) -> None:
         """Check for ever, so that what failed is known, with its time, before anybody asks."""
@@ -202,9 +216,17 @@ class Health:
             emit(DATABASE_POOLER)
         self._metrics.gaps_of_a_day(gaps)
         self._metrics.disputes.set(disputes)
-        self._standing.look(standing)
+        self._watch.look(standing)
+        self.standing, self.answers, self.gaps, self.disputes = standing, answers, gaps, disputes
         for name, condition in (judge(standing) | judge_pushes(answers, ahead)).items():
-            self._note(name, condition.state, condition.detail, condition.next_step, since=condition.since)
+            self._note(
+                name,
+                condition.state,
+                condition.detail,
+                condition.next_step,
+                brief=condition.brief,
+                since=condition.since,
+            )
         self._metrics.standing(standing, answers)
 
     def _look_at_the_writing(self, revision: str) -> None:
@@ -219,6 +241,7 @@ class Health:
                 "failed",
                 f"deliveries are not saved: {failure.problem}",
                 failure.next_step,
+                brief="deliveries are not saved",
                 since=self._writing.failed_since,
             )
         else:
@@ -233,6 +256,7 @@ class Health:
 
     def _database_failed(self, detail: str, next_step: str) -> None:
         """Note it, and forget what only the database knows."""
+        self.standing = None
         self._note("database", "failed", detail, next_step)
         for name in ("poller", "lease", "desk", "deliveries"):
             self.components.pop(name, None)
@@ -240,7 +264,14 @@ class Health:
         self._metrics.database_failed()
 
     def _note(
-        self, name: str, state: State, detail: str, next_step: str = "", *, since: datetime | None = None
+        self,
+        name: str,
+        state: State,
+        detail: str,
+        next_step: str = "",
+        *,
+        brief: str = "",
+        since: datetime | None = None,
     ) -> None:
         """Note a component; ``since`` when somebody knows better than from our looking at it."""
         self._metrics.component(name, state not in WRONG)
@@ -251,7 +282,9 @@ class Health:
         if since is None:
             since = datetime.now(UTC) if before is None or changed else before.since
         runbook = remedy(name) if state in WRONG else ""
-        self.components[name] = Component(state=state, detail=detail, next_step=next_step, since=since, runbook=runbook)
+        self.components[name] = Component(
+            state=state, detail=detail, next_step=next_step, since=since, brief=brief, runbook=runbook
+        )
         if changed:
             said = RECEIVER_STATE.at("error") if state in WRONG else RECEIVER_STATE
             emit(
@@ -264,7 +297,7 @@ class Health:
             )
 
 
-def add_pages(app: web.Application, health: Health, metrics: Metrics, secrets: LiveSecrets) -> None:
+def add_pages(app: web.Application, health: Health, metrics: Metrics, access: Access) -> None:
     """Give ``/healthz``, ``/readyz`` and ``/metrics`` their routes."""
 
     async def healthz(_request: web.Request) -> web.Response:
@@ -273,13 +306,13 @@ def add_pages(app: web.Application, health: Health, metrics: Metrics, secrets: L
     async def readyz(request: web.Request) -> web.Response:
         await health.check()
         status = 200 if health.ready else 503
-        if not _may_see(request, secrets.ops_token()):
+        if not access.may_see(request):
             return web.Response(status=status, text="ready\n" if health.ready else "not ready\n")
         body = msgspec.json.encode({"ready": health.ready, "version": __version__, "components": health.components})
         return web.Response(status=status, body=body, content_type="application/json")
 
     async def show_metrics(request: web.Request) -> web.Response:
-        if not _may_see(request, secrets.ops_token()):
+        if not access.may_see(request):
             return web.Response(
                 status=401, headers={"WWW-Authenticate": "Bearer"}, text="needs the bearer token OPS_TOKEN\n"
             )
@@ -289,37 +322,3 @@ def add_pages(app: web.Application, health: Health, metrics: Metrics, secrets: L
     app.router.add_get("/healthz", healthz)
     app.router.add_get("/readyz", readyz)
     app.router.add_get("/metrics", show_metrics)
-
-
-def _may_see(request: web.Request, token: Secret | None) -> bool:
-    """Whether the request bears the token or, with none set, comes from this very machine and through no proxy."""
-    if token is not None:
-        given = request.headers.get("Authorization", "").encode("utf-8", "surrogateescape")
-        return hmac.compare_digest(given, f"Bearer {token.reveal()}".encode())
-    # nginx says nothing of itself unless it is told to, but HTTP/1.0.
-    if request.version < HttpVersion11 or any(map(_tells_of_a_proxy, request.headers)):
-        return False
-    hosts = request.headers.getall("Host", [])
-    return _is_loopback(request.remote or "") and len(hosts) == 1 and _names_loopback(hosts[0])
-
-
-def _tells_of_a_proxy(header: str) -> bool:
-    name = header.lower()
-    return name in {"via", "forwarded", "x-real-ip"} or name.startswith("x-forwarded-")
-
-
-def _names_loopback(authority: str) -> bool:
-    try:
-        host = URL.build(scheme="http", authority=authority).host or ""
-    except ValueError:
-        return False
-    return host.lower() == "localhost" or _is_loopback(host)
-
-
-def _is_loopback(text: str) -> bool:
-    try:
-        address = ipaddress.ip_address(text)
-    except ValueError:
-        return False
-    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
-    return (mapped or address).is_loopback

@@ -88,7 +88,7 @@ class Refusals:
         self._metrics = metrics
         self._remember = remember
         self._clock = clock
-        self._all = _Bucket(ALL_AT_ONCE, ALL_EVERY)
+        self._all = Bucket(ALL_AT_ONCE, ALL_EVERY)
         self._kinds: dict[str, _Kind] = {}
 
     def note(self, refusal: Refusal, **fields: object) -> None:
@@ -126,8 +126,8 @@ class Refusals:
         )
 
 
-class _Bucket:
-    """Tokens: so many at once, and another one each so many seconds."""
+class Bucket:
+    """Tokens: so many at once, and another one each so many seconds. ``now`` are seconds that only go forward."""
 
     def __init__(self, size: int, every: float) -> None:
         self._size = size
@@ -136,11 +136,13 @@ class _Bucket:
         self._filled_at = 0.0
 
     def has_one(self, now: float) -> bool:
+        """Whether there is a token now."""
         self._tokens = min(self._size, self._tokens + (now - self._filled_at) / self._every)
         self._filled_at = now
         return self._tokens >= 1
 
     def take(self) -> None:
+        """Take one."""
         self._tokens -= 1
 
 
@@ -149,6 +151,6 @@ class _Kind:
     """What has not been logged yet of one kind, and the last of it, which a line will show."""
 
     refusal: Refusal
-    bucket: _Bucket = field(default_factory=lambda: _Bucket(AT_ONCE, EVERY))
+    bucket: Bucket = field(default_factory=lambda: Bucket(AT_ONCE, EVERY))
     untold: int = 0
     last: tuple[Context, dict[str, object]] | None = None

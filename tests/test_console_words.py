@@ -20,11 +20,11 @@ from db.journal import Lag
 from freescout_audit.errors import SettingsError
 from ops.commands import status
 from ops.console import console
-from ops.place import where_we_run
 from poller.__main__ import main as poller_main
 from poller.freescout import FreeScout
 from poller.transport import http_transport
 from settings import Environment, Settings, load_environment
+from settings.place import where_we_run
 from settings.process import run_process
 from support.cases import CASES, case, serving
 from support.console_world import Operator, Said, at_the_console, run

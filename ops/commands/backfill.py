@@ -10,7 +10,8 @@ import typer
 
 from db import lease
 from db.tickets import disputed_ids
-from ops.drawing import moment, span, titled
+from freescout_audit.words import moment, span
+from ops.drawing import titled
 from ops.healing import Healer
 from ops.output import AsJson
 from ops.repair import code_of, draw_findings, summary

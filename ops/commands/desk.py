@@ -11,7 +11,8 @@ from db import lease
 from db.clocks import Clocks, read_clocks, reset_clock
 from db.database import Database
 from db.tickets import read_holdings, read_sample
-from ops.drawing import facts, span, titled
+from freescout_audit.words import span
+from ops.drawing import facts, titled
 from ops.output import AsJson, Yes
 from ops.result import CommandError, CommandResult, Exit
 from ops.runner import run_command

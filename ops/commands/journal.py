@@ -15,7 +15,9 @@ from rich.text import Text
 from db.database import Database
 from db.gaps import GapEntry, read_gaps
 from db.journal import JournalledDelivery, read_deliveries
-from ops.drawing import OUTCOME_STYLES, cell, columns, content, span, titled
+from freescout_audit.delivery import both_names
+from freescout_audit.words import cell, content, span
+from ops.drawing import OUTCOME_STYLES, columns, titled
 from ops.output import AsJson, Screen
 from ops.result import CommandResult
 from ops.runner import run_command, run_until_stopped
@@ -196,11 +198,6 @@ async def new_deliveries(
         shown = {entry.delivery_id for entry in found}
         begin = looked_at - OVERLAP
         await sleep(LOOK_EVERY)
-
-
-def both_names(patterns: Sequence[str]) -> Sequence[str]:
-    """Return patterns that find events by their full name, ``convo.status``, and as we show it, ``status``."""
-    return [*patterns, *(f"convo.{pattern}" for pattern in patterns)]
 
 
 def _draw_line(entry: JournalledDelivery) -> Text:

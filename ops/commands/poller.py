@@ -6,7 +6,7 @@ import msgspec
 import typer
 
 from db import leadership
-from ops.drawing import moment
+from freescout_audit.words import moment
 from ops.output import AsJson
 from ops.result import CommandResult
 from ops.runner import run_command

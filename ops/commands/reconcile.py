@@ -9,7 +9,8 @@ import msgspec
 import typer
 
 from db.tickets import count_older
-from ops.drawing import facts, moment, titled
+from freescout_audit.words import moment
+from ops.drawing import facts, titled
 from ops.healing import Finding
 from ops.output import AsJson
 from ops.repair import code_of, draw_findings, open_healer, read_lists, summary

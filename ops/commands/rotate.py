@@ -5,7 +5,8 @@ from rich.console import Group
 from rich.markup import escape
 
 from db.journal import read_key_uses
-from ops.drawing import ago, columns, moment
+from freescout_audit.words import ago, moment
+from ops.drawing import columns
 from ops.output import AsJson
 from ops.result import CommandResult, Exit
 from ops.rotation import Rotation, judge_rotation

@@ -23,9 +23,10 @@ from db.standing import Standing
 from db.tickets import read_holdings
 from freescout_audit.errors import DatabaseUnavailableError
 from freescout_audit.trust import vouched_until
+from freescout_audit.words import ago, moment, span
 from ops.check import Check, of_condition
 from ops.conditions import judge_answers, try_writing
-from ops.drawing import ago, facts, moment, span, titled
+from ops.drawing import facts, titled
 from ops.output import WIDEST, AsJson, Screen, show, tell_failure
 from ops.result import CommandResult, Exit
 from ops.runner import run_command, run_until_stopped

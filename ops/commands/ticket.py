@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated
 
 import msgspec
 import typer
@@ -10,27 +10,16 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from db.database import Database
-from db.gaps import read_gaps
-from db.journal import read_deliveries
+from db.reads import Reason
+from db.story import WHY, Moment, read_story
 from db.tickets import TicketRow, find_tickets, read_row
-from ops.drawing import OUTCOME_STYLES, ago, cell, columns, content, facts, moment, span, titled
+from freescout_audit.words import ago, cell, content, moment
+from ops.drawing import OUTCOME_STYLES, columns, facts, titled
 from ops.output import AsJson
 from ops.result import CommandError, CommandResult, Exit
 from ops.runner import run_command
 from ops.ticket_ids import parse_ticket_id
 from ops.workplace import Workplace
-
-_WHY = {
-    "ok": "vouched for",
-    "miss": "a complete pass has seen no such ticket: is that its id, and not its number?",
-    "expired": "nobody has vouched for it lately: is a poller running, do deliveries come?",
-    "disputed": "sightings contradict each other, and FreeScout has not been asked yet: heal it, or run a poller",
-    "unpublished": "a draft, or in the Deleted folder",
-    "gone": "deleted for ever",
-    "unknown": "FreeScout gave a status, state or date that we do not know",
-    "never_synced": "no pass has been complete yet, and no delivery told of it: activate the poller, or backfill",
-    "unavailable": "the database did not answer",
-}
 
 
 class DeskSays(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,25 +31,13 @@ class DeskSays(msgspec.Struct, frozen=True, kw_only=True):
     agrees: bool
 
 
-class Moment(msgspec.Struct, frozen=True, kw_only=True):
-    """Something that happened: a delivery or a gap."""
-
-    at: datetime
-    kind: Literal["delivery", "gap"]
-    event: str
-    content: str
-    dated: datetime | None
-    outcome: str
-    detail: str
-
-
 class Ticket(msgspec.Struct, frozen=True, kw_only=True):
     """What ``ticket --json`` says; ``desk`` only with ``--ask``."""
 
     ticket_id: int
     now: datetime
     answer: str
-    reason: str
+    reason: Reason
     expires_at: datetime | None
     row: TicketRow | None
     desk: DeskSays | None
@@ -110,7 +87,7 @@ async def explain(workplace: Workplace, database: Database, ticket_id: int, *, a
         expires_at=reading.expires_at,
         row=row,
         desk=desk_says,
-        history=await _history(database, ticket_id, limit),
+        history=await read_story(database, ticket_id, limit),
     )
     good = reading.reason == "ok" if desk_says is None else desk_says.agrees
     return CommandResult(document, picture(document), Exit.GOOD if good else Exit.WRONG)
@@ -132,38 +109,6 @@ async def _with_number(database: Database, number: int) -> int:
             f"#{number} was given to several tickets", f"name one by its id, {', '.join(map(str, found))}"
         )
     return found[0]
-
-
-async def _history(database: Database, ticket_id: int, limit: int) -> Sequence[Moment]:
-    """Return the deliveries and gaps of a ticket on one line, the oldest first."""
-    if limit == 0:
-        return []
-    happened = [
-        Moment(
-            at=entry.received_at,
-            kind="delivery",
-            event=entry.event,
-            content=content(entry.status, entry.state),
-            dated=entry.updated_at,
-            outcome=entry.outcome,
-            detail=entry.reason.replace("_", " "),
-        )
-        for entry in await read_deliveries(database, ticket_id=ticket_id, at_most=limit)
-    ]
-    for gap in await read_gaps(database, ticket_id=ticket_id, at_most=limit):
-        cached, true = content(gap.cached_status, gap.cached_state), content(gap.true_status, gap.true_state or "gone")
-        happened.append(
-            Moment(
-                at=gap.healed_at,
-                kind="gap",
-                event="found by a pass",
-                content=f"{cached} → {true}",
-                dated=gap.changed_at,
-                outcome=gap.verdict,
-                detail="" if gap.late_by is None else f"by {span(gap.late_by)}",
-            )
-        )
-    return sorted(happened, key=lambda event: event.at)[-limit:]
 
 
 def picture(ticket: Ticket) -> RenderableType:
@@ -189,7 +134,7 @@ _PATHS = {"webhook": "a delivery", "poller": "an API read"}
 
 def _draw_answer(ticket: Ticket) -> Text:
     style = "bold green" if ticket.reason == "ok" else "bold yellow"
-    return Text.assemble((ticket.answer, style), f": {_WHY[ticket.reason]}")
+    return Text.assemble((ticket.answer, style), f": {WHY[ticket.reason]}")
 
 
 def _draw_desk(says: DeskSays) -> Text:

@@ -12,8 +12,9 @@ from db.database import Database
 from db.webhook import Webhook, begin_webhook, find_stranger, forget_webhook, note_removal, read_webhook, save_webhook
 from freescout_audit.conversation import Status
 from freescout_audit.delivery import CONVERSATION_EVENTS
+from freescout_audit.words import moment
 from ops.address import parse_address
-from ops.drawing import facts, moment, titled
+from ops.drawing import facts, titled
 from ops.endtoend import PAGE, run_test
 from ops.output import AsJson, Yes
 from ops.result import CommandError, CommandResult, Exit

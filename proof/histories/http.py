@@ -12,6 +12,7 @@ from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
 from db.database import Database
+from db.minutes import MinuteBook
 from freescout_audit.rule import Terms
 from poller.freescout import DeskResponse
 from receiver.answers import Answers
@@ -34,7 +35,13 @@ def make_handler(cache: Database, terms: Terms, keys: Callable[[], Sequence[Secr
     """Return a receiver's handler of the audit endpoint, which accepts these keys."""
     metrics, app = Metrics(), web.Application()
     handler = AuditHandler(
-        cache, terms=terms, commit_timeout=_EVER, metrics=metrics, writing=Writing(cache), answers=Answers(cache)
+        cache,
+        terms=terms,
+        commit_timeout=_EVER,
+        metrics=metrics,
+        writing=Writing(cache),
+        answers=Answers(cache),
+        minutes=MinuteBook(cache, ""),
     )
     endpoint = Endpoint(name=ENDPOINT, enabled=lambda: True, secrets=keys, handle=handler.handle)
     settings = load_settings({}).receiver

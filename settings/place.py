@@ -13,6 +13,7 @@ class Place(NamedTuple):
     """How it is done where we run, each in a few words that follow an arrow."""
 
     kind: Kind
+    console: str
     start_poller: str
     restart: str
     look_into_the_log: str
@@ -31,6 +32,7 @@ class Place(NamedTuple):
 PLACES: Mapping[Kind, Place] = {
     "heroku": Place(
         "heroku",
+        "heroku run -- bin/freescout-audit",
         "heroku ps:scale poller=1",
         "heroku ps:restart",
         "heroku logs --tail | freescout-audit logs",
@@ -39,6 +41,7 @@ PLACES: Mapping[Kind, Place] = {
     ),
     "container": Place(
         "container",
+        "docker compose exec web bin/freescout-audit",
         "start a container that runs python -m poller",
         "restart the containers",
         "docker compose logs -f | freescout-audit logs",
@@ -47,6 +50,7 @@ PLACES: Mapping[Kind, Place] = {
     ),
     "systemd": Place(
         "systemd",
+        "bin/freescout-audit",
         "start the unit that runs python -m poller: systemctl start",
         "systemctl restart the units",
         "journalctl -f -o cat | freescout-audit logs",
@@ -55,6 +59,7 @@ PLACES: Mapping[Kind, Place] = {
     ),
     "checkout": Place(
         "checkout",
+        "bin/freescout-audit",
         "python -m poller, in a process of its own",
         "end the processes, and start them again",
         "freescout-audit logs FILE",

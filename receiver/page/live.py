@@ -1,0 +1,88 @@
+"""Tells open pages that something has changed, by server-sent events: a bounded number of streams, one look for all."""
+
+import asyncio
+import time
+from collections.abc import Callable
+
+from aiohttp import web
+
+from receiver.page.snapshot import Snapshots
+
+MOST = 20
+"""Streams at the most; a page without one says that it is not live."""
+LOOK_EVERY = 1.0
+COMMENT_EVERY = 20.0
+"""Seconds after which a comment is sent: routers cut what is silent for 55."""
+_PATIENCE = 10.0
+"""Seconds that a reader may leave its buffer full."""
+_COME_BACK = 3000
+"""Milliseconds after which a browser comes back."""
+
+
+class Streams:
+    """The streams that are open; ``wall`` gives seconds since 1970, by which sessions end."""
+
+    def __init__(self, snapshots: Snapshots, *, wall: Callable[[], float] = time.time) -> None:
+        self._snapshots = snapshots
+        self._wall = wall
+        self._open = 0
+        self._closing = asyncio.Event()
+        self._looking: asyncio.Task[None] | None = None
+        self._changed = asyncio.Condition()
+        self._digest = ""
+
+    async def serve(self, request: web.Request, *, until: float | None) -> web.StreamResponse:
+        """Answer with a stream that ends with the session, at ``until`` (None: it does not), or with the process."""
+        if self._open >= MOST or self._closing.is_set():
+            return web.Response(status=503, headers={"Retry-After": "60"}, text="too many pages are live already\n")
+        response = web.StreamResponse(
+            headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+        )
+        self._open += 1
+        try:
+            self._digest = self._digest or (await self._snapshots.current()).digest
+            if self._looking is None:
+                self._looking = asyncio.create_task(self._look_for_ever())
+            await response.prepare(request)
+            await self._tell(response, until)
+        except (ConnectionError, TimeoutError):
+            pass  # it went away, or does not read
+        finally:
+            self._open -= 1
+            if not self._open and self._looking is not None:
+                self._looking.cancel()
+                self._looking, self._digest = None, ""
+        return response
+
+    async def close(self, _app: web.Application) -> None:
+        """End every stream: the process stops."""
+        self._closing.set()
+        async with self._changed:
+            self._changed.notify_all()
+
+    async def _tell(self, response: web.StreamResponse, until: float | None) -> None:
+        told = ""
+        await _write(response, f"retry: {_COME_BACK}\n\n")
+        while not self._closing.is_set() and (until is None or self._wall() < until):
+            if told != self._digest:
+                told = self._digest
+                await _write(response, f"event: changed\ndata: {told}\n\n")
+            try:
+                async with asyncio.timeout(COMMENT_EVERY), self._changed:
+                    await self._changed.wait_for(lambda: told != self._digest or self._closing.is_set())  # noqa: B023 - it is waited for here
+            except TimeoutError:
+                await _write(response, ": still here\n\n")
+
+    async def _look_for_ever(self) -> None:
+        while True:
+            await asyncio.sleep(LOOK_EVERY)
+            digest = (await self._snapshots.current()).digest
+            if digest != self._digest:
+                async with self._changed:
+                    self._digest = digest
+                    self._changed.notify_all()
+
+
+async def _write(response: web.StreamResponse, text: str) -> None:
+    async with asyncio.timeout(_PATIENCE):
+        await response.write(text.encode())

@@ -1,0 +1,153 @@
+"""What the page shows of the service now, read at most once a second, however many look at it."""
+
+import asyncio
+import hashlib
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
+
+import asyncpg
+import msgspec
+
+from db.answers import DROPPED, VERIFIED, Tally
+from db.condition import WRONG
+from db.database import Database
+from db.gaps import read_verdicts
+from db.journal import JournalledDelivery, read_deliveries
+from db.minutes import LIGHTS, read_minutes
+from db.standing import Standing
+from db.verdict import Light, Verdict, find_lights, judge_all
+from freescout_audit import __version__
+from freescout_audit.errors import DatabaseUnavailableError
+from freescout_audit.signature import fingerprint
+from receiver.health import Component, Health
+from receiver.page.day import DAY, HOUR, Day, summarise
+from settings.place import Place
+from settings.vault.live import LiveSecrets
+
+FRESH = 1.0
+"""Seconds that a snapshot is shown for."""
+_DAY_FRESH = 30.0
+"""The same for the day: each process adds a row a minute."""
+_LATEST = 10
+_NO_TIME = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class NextStep(msgspec.Struct, frozen=True, kw_only=True):
+    """What to do: in words, as a command, and where the runbook has more."""
+
+    words: str
+    command: str
+    heading: str
+    """The anchor in the runbook."""
+
+
+class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
+    """How the service is; ``day`` None: it could not be read yet; ``latest`` None: nor could the journal."""
+
+    verdict: Verdict
+    step: NextStep | None
+    lights: Mapping[str, Light | None]
+    """None: nothing is known of it."""
+    day: Day | None
+    latest: Sequence[JournalledDelivery] | None
+    standing: Standing | None
+    refusals: Mapping[str, Tally]
+    gaps: Mapping[str, int] | None
+    disputes: int | None
+    tickets: int | None
+    """How many are held; None: not counted yet."""
+    unanswered: Mapping[str, int]
+    """How many of them read none, by reason."""
+    counted_at: datetime | None
+    keys: Sequence[str]
+    """The fingerprints of the webhook keys that are accepted, the current one first."""
+    version: str = __version__
+
+    @property
+    def digest(self) -> str:
+        """The same for all that looks the same: our clock is left out."""
+        standing = self.standing and msgspec.structs.replace(
+            self.standing, now=_NO_TIME, lease=msgspec.structs.replace(self.standing.lease, heartbeat_at=None)
+        )
+        shown = msgspec.json.encode(msgspec.structs.replace(self, standing=standing))
+        return hashlib.blake2b(shown, digest_size=8).hexdigest()
+
+
+class Snapshots:
+    """Takes snapshots; ``clock`` gives seconds that only go forward."""
+
+    def __init__(
+        self,
+        database: Database,
+        health: Health,
+        secrets: LiveSecrets,
+        place: Place,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._database = database
+        self._health = health
+        self._secrets = secrets
+        self._place = place
+        self._clock = clock
+        self._taking = asyncio.Lock()
+        self._taken: Snapshot | None = None
+        self._taken_at = -math.inf
+        self._day: Day | None = None
+        self._day_at = -math.inf
+
+    async def current(self) -> Snapshot:
+        """Return how the service is; never raises for the database's sake."""
+        async with self._taking:
+            if self._taken is None or self._clock() - self._taken_at >= FRESH:
+                await self._health.check()
+                self._taken = await self._take()
+                self._taken_at = self._clock()
+            return self._taken
+
+    async def _take(self) -> Snapshot:
+        health = self._health
+        parts, standing = dict(health.components), health.standing
+        lights = find_lights(parts)
+        latest = None
+        if standing is not None:
+            with suppress(DatabaseUnavailableError, asyncpg.PostgresError):  # which the verdict says the next time
+                latest = await read_deliveries(self._database, at_most=_LATEST)
+                await self._read_day(standing.now, lights)
+        verdict = judge_all(parts, standing)
+        return Snapshot(
+            verdict=verdict,
+            step=self._next_step(parts, verdict),
+            lights={name: lights.get(name) for name in LIGHTS},
+            day=self._day,
+            latest=latest,
+            standing=standing,
+            refusals={kind: tally for kind, tally in health.answers.items() if kind not in {VERIFIED, DROPPED}},
+            gaps=None if standing is None else health.gaps,
+            disputes=None if standing is None else health.disputes,
+            tickets=None,
+            unanswered={},
+            counted_at=None,
+            keys=[fingerprint(secret.reveal()) for secret in self._secrets.webhook()],
+        )
+
+    async def _read_day(self, now: datetime, lights: Mapping[str, Light]) -> None:
+        if self._clock() - self._day_at < _DAY_FRESH:
+            return
+        minutes = await read_minutes(self._database, DAY + HOUR)
+        gaps = await read_verdicts(self._database, DAY + HOUR)
+        self._day = summarise(minutes, gaps, now.astimezone(UTC), {name: each.state for name, each in lights.items()})
+        self._day_at = self._clock()
+
+    def _next_step(self, parts: Mapping[str, Component], verdict: Verdict) -> NextStep | None:
+        part = None if verdict.part is None else parts.get(verdict.part)
+        if part is None or not part.next_step:
+            return None
+        command = f"{self._place.console} doctor"
+        if verdict.part == "poller":
+            command = self._place.start_poller
+        heading = part.runbook.partition("#")[2] if part.state in WRONG else ""
+        return NextStep(words=part.next_step, command=command, heading=heading or verdict.part or "")
