@@ -27,7 +27,15 @@ _STAMPS = (_ticket.observed_at, _ticket.touched_at, _ticket.truth_at, _ticket.tr
 _SOON = select(schema.now + AHEAD).scalar_subquery()
 """Read when a statement runs, after everything that it sees was written: what waits in between is not ahead."""
 _IS_AHEAD = or_(*(stamp > _SOON for stamp in _STAMPS))
-_REPORTED = ("led_since", "passed_at", "desk_since", "silent_since", "full_walk_at")
+_REPORTED = (
+    "led_since",
+    "passed_at",
+    "desk_since",
+    "silent_since",
+    "full_walk_at",
+    "desk_answered_at",
+    "peeked_at",
+)
 """The stamps of ours among what the poller reports."""
 
 

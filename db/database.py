@@ -122,6 +122,8 @@ class Database:
         self.url = url
         self.told: datetime | None = None
         """The latest that PostgreSQL's clock has told this process, as far as `now` asked."""
+        self.size = connections
+        """How many connections are open at the most."""
         self._patience = patience
         self._turns = asyncio.Semaphore(connections)
         self._open: set[asyncpg.Connection] = set()
@@ -159,6 +161,11 @@ class Database:
         event.listen(self._engine.sync_engine, "connect", self._note_open)
         event.listen(self._engine.sync_engine, "checkout", self._note_borrowed)
         event.listen(self._engine.sync_engine, "checkin", self._note_back)
+
+    @property
+    def in_use(self) -> int:
+        """How many connections are lent now."""
+        return len(self._lent)
 
     def connection(self, deadline: float | None = None) -> AbstractAsyncContextManager[Connection]:
         """Lend a connection for ``deadline`` seconds (None: `PATIENCE`), the wait for it included.

@@ -83,6 +83,22 @@ async def count_gaps(database: Database, within: timedelta) -> Mapping[str, int]
     return {verdict: counts.get(verdict, 0) for verdict in VERDICTS}
 
 
+async def longest_gap(connection: Connection, within: timedelta) -> timedelta:
+    """Return the longest time that a change was not known, of the gaps of a time; zero when there were none.
+
+    At least: of several changes only the latest has a date, and what FreeScout deleted has none. Deliveries that were
+    late and yet came first are no gaps. FreeScout's dates are taken by the offset of its clock that is measured now.
+    """
+    unknown_for = _gap.healed_at - (_gap.changed_at - _lease.clock_offset)
+    query = (
+        select(func.greatest(func.max(unknown_for), literal(timedelta())))
+        .join_from(schema.gap, schema.lease, true())
+        .where(_gap.healed_at > schema.now - within, _gap.verdict != _PEEKED)
+    )
+    longest: timedelta = await connection.scalar(query)
+    return longest
+
+
 async def read_gaps(
     database: Database,
     *,

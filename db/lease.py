@@ -120,10 +120,22 @@ async def change_desk(database: Database, url: str, *, forget: bool) -> None:
         await connection.execute(schema.poller.insert())
 
 
-async def beat(database: Database, terms: Terms) -> None:
-    """Say that a poller is alive, and which terms are in force."""
+async def beat(
+    database: Database, terms: Terms, *, answered_ago: float | None = None, peeked_ago: float | None = None
+) -> None:
+    """Say that a poller is alive, and which terms are in force.
+
+    ``answered_ago`` and ``peeked_ago``: how many seconds ago the desk answered it last, and a peek of it; None: never.
+    """
+    heard = {
+        name: schema.now - timedelta(seconds=ago)
+        for name, ago in (("desk_answered_at", answered_ago), ("peeked_at", peeked_ago))
+        if ago is not None
+    }
     async with database.connection() as connection:
         await connection.execute(update(schema.lease).values(heartbeat_at=schema.now, **_in_force(terms)))
+        if heard:
+            await connection.execute(update(schema.poller).values(heard))
 
 
 async def note_terms(database: Database, terms: Terms) -> None:

@@ -178,6 +178,10 @@ poller = Table(
         comment="What FreeScout does wrong for some tickets while its API answers; empty: nothing.",
     ),
     Column("trouble_since", _moment),
+    Column(
+        "desk_answered_at", _moment, comment="When FreeScout last gave an answer that counts, as of the last heartbeat."
+    ),
+    Column("peeked_at", _moment, comment="When it last answered a peek, as of the last heartbeat."),
     CheckConstraint(
         "desk_state IN ('unknown', 'ok', 'refused', 'unavailable')", name="freescout_poller_desk_state_check"
     ),
@@ -239,6 +243,7 @@ gap = Table(
     comment="Changes that the poller found before any delivery told of them.",
 )
 Index("freescout_gap_ticket", gap.c.ticket_id, gap.c.gap_id)
+Index("freescout_gap_healed_at", gap.c.healed_at)
 Index("freescout_gap_waiting", gap.c.healed_at, postgresql_where=gap.c.verdict == "waiting")
 Index("freescout_gap_peeked", gap.c.healed_at, postgresql_where=gap.c.verdict == "peeked")
 

@@ -46,6 +46,8 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
     leads_until: datetime | None
     stepped_down_at: datetime | None
     retired_at: datetime | None
+    desk_answered_at: datetime | None
+    peeked_at: datetime | None
 
     @property
     def poller(self) -> PollerState:

@@ -115,6 +115,8 @@ class FreeScout:
         self._sleep = sleep
         self.requests = 0
         """How many requests have been sent."""
+        self.answered_at: float | None = None
+        """When the last answer came that counts, by the loop's clock; None: never."""
         self._waiting: list[float] = []
         """When each list request that waits for its answer was sent, by the loop's clock."""
         self._repeats = Repeats(_STRANGE_ROW_EVERY)
@@ -265,6 +267,7 @@ class FreeScout:
                 raise no_answer(error) from error
         _judge(answer, may_be_gone=may_be_gone)
         check_its_age(answer)
+        self.answered_at = asyncio.get_running_loop().time()
         return answer
 
     def _strange(self, ticket_id: int | None) -> None:

@@ -88,6 +88,7 @@ class Jobs:
     ) -> None:
         self._database = database
         self._desk = desk
+        self._aside = aside
         self._passes = passes
         self._questions = questions
         self._settings = settings
@@ -215,7 +216,14 @@ class Jobs:
                 self._at_fault(f"its event loop stood still for {seen.stood_still:.0f} s")
 
     async def _beat(self) -> None:
-        await lease.beat(self._database, self._settings.cache.terms)
+        now, (desk, aside) = asyncio.get_running_loop().time(), (self._desk.answered_at, self._aside.answered_at)
+        answered = [at for at in (desk, aside) if at is not None]
+        await lease.beat(
+            self._database,
+            self._settings.cache.terms,
+            answered_ago=now - max(answered) if answered else None,
+            peeked_ago=None if aside is None else now - aside,
+        )
 
     async def _make_passes(self) -> None:
         """Make a pass, and another one at once if it outlasted its interval or one was asked for meanwhile."""

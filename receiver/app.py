@@ -109,6 +109,7 @@ def create_app(
         running = [
             refreshing,
             asyncio.create_task(health.watch()),
+            asyncio.create_task(health.counting.watch()),
             asyncio.create_task(writing.watch()),
             asyncio.create_task(answers.watch()),
             asyncio.create_task(minutes.keep(RECEIVER_FAULT)),

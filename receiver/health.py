@@ -16,6 +16,7 @@ from aiohttp import web
 from db.answers import Tally, read_ahead, read_answers
 from db.components import WRITE_EVERY, Found, write_components
 from db.condition import WRONG, State, judge, judge_pushes
+from db.counts import Counts
 from db.database import Database
 from db.gaps import count_gaps
 from db.lease import note_terms
@@ -32,7 +33,9 @@ from freescout_audit.events import DATABASE_POOLER, RECEIVER_FAULT, RECEIVER_STA
 from freescout_audit.logs import emit
 from freescout_audit.repeats import Repeats
 from freescout_audit.rule import Terms
+from freescout_audit.trust import vouched_until
 from receiver.access import Access
+from receiver.counting import Counting
 from receiver.metrics import Metrics
 from receiver.writing import Writing
 from settings.environment import Environment
@@ -89,6 +92,8 @@ class Health:
         self._checking = asyncio.Lock()
         self._checked_at: float | None = None
         self._pooler_reported = False
+        self.counting = Counting(database, metrics)
+        """To be set going by whoever runs this; it is no part of a check."""
         self.components: dict[str, Component] = {}
         self.standing: Standing | None = None
         """What stood in the database at the last look; None: it could not be read."""
@@ -98,6 +103,12 @@ class Health:
         """The gaps of the last day by verdict, as they were read last."""
         self.disputes = 0
         """Open disputes, as they were counted last."""
+        metrics.watch_pool(lambda: database.in_use, database.size)
+
+    @property
+    def counts(self) -> Counts | None:
+        """What was counted last, up to a minute ago; None when that is not known."""
+        return self.counting.counts
 
     @property
     def ready(self) -> bool:
@@ -227,6 +238,8 @@ class Health:
                 brief=condition.brief,
                 since=condition.since,
             )
+        until = vouched_until(standing.lease, standing.now)
+        self.counting.look(vouches=until is not None and until > standing.now)
         self._metrics.standing(standing, answers)
 
     def _look_at_the_writing(self, revision: str) -> None:
@@ -261,6 +274,7 @@ class Health:
         for name in ("poller", "lease", "desk", "deliveries"):
             self.components.pop(name, None)
             self._metrics.component(name, None)
+        self.counting.forget()
         self._metrics.database_failed()
 
     def _note(

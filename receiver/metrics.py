@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
 from functools import cache
@@ -11,7 +11,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 from prometheus_client.core import CounterMetricFamily
 from prometheus_client.registry import Collector
 
-from db.answers import Tally
+from db.answers import DROPPED, VERIFIED, Tally
+from db.counts import REASONS, Counts
 from db.gaps import VERDICTS
 from db.standing import Standing
 from freescout_audit import __version__
@@ -33,9 +34,14 @@ _MOMENTS = {
     "heartbeat": "When a poller's heartbeat was last seen.",
     "pass": "When the last complete pass ended.",
     "lease_end": "Until when the last complete pass vouches for everything.",
+    "peek": "When FreeScout last answered a peek, as of the last heartbeat.",
+    "desk_answer": "When FreeScout last gave the poller an answer that counts, as of the last heartbeat.",
+    "verified": "When a delivery last came that an accepted key had signed, to any receiver.",
+    "tickets_counted": "When this receiver last counted the tickets.",
     "commit": "When this receiver last committed something.",
 }
 """The moments that are shown, each as a metric of its own."""
+POLLER_STATES = ("leads", "stepped_down", "vanished", "never", "retired")
 
 
 class Metrics:
@@ -52,8 +58,8 @@ class Metrics:
         )
         self._refusals = Counter(
             "freescout_audit_refusals",
-            "Requests and connections refused, whether logged or not.",
-            ["kind"],
+            "Requests and connections refused by this receiver, whether logged or not.",
+            ["kind", "status"],
             registry=self.registry,
         )
         self._seconds = Histogram(
@@ -84,15 +90,17 @@ class Metrics:
         self.disputes = Gauge(
             "freescout_audit_disputes", "Tickets that FreeScout has to be asked about.", registry=self.registry
         )
-        self.poller_alive = Gauge(
-            "freescout_audit_poller_alive", "1 while a poller's heartbeat is fresh.", registry=self.registry
+        self._poller = Gauge(
+            "freescout_audit_poller_state", "1 for what became of the poller.", ["state"], registry=self.registry
         )
         self.lease_seconds = Gauge(
             "freescout_audit_lease_seconds",
             "For how long the last complete pass still vouches for everything; negative: for no longer.",
             registry=self.registry,
         )
-
+        self.cache_lease = Gauge(
+            "freescout_audit_cache_lease_seconds", "The cache.lease in force.", registry=self.registry
+        )
         self.desk_up = Gauge(
             "freescout_audit_desk_up", "1 when FreeScout's API answered the poller last time.", registry=self.registry
         )
@@ -107,15 +115,9 @@ class Metrics:
             ["component"],
             registry=self.registry,
         )
-        self._answered = Gauge(
-            "freescout_audit_answers",
-            "Requests that all receivers have answered since the first release, by kind, as the database has it.",
-            ["kind"],
-            registry=self.registry,
-        )
-        self._answered_at = Gauge(
-            "freescout_audit_answer_timestamp_seconds",
-            "When the last request of a kind came.",
+        self._refused_at = Gauge(
+            "freescout_audit_refusal_timestamp_seconds",
+            "When a request or connection of a kind was last refused, by any receiver.",
             ["kind"],
             registry=self.registry,
         )
@@ -129,6 +131,27 @@ class Metrics:
             ["verdict"],
             registry=self.registry,
         )
+        self.longest_gap = Gauge(
+            "freescout_audit_longest_gap_seconds",
+            "For how long a change of the last day was not known at the most, of those that the poller found first.",
+            registry=self.registry,
+        )
+        self._tickets = Gauge(
+            "freescout_audit_tickets",
+            "Tickets that the cache holds, by the reason of what they read: a status if it is ok, else none.",
+            ["reason"],
+            registry=self.registry,
+        )
+        self._pool_in_use = Gauge(
+            "freescout_audit_pool_connections_in_use",
+            "Connections to PostgreSQL that this receiver is using.",
+            registry=self.registry,
+        )
+        self._pool_size = Gauge(
+            "freescout_audit_pool_connections_max",
+            "Connections to PostgreSQL that this receiver may use.",
+            registry=self.registry,
+        )
         self.registry.register(_DroppedLines())
         # Looking a label up costs more than counting; floods are counted, too.
         self._refusals_of = cache(self._refusals.labels)
@@ -140,20 +163,24 @@ class Metrics:
         self._component.labels(name).set(math.nan if up is None else up)
 
     def standing(self, standing: Standing, answers: Mapping[str, Tally]) -> None:
-        """Show what the database knows of poller, lease and desk, and what all receivers answered."""
-        leads, until = standing.poller == "leads", standing.lease.lease_until
-        self.poller_alive.set(leads)
-        if until is not None:
-            vouched = vouched_until(standing.lease, standing.now) or standing.now
-            self.lease_seconds.set((vouched - standing.now).total_seconds())
+        """Show what the database knows of poller, lease and desk, and when all receivers last answered what."""
+        leads = standing.poller == "leads"
+        became = "retired" if standing.retired_at is not None and not leads else standing.poller
+        for state in POLLER_STATES:
+            self._poller.labels(state).set(state == became)
+        vouched = standing.lease.lease_until and (vouched_until(standing.lease, standing.now) or standing.now)
+        self.lease_seconds.set(math.nan if vouched is None else (vouched - standing.now).total_seconds())
+        self.cache_lease.set(standing.lease.cache_lease)
         self.desk_up.set(leads and standing.desk_state == "ok")
         self.both_silent.set(leads and standing.silent_since is not None)
         self._moment("heartbeat", standing.lease.heartbeat_at)
         self._moment("pass", standing.passed_at)
         self._moment("lease_end", vouched_until(standing.lease, standing.now))
-        for kind, tally in answers.items():
-            self._answered.labels(kind).set(tally.answers)
-            self._answered_at.labels(kind).set(tally.last_at.timestamp())
+        self._moment("peek", standing.peeked_at)
+        self._moment("desk_answer", standing.desk_answered_at)
+        self._moment("verified", answers[VERIFIED].last_at if VERIFIED in answers else None)
+        for kind in answers.keys() - {VERIFIED, DROPPED}:
+            self._refused_at.labels(kind).set(answers[kind].last_at.timestamp())
 
     def committed(self, at: datetime | None) -> None:
         """Show when this receiver last committed something; None: never."""
@@ -165,13 +192,33 @@ class Metrics:
     def database_failed(self) -> None:
         """Show that PostgreSQL is away, and that what only it knows is not known."""
         self.database_up.set(0)
-        for gauge in (self.disputes, self.poller_alive, self.lease_seconds, self.desk_up, self.both_silent):
+        for gauge in (self.disputes, self.lease_seconds, self.cache_lease, self.desk_up, self.both_silent):
             gauge.set(math.nan)
+        for name in _MOMENTS.keys() - {"commit"}:
+            self._moment(name, None)
+        for state in POLLER_STATES:
+            self._poller.labels(state).set(math.nan)
+        for verdict in VERDICTS:
+            self._gaps.labels(verdict).set(math.nan)
+        self._refused_at.clear()
+        self.counted(None)
 
     def gaps_of_a_day(self, by_verdict: Mapping[str, int]) -> None:
         """Show how many gaps the last day had."""
         for verdict in VERDICTS:
             self._gaps.labels(verdict).set(by_verdict.get(verdict, 0))
+
+    def counted(self, counts: Counts | None) -> None:
+        """Show what was counted; None: it is not known."""
+        for reason in REASONS:
+            self._tickets.labels(reason).set(math.nan if counts is None else counts.tickets[reason])
+        self.longest_gap.set(math.nan if counts is None else counts.longest_gap.total_seconds())
+        self._moment("tickets_counted", None if counts is None else counts.at)
+
+    def watch_pool(self, in_use: Callable[[], int], size: int) -> None:
+        """Show how many connections to PostgreSQL are in use, asked whenever somebody looks, and how many may be."""
+        self._pool_in_use.set_function(in_use)
+        self._pool_size.set(size)
 
     @contextmanager
     def request(self, endpoint: str) -> Iterator[None]:
@@ -189,9 +236,9 @@ class Metrics:
         """Count a request by the status of its answer."""
         self._answers_of(endpoint, str(status)).inc()
 
-    def refused(self, kind: str) -> None:
-        """Count a refusal."""
-        self._refusals_of(kind).inc()
+    def refused(self, kind: str, status: int | None) -> None:
+        """Count a refusal; ``status`` is None when the connection was closed without an answer."""
+        self._refusals_of(kind, "closed" if status is None else str(status)).inc()
 
     def delivery(self, endpoint: str, event: str, outcome: str, *, lag: float | None = None) -> None:
         """Count a verified delivery; ``lag`` in seconds when it was news."""

@@ -93,7 +93,7 @@ class Refusals:
 
     def note(self, refusal: Refusal, **fields: object) -> None:
         """Count a refusal, and log it now, later or as one of those ``left_out``."""
-        self._metrics.refused(refusal.kind)
+        self._metrics.refused(refusal.kind, refusal.status)
         self._remember(refusal.kind)
         kind = self._kinds.get(refusal.kind)
         if kind is None:

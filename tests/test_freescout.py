@@ -109,6 +109,20 @@ async def test_only_freescouts_own_404_means_gone() -> None:
             await FreeScout(Script(other)).conversation(7)
 
 
+async def test_the_last_answer_is_the_last_that_counts() -> None:
+    desk = FreeScout(Script(answer(401), listing(row()), answer(500)))
+    with pytest.raises(DeskRefusedError):
+        await desk.page(size=1)
+    assert desk.answered_at is None
+
+    await desk.page(size=1)
+    answered = desk.answered_at
+    with pytest.raises(DeskUnavailableError):
+        await desk.page(size=1, retries=0)
+
+    assert desk.answered_at == answered is not None
+
+
 MAY_PASS: Sequence[DeskResponse | OSError] = (
     answer(500),
     answer(503, content_type="text/html"),

@@ -12,14 +12,17 @@ import asyncpg
 import pytest
 
 from conftest import ENVIRONMENT, Log, Receive, Receiver
+from db.counts import REASONS
 from db.database import Database
+from db.gaps import VERDICTS
 from db.leadership import expect, retire
 from db.revision import NEWEST
 from db.url import normalise
 from freescout_audit.rule import Terms
 from receiver.app import create_app, serve
 from receiver.health import Health
-from receiver.metrics import Metrics
+from receiver.metrics import POLLER_STATES, Metrics
+from receiver.refusals import KINDS
 from settings import Secret, load_settings
 from support.examples import body
 
@@ -164,7 +167,7 @@ async def test_what_only_the_database_knows_is_forgotten_when_it_goes(
     health = Health(database, ENVIRONMENT, terms=Terms(), metrics=metrics)
     await health.check()
     assert health.ready
-    assert b"freescout_audit_poller_alive 1.0" in metrics.exposition()
+    assert b'freescout_audit_poller_state{state="leads"} 1.0' in metrics.exposition()
 
     await sql.execute("ALTER TABLE freescout_lease RENAME TO freescout_lease_away")
     health = Health(database, ENVIRONMENT, terms=Terms(), metrics=metrics)
@@ -172,7 +175,7 @@ async def test_what_only_the_database_knows_is_forgotten_when_it_goes(
 
     assert not health.ready
     assert set(health.components) == {"receive", "database"}
-    assert b"freescout_audit_poller_alive NaN" in metrics.exposition()
+    assert b'freescout_audit_poller_state{state="leads"} NaN' in metrics.exposition()
 
 
 async def test_the_watch_survives_what_it_does_not_expect(database: Database, log: Log) -> None:
@@ -251,12 +254,59 @@ def is_ready(health: Health) -> bool:
     return health.ready
 
 
+async def test_moments_are_shown_by_the_databases_clock_and_forgotten_with_it(
+    database: Database, sql: asyncpg.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("receiver.health._FRESH", 0.0)
+    await sql.execute(
+        "UPDATE freescout_poller SET peeked_at = to_timestamp(101), desk_answered_at = to_timestamp(102),"
+        " retired_at = to_timestamp(1)"
+    )
+    await sql.execute(
+        "INSERT INTO freescout_answer (kind, answers, first_at, last_at) VALUES"
+        " ('verified', 1, to_timestamp(1), to_timestamp(103)), ('empty', 1, to_timestamp(1), to_timestamp(104)),"
+        " ('log_line_dropped', 1, to_timestamp(1), to_timestamp(105))"
+    )
+    metrics = Metrics()
+    health = Health(database, ENVIRONMENT, terms=Terms(), metrics=metrics)
+
+    await health.check()
+
+    shown = metrics.exposition().decode()
+    for name, value in (
+        ("peek_timestamp_seconds", "101.0"),
+        ("desk_answer_timestamp_seconds", "102.0"),
+        ("verified_timestamp_seconds", "103.0"),
+        ('refusal_timestamp_seconds{kind="empty"}', "104.0"),
+        ('poller_state{state="retired"}', "1.0"),
+        ('poller_state{state="never"}', "0.0"),
+        ("cache_lease_seconds", "86400.0"),
+        ("lease_seconds", "NaN"),
+    ):
+        assert f"freescout_audit_{name} {value}\n" in shown
+    assert 'refusal_timestamp_seconds{kind="log_line_dropped"}' not in shown
+
+    await sql.execute("ALTER TABLE freescout_lease RENAME TO freescout_lease_away")
+    await health.check()
+
+    shown = metrics.exposition().decode()
+    assert "freescout_audit_peek_timestamp_seconds NaN" in shown
+    assert 'freescout_audit_refusal_timestamp_seconds{kind="empty"}' not in shown
+
+
 async def test_the_docs_list_every_metric(receiver: Receiver) -> None:
     await receiver.deliver(body())
     _, text = await get(receiver, "/metrics")
     exposed = {line.split()[2] for line in text.splitlines() if line.startswith("# TYPE ")}
     documented = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
 
-    assert {line.split("`")[1] for line in documented.splitlines() if line.startswith("| `")} == {
-        name for name in exposed if not name.endswith("_created")
+    rows = {line.split("`")[1]: line for line in documented.splitlines() if line.startswith("| `")}
+    assert rows.keys() == {name for name in exposed if not name.endswith("_created")}
+    named = {
+        "freescout_audit_refusals_total": KINDS,
+        "freescout_audit_gaps": VERDICTS,
+        "freescout_audit_tickets": REASONS,
+        "freescout_audit_poller_state": POLLER_STATES,
     }
+    for name, values in named.items():
+        assert all(f"`{value}`" in rows[name] for value in values), name

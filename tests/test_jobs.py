@@ -487,6 +487,22 @@ class TestQuestions:
         assert said == []
 
 
+async def test_the_heartbeat_says_when_the_desk_last_answered_and_when_it_answered_a_peek(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs_module, "BEAT_EVERY", 0.1)
+    heard = "SELECT desk_answered_at, peeked_at FROM freescout_poller"
+    assert tuple(await world.sql.fetchrow(heard)) == (None, None)
+
+    async with at_work(world, peek=1):
+        async with asyncio.timeout(30):
+            while None in (stands := tuple(await world.sql.fetchrow(heard))):  # noqa: ASYNC110 - the jobs set no event
+                await asyncio.sleep(0.01)
+
+    now = await world.sql.fetchval("SELECT freescout_now()")
+    assert all(timedelta() <= now - each < timedelta(seconds=30) for each in stands)
+
+
 async def test_who_watches_hears_of_each_pass(world: World, log: Log) -> None:
     pinged: list[str] = []
 

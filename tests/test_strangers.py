@@ -331,7 +331,7 @@ class TestTheLog:
         assert (last["bytes"], last["left_out"], last["status"]) == (99, 100 - AT_ONCE - 1, 401)
         refusals.tell()
         assert len(log.lines()) == AT_ONCE + 1
-        assert b'freescout_audit_refusals_total{kind="unverified"} 100.0' in metrics.exposition()
+        assert b'freescout_audit_refusals_total{kind="unverified",status="401"} 100.0' in metrics.exposition()
 
     def test_takes_fewer_than_20_lines_a_second_of_all_kinds_together(self, log: Log) -> None:
         clock = [0.0]
@@ -350,7 +350,7 @@ class TestTheLog:
 
         assert len(log.lines(DELIVERY_UNVERIFIED.name)) == AT_ONCE
         async with receiver.client.get(receiver.url + "/metrics") as response:
-            assert 'freescout_audit_refusals_total{kind="unverified"} 20.0' in await response.text()
+            assert 'freescout_audit_refusals_total{kind="unverified",status="401"} 20.0' in await response.text()
 
 
 class TestLoopbackOnly:

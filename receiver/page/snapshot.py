@@ -13,6 +13,7 @@ import msgspec
 
 from db.answers import DROPPED, VERIFIED, Tally
 from db.condition import WRONG
+from db.counts import Counts
 from db.database import Database
 from db.gaps import read_verdicts
 from db.journal import JournalledDelivery, read_deliveries
@@ -57,11 +58,8 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     refusals: Mapping[str, Tally]
     gaps: Mapping[str, int] | None
     disputes: int | None
-    tickets: int | None
-    """How many are held; None: not counted yet."""
-    unanswered: Mapping[str, int]
-    """How many of them read none, by reason."""
-    counted_at: datetime | None
+    counts: Counts | None
+    """How many tickets read what; None: not known now."""
     keys: Sequence[str]
     """The fingerprints of the webhook keys that are accepted, the current one first."""
     version: str = __version__
@@ -117,7 +115,10 @@ class Snapshots:
             with suppress(DatabaseUnavailableError, asyncpg.PostgresError):  # which the verdict says the next time
                 latest = await read_deliveries(self._database, at_most=_LATEST)
                 await self._read_day(standing.now, lights)
-        verdict = judge_all(parts, standing)
+        counts = health.counts
+        verdict = judge_all(
+            parts, standing, answered=counts.tickets["ok"] if counts is not None and counts.held else None
+        )
         return Snapshot(
             verdict=verdict,
             step=self._next_step(parts, verdict),
@@ -128,9 +129,7 @@ class Snapshots:
             refusals={kind: tally for kind, tally in health.answers.items() if kind not in {VERIFIED, DROPPED}},
             gaps=None if standing is None else health.gaps,
             disputes=None if standing is None else health.disputes,
-            tickets=None,
-            unanswered={},
-            counted_at=None,
+            counts=counts,
             keys=[fingerprint(secret.reveal()) for secret in self._secrets.webhook()],
         )
 

@@ -6,7 +6,7 @@ Code of the revision before goes on as before: it writes no such rows.
 from alembic import op
 
 revision = "0016"
-down_revision = "0014"
+down_revision = "0015"
 branch_labels = None
 depends_on = None
 
