@@ -33,8 +33,10 @@ def render(name: str) -> tuple[str, str]:
         if token.children:
             token.children = _with_links_beside(token.children)
     html: str = markdown.renderer.render(tokens, markdown.options, {})
-    # A table may be wider than a phone: it is scrolled, also with the keyboard.
-    html = html.replace("<table>", f'<div class="wide" tabindex="0" role="region" aria-label="{escape(title)}"><table>')
+    # What may be wider than a phone is scrolled, also with the keyboard.
+    html = html.replace("<pre>", '<pre tabindex="0">').replace(
+        "<table>", f'<div class="wide" tabindex="0" role="region" aria-label="{escape(title)}"><table>'
+    )
     return title, html.replace("</table>", "</table></div>")
 
 

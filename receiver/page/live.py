@@ -1,6 +1,7 @@
 """Tells open pages that something has changed, by server-sent events: a bounded number of streams, one look for all."""
 
 import asyncio
+import math
 import time
 from collections.abc import Callable
 
@@ -63,15 +64,23 @@ class Streams:
     async def _tell(self, response: web.StreamResponse, until: float | None) -> None:
         told = ""
         await _write(response, f"retry: {_COME_BACK}\n\n")
-        while not self._closing.is_set() and (until is None or self._wall() < until):
+        while not self._closing.is_set():
+            left = math.inf if until is None else until - self._wall()
+            if left <= 0:
+                return
             if told != self._digest:
                 told = self._digest
                 await _write(response, f"event: changed\ndata: {told}\n\n")
-            try:
-                async with asyncio.timeout(COMMENT_EVERY), self._changed:
-                    await self._changed.wait_for(lambda: told != self._digest or self._closing.is_set())  # noqa: B023 - it is waited for here
-            except TimeoutError:
+            elif not await self._has_changed(told, within=min(COMMENT_EVERY, left)):
                 await _write(response, ": still here\n\n")
+
+    async def _has_changed(self, told: str, *, within: float) -> bool:
+        """Wait until something has changed or the process stops, and tell whether that was so in time."""
+        try:
+            async with asyncio.timeout(within), self._changed:
+                return await self._changed.wait_for(lambda: told != self._digest or self._closing.is_set())
+        except TimeoutError:
+            return False
 
     async def _look_for_ever(self) -> None:
         while True:
