@@ -86,7 +86,8 @@ async def test_nothing_serious_stands_in_anybodys_way(browser: Browser, receiver
             await browser.open(receiver.url + PAGE + path)
             assert await browser.find_barriers() == [], (path, width)
             assert await browser.run("return document.documentElement.scrollWidth") <= width, (path, width)
-    assert await browser.troubles() == []
+    # The browser counts our own 400 among its troubles.
+    assert [trouble for trouble in await browser.troubles() if "which=nothing" not in trouble] == []
     await browser.open("about:blank")
 
 
