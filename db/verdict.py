@@ -50,6 +50,8 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     state: State
     sentence: Sequence[str | datetime]
     part: str | None = None
+    until: datetime | None = None
+    """Until when answers can be trusted although something is wrong; None: the sentence says it, or they cannot."""
 
 
 class Light(msgspec.Struct, frozen=True, kw_only=True):
@@ -89,7 +91,7 @@ def judge_all(parts: Mapping[str, Part], standing: Standing | None, *, answered:
     if until is not None and until > standing.now:
         if name is None:
             return Verdict(state="ok", sentence=["Answers can be trusted until ", until, "."])
-        return _right_so_far("Right so far, but ", parts, name)
+        return _right_so_far("Right so far, but ", parts, name, until)
     read_none = "every ticket reads none" if answered == 0 else "tickets without a recent delivery read none"
     if standing.poller == "leads":
         return _without_a_lease(parts, standing, name, read_none)
@@ -128,10 +130,10 @@ def _without_a_poller(parts: Mapping[str, Part], standing: Standing, name: str |
     return Verdict(state="notice", sentence=[f"No poller is running: {read_none}."], part="poller")
 
 
-def _right_so_far(begin: str, parts: Mapping[str, Part], name: str) -> Verdict:
+def _right_so_far(begin: str, parts: Mapping[str, Part], name: str, until: datetime | None = None) -> Verdict:
     part = parts[name]
     since: Sequence[str | datetime] = ["since ", part.since, " "] if part.since is not None else []
-    return Verdict(state=part.state, sentence=[begin, *since, brief(part), "."], part=name)
+    return Verdict(state=part.state, sentence=[begin, *since, brief(part), "."], part=name, until=until)
 
 
 def most_important(parts: Mapping[str, Part]) -> str | None:

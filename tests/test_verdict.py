@@ -149,6 +149,13 @@ def test_each_way_the_service_can_be_has_its_sentence(
     assert (verdict.state, verdict.part, written(verdict.sentence)) == (state, part, sentence)
 
 
+def test_what_is_right_so_far_is_right_until_the_lease_ends() -> None:
+    vanished, over = standing(lease=STILL_VALID), standing(lease=VANISHED)
+
+    assert judge_all(parts(vanished), vanished).until == at(100)
+    assert judge_all(parts(over), over).until is None
+
+
 def test_when_no_ticket_is_answered_the_sentence_says_so() -> None:
     seen = standing(lease=VANISHED)
 
