@@ -67,7 +67,9 @@ DELIVERY_NOT_SAVED = LogEvent(
 )
 RECEIVER_STARTED = LogEvent("receiver.started", "info", "The receiver listens.")
 RECEIVER_STOPPING = LogEvent("receiver.stopping", "info", "The receiver finishes what is in flight and ends.")
-RECEIVER_STATE = LogEvent("receiver.state", "info", "Readiness changed; `component` and `detail` say what and why.")
+RECEIVER_STATE = LogEvent(
+    "receiver.state", "info", "Readiness changed: `component` is `state` now and was `before`; `detail` says why."
+)
 RECEIVER_FAULT = LogEvent("receiver.fault", "error", "A request ended in an unexpected error; please report it.")
 JOURNAL_PRUNED = LogEvent("journal.pruned", "info", "Deliveries older than `journal.keep` were deleted.")
 DATABASE_EMBEDDED = LogEvent("database.embedded", "info", "What the embedded PostgreSQL is doing; laptops only.")

@@ -79,13 +79,20 @@ class AuditHandler:
                 reason=error.problem,
                 freescout_event=delivery.event,
                 bytes=len(delivery.body),
+                key_fingerprint=delivery.key_fingerprint,
             )
             return web.json_response({"error": error.problem}, status=400)
         if claim is not None or not delivery.event.startswith(SELF_TEST):
             self._answers.verified(delivery.key_fingerprint, delivery.digest)
         if claim is None:
             await self._save(delivery, None, "ignored")
-            emit(events.DELIVERY_IGNORED, outcome="ignored", freescout_event=delivery.event, bytes=len(delivery.body))
+            emit(
+                events.DELIVERY_IGNORED,
+                outcome="ignored",
+                freescout_event=delivery.event,
+                bytes=len(delivery.body),
+                key_fingerprint=delivery.key_fingerprint,
+            )
             return web.json_response({"outcome": "ignored"})
         return web.json_response({"outcome": await self._save(delivery, claim)})
 
@@ -165,6 +172,7 @@ class AuditHandler:
             state=said.state,
             lag_s=lag,
             bytes=delivery.body_bytes,
+            key_fingerprint=delivery.key_fingerprint,
         )
         self._metrics.delivery(ENDPOINT, delivery.event, outcome, lag=lag if outcome == "applied" else None)
         self._minutes.count(outcome)

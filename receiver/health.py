@@ -305,6 +305,7 @@ class Health:
                 said,
                 component=name,
                 state=state,
+                before=None if before is None else before.state,
                 detail=detail,
                 next_step=next_step or None,
                 runbook=runbook or None,

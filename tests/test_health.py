@@ -248,6 +248,10 @@ async def test_a_lease_that_ends_is_said_by_a_receiver_too_and_readiness_is_red(
     assert "its lease is over" in health.components["poller"].detail
     assert len(log.lines("lease.expired")) == 1
     assert len(log.lines("poller.expected")) == 1
+    told = [
+        (line.get("before"), line["state"]) for line in log.lines("receiver.state") if line["component"] == "poller"
+    ]
+    assert told == [(None, "failed"), ("failed", "off"), ("off", "failed")]
 
 
 def is_ready(health: Health) -> bool:

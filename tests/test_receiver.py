@@ -403,6 +403,7 @@ class TestLog:
             "status": "closed",
             "state": "published",
             "bytes": len(raw),
+            "key_fingerprint": fingerprint(KEY),
         }
         for secret in ("never stored", "customer7@example.org", KEY, "Customer"):
             assert secret not in log.text
