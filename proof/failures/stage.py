@@ -144,8 +144,10 @@ class Stage:
 
 
 @asynccontextmanager
-async def staged(folder: Path, settings: Mapping[str, str] = SETTINGS) -> AsyncIterator[Stage]:
-    """Set the stage, with nothing started yet but a desk that never rests."""
+async def staged(
+    folder: Path, settings: Mapping[str, str] = SETTINGS, *, restless: bool = True
+) -> AsyncIterator[Stage]:
+    """Set the stage: a desk, which never rests unless told otherwise, a vault, and our processes, started."""
     desk = Desk(clock=SystemClock(), seed=1)
     for ticket_id in desk.populate(TICKETS, days=30):
         desk.get(ticket_id).state = "published"
@@ -192,10 +194,9 @@ async def staged(folder: Path, settings: Mapping[str, str] = SETTINGS) -> AsyncI
             stack.push_async_callback(process.kill)
         stage.url = f"http://{HOST}:{stage.receiver.variables['PORT']}"
         stage.variables = told | {"FLAG_FREESCOUT_WEBHOOK_RECEIVE": "1"}
-        living = [
-            asyncio.create_task(Worker(desk).run_forever(transport, look_every=0.05)),
-            asyncio.create_task(_never_rest(desk)),
-        ]
+        living = [asyncio.create_task(Worker(desk).run_forever(transport, look_every=0.05))]
+        if restless:
+            living.append(asyncio.create_task(_never_rest(desk)))
         try:
             await stage.receiver.start()
             await stage.poller.start()
