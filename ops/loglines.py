@@ -10,6 +10,7 @@ import msgspec
 
 from freescout_audit.events import CATALOGUE
 from freescout_audit.logs import LOGGER
+from ops.searches import Search
 
 LEVELS = ("debug", "info", "warning", "error")
 
@@ -63,6 +64,7 @@ class Filter(msgspec.Struct, frozen=True, kw_only=True):
     ticket_id: int | None = None
     events: Sequence[str] = ()
     """Patterns with ``*`` and ``?``."""
+    saved: Sequence[Search] = ()
     since: datetime | None = None
     level: str = "debug"
 
@@ -71,6 +73,7 @@ class Filter(msgspec.Struct, frozen=True, kw_only=True):
         return (
             (self.ticket_id is None or self.ticket_id in line.ticket_ids)
             and (not self.events or any(fnmatchcase(line.event, pattern) for pattern in self.events))
+            and (not self.saved or any(search.finds(line.event, line.fields) for search in self.saved))
             and (self.since is None or line.at >= self.since)
             and _rank(line.level) >= _rank(self.level)
         )

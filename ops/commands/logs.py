@@ -17,13 +17,15 @@ from rich.table import Table
 from rich.text import Text
 
 from ops.loglines import Filter, LogLine, read_line, value_of
-from ops.output import AsJson, Screen, fail, let_the_reader_go
-from ops.result import CommandError, Exit
+from ops.output import AsJson, Screen, fail, let_the_reader_go, show
+from ops.result import CommandError, CommandResult, Exit
+from ops.searches import BY_NAME, SEARCHES, Search
 from ops.ticket_ids import TicketOption
 from ops.times import SinceOption
 
 _STYLES = {"debug": "dim", "info": "", "warning": "yellow", "error": "red"}
 _NOT_SHOWN = ("request_id", "endpoint")
+_LIST = "list"
 
 
 class Level(StrEnum):
@@ -43,9 +45,27 @@ class Counts(msgspec.Struct, frozen=True, kw_only=True):
     counts: Mapping[str, int]
 
 
+class SavedSearch(msgspec.Struct, frozen=True, kw_only=True):
+    """A saved search and the question that it answers."""
+
+    name: str
+    question: str
+    answer: str
+
+
+class SavedSearches(msgspec.Struct, frozen=True, kw_only=True):
+    """What ``logs --saved list --json`` says."""
+
+    searches: list[SavedSearch]
+
+
 def logs(
     file: Annotated[Path | None, typer.Argument(help="Standard input if left out.", show_default=False)] = None,
     *,
+    saved: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Only what answers a question of docs/log-searches.md; 'list' shows them."),
+    ] = None,
     ticket: TicketOption = None,
     event: Annotated[
         list[str] | None, typer.Option(metavar="PATTERN", help="Only these events: gap.lost, 'gap.*'.")
@@ -58,9 +78,17 @@ def logs(
     as_json: AsJson = False,
 ) -> None:
     """Read our log lines, as Heroku or a file has them: filter, show, count. What is not ours is passed over."""
+    if saved and _LIST in saved:
+        show(_list(), as_json=as_json)
+        return
+    try:
+        searches = [_saved(name, ticket) for name in saved or ()]
+    except CommandError as error:
+        fail(error, error.code, as_json=as_json)
     wanted = Filter(
         ticket_id=ticket,
         events=event or (),
+        saved=searches,
         since=None if since is None else since.at(datetime.now(UTC)),
         level=level,
     )
@@ -76,6 +104,29 @@ def logs(
     except OSError as error:
         unreadable = CommandError(f"{file} cannot be read ({error.strerror})", "name another file")
         fail(unreadable, Exit.USAGE, as_json=as_json)
+
+
+def _list() -> CommandResult:
+    """Return what there is to choose from."""
+    shown = [Text.assemble((f"{each.name:<10}", "bold"), f" {each.question}") for each in SEARCHES]
+    picture = Text("\n", no_wrap=True).join(shown)
+    found = [SavedSearch(name=each.name, question=each.question, answer=each.answer) for each in SEARCHES]
+    return CommandResult(SavedSearches(searches=found), picture)
+
+
+def _saved(name: str, ticket: int | None) -> Search:
+    """Return a saved search.
+
+    Raises:
+        CommandError: There is none of that name, or it lacks its ticket.
+    """
+    search = BY_NAME.get(name)
+    if search is None:
+        names = "\n".join(f"  {each.name:<10} {each.question}" for each in SEARCHES)
+        raise CommandError(f"{name[:40]!r} is no saved search", f"choose one of these\n{names}", Exit.USAGE)
+    if search.needs_ticket and ticket is None:
+        raise CommandError(f"the saved search {name} is about one ticket", "name it: --ticket 4711", Exit.USAGE)
+    return search
 
 
 def _run(stream: BinaryIO, wanted: Filter, by: str | None, *, as_json: bool) -> None:
