@@ -118,10 +118,10 @@ def _without_a_lease(parts: Mapping[str, Part], standing: Standing, name: str | 
 
 
 def _without_a_poller(parts: Mapping[str, Part], standing: Standing, name: str | None, read_none: str) -> Verdict:
-    if name == "poller":
+    if name is not None and _is_wrong(parts.get("poller")):
         ended = vouched_until(standing.lease, standing.now) or parts["poller"].since
-        sentence = [*_at(ended), read_none, ": ", brief(parts["poller"]), "."]
-        return Verdict(state="failed", sentence=sentence, part="poller")
+        sentence = [*_at(ended), read_none, ": ", brief(parts[name]), "."]
+        return Verdict(state="failed", sentence=sentence, part=name)
     if name is not None:
         return _right_so_far("Push alone, without a poller; and ", parts, name)
     if standing.retired_at is not None:

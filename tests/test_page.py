@@ -165,7 +165,7 @@ class TestWhatItShows:
 
         assert status == 200
         assert "No poller is running: tickets without a recent delivery read none." in text
-        assert "Start the process poller" in text
+        assert "start the process poller" in text
         for light in ("Push: well", "Pull: off", "FreeScout: off", "Database: well"):
             assert light in text
 

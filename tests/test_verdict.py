@@ -127,6 +127,14 @@ def written(sentence: Sequence[str | datetime]) -> str:
             "Push alone, without a poller; and since 11:56:40 FreeScout's deliveries are refused (401).",
         ),
         (
+            standing(lease=VANISHED),
+            {},
+            {"database": msgspec.structs.replace(NOT_SAVED, since=at(-650))},
+            "failed",
+            "database",
+            "Since 11:58:20 tickets without a recent delivery read none: deliveries are not saved.",
+        ),
+        (
             standing(lease=VANISHED, stepped_down_at=at(-700)),
             {},
             {},

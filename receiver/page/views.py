@@ -72,7 +72,10 @@ class Page:
             undefined=jinja2.StrictUndefined,
             trim_blocks=True,
             lstrip_blocks=True,
+            auto_reload=False,
         )
+        for name in environment.list_templates():
+            environment.get_template(name)  # those of this code, also when a newer checkout lies there
         environment.filters.update(time=time_of, content=lambda row: content(row.status, row.state), span=span)
         environment.globals.update(strip=charts.strip, charts=charts.charts, documents=documents.NAMES)
         routes = self.app.router
