@@ -28,6 +28,7 @@ _TARGET = 0.2
 _OPENED = 100
 _PROCESSES = ("web.1", "web.2", "poller.1")
 _FILL = (
+    "TRUNCATE freescout_ticket, freescout_delivery, freescout_gap, freescout_minute",
     """
 INSERT INTO freescout_ticket (ticket_id, number, mailbox_id, status, state, updated_at, created_at, gone, observed_at,
                               observed_via, expires_at, truth_at)

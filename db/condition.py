@@ -14,7 +14,8 @@ State = Literal["ok", "off", "notice", "degraded", "failed"]
 """``off``: on purpose. ``notice``: worth a look, and nothing is wrong. ``degraded``: wrong, and answers are right so
 far. ``failed``: somebody's work is not done, and readiness is red."""
 WRONG: frozenset[State] = frozenset({"degraded", "failed"})
-_FROM_BEST_TO_WORST: tuple[State, ...] = ("ok", "off", "notice", "degraded", "failed")
+STATES: tuple[State, ...] = ("ok", "off", "notice", "degraded", "failed")
+"""From the best to the worst."""
 
 START_THE_POLLER = "start the process poller; if push alone is meant: freescout-audit poller retire"
 _COMPARE_THE_KEY = "compare the webhook key with FreeScout's Manage » Settings » API & Webhooks; has APP_KEY changed?"
@@ -37,7 +38,7 @@ class Condition(msgspec.Struct, frozen=True, kw_only=True):
 
 def worst(*states: State) -> State:
     """Return the worst of some states."""
-    return max(states, key=_FROM_BEST_TO_WORST.index)
+    return max(states, key=STATES.index)
 
 
 def judge(standing: Standing) -> dict[str, Condition]:

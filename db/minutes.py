@@ -13,10 +13,11 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import msgspec
-from sqlalchemy import delete, select
+from sqlalchemy import BigInteger, Text, delete, func, literal, select
+from sqlalchemy.dialects.postgresql import ARRAY
 
 from db import schema
-from db.condition import State, worst
+from db.condition import STATES, State, worst
 from db.database import Database
 from freescout_audit.errors import DatabaseUnavailableError
 from freescout_audit.events import LogEvent
@@ -33,38 +34,65 @@ _WAITING = 24 * 60
 """Minutes that wait for the database at the most; the oldest goes first."""
 
 _minute = schema.minute.c
+_STATES = literal(list(STATES), ARRAY(Text))
 
 
-class Minute(msgspec.Struct, frozen=True, kw_only=True):
-    """A row: one process, the minute that ended then, its lights at their worst, and what it counted."""
+class Column(msgspec.Struct, frozen=True, kw_only=True):
+    """What all processes found in a stretch of time that begins at ``at``: each light at its worst, None: not known."""
 
-    process: str
-    ended_at: datetime
+    at: datetime
     push: State | None
     pull: State | None
     desk: State | None
     database: State | None
-    applied: int
-    duplicate: int
-    stale: int
-    disputed: int
-    unusable: int
-    ignored: int
-    refused: int
-    passes: int
-    failed_passes: int
+
+
+class Counted(msgspec.Struct, frozen=True, kw_only=True):
+    """What all processes counted in a stretch of time that begins at ``at``, and how many changes took how long."""
+
+    at: datetime
+    counts: Mapping[str, int]
     lags: Sequence[int]
 
 
-async def read_minutes(database: Database, within: timedelta) -> Sequence[Minute]:
-    """Read the minutes of all processes, the oldest first.
+async def read_columns(database: Database, begin: datetime, step: timedelta) -> Sequence[Column]:
+    """Read the lights since ``begin``, a column each ``step``, without those of which nothing is known.
 
     Raises:
         DatabaseUnavailableError: PostgreSQL is away or not migrated; the same below.
     """
-    query = select(schema.minute).where(_minute.ended_at > schema.now - within).order_by(_minute.ended_at)
+    at = func.date_bin(step, _minute.ended_at, begin).label("at")
+    ranks = (func.max(func.array_position(_STATES, _minute[name])).label(name) for name in LIGHTS)
+    query = select(at, *ranks).where(_minute.ended_at >= begin).group_by(at).order_by(at)
     async with database.connection() as connection:
-        return [Minute(**row) for row in await connection.rows(query)]
+        rows = await connection.rows(query)
+    return [
+        Column(at=row["at"], **{name: None if row[name] is None else STATES[row[name] - 1] for name in LIGHTS})
+        for row in rows
+    ]
+
+
+async def read_counted(database: Database, begin: datetime, step: timedelta) -> Sequence[Counted]:
+    """Read what was counted since ``begin``, a stretch each ``step``, without those in which nothing ran."""
+    at = func.date_bin(step, _minute.ended_at, begin).label("at")
+    sums = (func.sum(_minute[name]).cast(BigInteger).label(name) for name in COUNTS)
+    counted = select(at, *sums).where(_minute.ended_at >= begin).group_by(at).order_by(at)
+    lag = (
+        func.unnest(_minute.lags)
+        .table_valued("changes", with_ordinality="place", joins_implicitly=True)
+        .render_derived()
+    )
+    took = (
+        select(at, lag.c.place, func.sum(lag.c.changes).cast(BigInteger).label("changes"))
+        .where(_minute.ended_at >= begin)
+        .group_by(at, lag.c.place)
+    )
+    async with database.connection() as connection:
+        rows, lags = await connection.rows(counted), await connection.rows(took)
+    by_time: dict[datetime, list[int]] = {row["at"]: [0] * (len(LAG_BOUNDS) + 1) for row in rows}
+    for row in lags:
+        by_time[row["at"]][row["place"] - 1] = row["changes"]
+    return [Counted(at=row["at"], counts={name: row[name] for name in COUNTS}, lags=by_time[row["at"]]) for row in rows]
 
 
 class MinuteBook:

@@ -6,8 +6,9 @@ from datetime import timedelta
 import asyncpg
 import pytest
 
+from db.condition import State
 from db.database import Database
-from db.minutes import LAG_BOUNDS, MinuteBook, added, percentile, read_minutes
+from db.minutes import LAG_BOUNDS, MinuteBook, added, percentile, read_columns, read_counted
 from freescout_audit.errors import DatabaseUnavailableError
 from support.databases import Clock
 from support.examples import NOON, at
@@ -23,12 +24,16 @@ class Steady:
         return self.now
 
 
-def counted(*seconds: float) -> list[int]:
+def groups(*seconds: float) -> list[int]:
     """Return the groups that a book counts such times in."""
     return list(added([[int(low < each <= up) for low, up in BOUNDS] for each in seconds]))
 
 
 BOUNDS = tuple(zip((-math.inf, *LAG_BOUNDS), (*LAG_BOUNDS, math.inf), strict=True))
+
+
+BEGIN = at(-3600)
+MINUTE = timedelta(minutes=1)
 
 
 @pytest.mark.usefixtures("clock")
@@ -44,12 +49,12 @@ async def test_a_minute_holds_counts_and_the_worst_that_was_found(database: Data
     book.note({"push": "ok", "pull": "ok"})
     await book.write()
 
-    (minute,) = await read_minutes(database, timedelta(hours=1))
+    (counted,) = await read_counted(database, BEGIN, MINUTE)
+    (column,) = await read_columns(database, BEGIN, MINUTE)
 
-    assert (minute.process, minute.applied, minute.refused, minute.stale) == ("web.1", 2, 1, 0)
-    assert (minute.push, minute.pull, minute.desk, minute.database) == ("degraded", "failed", None, None)
-    assert list(minute.lags) == counted(1.5, 5000)
-    assert minute.ended_at == pytest.approx(NOON, abs=timedelta(seconds=1))
+    assert {name: count for name, count in counted.counts.items() if count} == {"applied": 2, "refused": 1}
+    assert list(counted.lags) == groups(1.5, 5000)
+    assert (column.push, column.pull, column.desk, column.database) == ("degraded", "failed", None, None)
 
 
 async def test_each_minute_begins_anew(database: Database, clock: Clock) -> None:
@@ -62,9 +67,33 @@ async def test_each_minute_begins_anew(database: Database, clock: Clock) -> None
     await clock.set(at(60))
     await book.write()
 
-    _, second = await read_minutes(database, timedelta(hours=1))
+    _, second = await read_counted(database, BEGIN, MINUTE)
+    _, column = await read_columns(database, BEGIN, MINUTE)
 
-    assert (second.applied, second.push, list(second.lags)) == (0, None, [])
+    assert (second.counts["applied"], sum(second.lags), column.push) == (0, 0, None)
+
+
+async def test_a_stretch_has_what_all_processes_counted_and_the_worst_that_one_found(
+    database: Database, clock: Clock
+) -> None:
+    receiver, poller = MinuteBook(database, "web.1"), MinuteBook(database, "poller.1")
+    states: tuple[State, ...] = ("ok", "degraded", "ok")
+    for turn, state in enumerate(states):
+        await clock.set(at(60 * turn))
+        receiver.note({"push": state})
+        receiver.count("applied")
+        receiver.known_after(1.5)
+        await receiver.write()
+        poller.count("passes")
+        poller.known_after(1.6)
+        await poller.write()
+
+    (column,) = await read_columns(database, BEGIN, timedelta(hours=2))
+    (counted,) = await read_counted(database, BEGIN, timedelta(hours=2))
+
+    assert (column.at, column.push) == (BEGIN, "degraded")
+    assert (counted.counts["applied"], counted.counts["passes"]) == (3, 3)
+    assert list(counted.lags) == groups(*[1.5] * 6)
 
 
 async def test_what_cannot_be_written_waits_and_keeps_its_time(
@@ -83,10 +112,16 @@ async def test_what_cannot_be_written_waits_and_keeps_its_time(
     await sql.execute("ALTER TABLE away RENAME TO freescout_minute")
     await book.write()
 
-    minutes = await read_minutes(database, timedelta(hours=1))
+    columns = await read_columns(database, BEGIN, MINUTE)
+    counted = await read_counted(database, BEGIN, MINUTE)
 
-    assert [(minute.database, minute.applied) for minute in minutes] == [("failed", 1)] * 3 + [(None, 0)]
-    assert [round((minutes[-1].ended_at - minute.ended_at).total_seconds()) for minute in minutes] == [180, 120, 60, 0]
+    assert [(column.at, column.database) for column in columns] == [
+        (at(0), "failed"),
+        (at(60), "failed"),
+        (at(120), "failed"),
+        (at(180), None),
+    ]
+    assert [each.counts["applied"] for each in counted] == [1, 1, 1, 0]
 
 
 @pytest.mark.usefixtures("clock")
@@ -113,6 +148,6 @@ async def test_a_week_is_kept(database: Database, sql: asyncpg.Connection) -> No
     ],
 )
 def test_a_percentile_lies_between_the_bounds(seconds: tuple[float, ...], share: float, expected: float | None) -> None:
-    found = percentile(counted(*seconds), share)
+    found = percentile(groups(*seconds), share)
 
     assert found == expected if expected is None else found == pytest.approx(expected)

@@ -79,6 +79,7 @@ async def test_a_delivery_shows_without_a_reload_and_a_lost_stream_is_said_and_c
 @pytest.mark.parametrize("dark", [False, True])
 async def test_nothing_serious_stands_in_anybodys_way(browser: Browser, receiver: Receiver, *, dark: bool) -> None:
     axe()
+    await browser.troubles()  # of the tests before
     await receiver.deliver(body("closed"))
     for width in (1280, 390):
         await browser.look_as(width=width, dark=dark)

@@ -1,15 +1,15 @@
 """The last day as the page draws it, out of the minutes: strips of states, and counts by the hour. Pure."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime, timedelta
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 from itertools import groupby
 from typing import Literal
 
 import msgspec
 
 from db.condition import State, worst
-from db.minutes import LIGHTS, Minute, added, percentile
+from db.minutes import LIGHTS, Column, Counted, added, percentile
 from freescout_audit.words import span
 
 DAY = timedelta(hours=24)
@@ -50,9 +50,8 @@ class Hour(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Day(msgspec.Struct, frozen=True, kw_only=True):
-    """The last 24 hours up to ``end``: a strip for each light, and the hours, the oldest first."""
+    """The last 24 hours: a strip for each light, and the hours, the oldest first."""
 
-    end: datetime
     strips: Mapping[str, Sequence[Stretch]]
     hours: Sequence[Hour]
     p50: float | None
@@ -75,60 +74,63 @@ class Day(msgspec.Struct, frozen=True, kw_only=True):
         return sum(hour.counts.get(name, 0) for hour in self.hours for name in names)
 
 
+class Times(msgspec.Struct, frozen=True, kw_only=True):
+    """When the day's columns and hours begin; each ends with the one that ``now`` is in."""
+
+    columns: datetime
+    hours: datetime
+
+
+def times_of(now: datetime) -> Times:
+    """Return them."""
+    return Times(columns=_after(now, STEP) - DAY, hours=_after(now, HOUR) - DAY)
+
+
 def summarise(
-    minutes: Sequence[Minute], gaps: Sequence[tuple[datetime, str]], now: datetime, lights: Mapping[str, State]
+    times: Times,
+    columns: Sequence[Column],
+    counted: Sequence[Counted],
+    gaps: Sequence[tuple[datetime, str]],
+    lights: Mapping[str, State],
 ) -> Day:
     """Return the last day.
 
     Args:
-        minutes: The minutes of all processes, the oldest first.
+        times: When its columns and hours begin.
+        columns: What all processes found, by the column.
+        counted: What they counted, by the hour.
         gaps: The moments at which gaps were found, and their verdicts.
-        now: The database's clock.
         lights: How each light is now; no minute says so yet.
     """
-    end = _after(now, STEP)
-    begin = end - DAY
-    columns = _grouped(minutes, lambda minute: (minute.ended_at - begin) // STEP)
+    found_in = {(column.at - times.columns) // STEP: column for column in columns}
     strips = {}
     for name in LIGHTS:
-        states = [_state(columns.get(at, ()), name) for at in range(DAY // STEP)]
+        states: list[State | Literal["unknown"]] = [
+            UNKNOWN if at not in found_in else getattr(found_in[at], name) or UNKNOWN for at in range(DAY // STEP)
+        ]
         if name in lights:
             states[-1] = lights[name] if states[-1] == UNKNOWN else worst(lights[name], states[-1])
-        strips[name] = _stretches(states, begin)
-    last = _after(now, HOUR)
-    first = last - DAY
-    by_hour = _grouped(minutes, lambda minute: (minute.ended_at - first) // HOUR)
-    found = Counter(((at - first) // HOUR, verdict) for at, verdict in gaps)
+        strips[name] = _stretches(states, times.columns)
+    by_hour = {(hour.at - times.hours) // HOUR: hour for hour in counted}
+    found = Counter(((at - times.hours) // HOUR, verdict) for at, verdict in gaps)
     hours = []
     for at in range(DAY // HOUR):
-        there = by_hour.get(at, ())
-        lags = added(minute.lags for minute in there)
-        counts: Counter[str] = Counter()
-        for minute in there:
-            counts.update({name: getattr(minute, name) for name in _COUNTED})
+        there = by_hour.get(at)
+        counts = Counter({} if there is None else there.counts)
         counts.update({verdict: count for (when, verdict), count in found.items() if when == at})
-        hours.append(Hour(at=first + at * HOUR, counts=counts, p50=percentile(lags, 0.5), p95=percentile(lags, 0.95)))
-    lags = added(minute.lags for minute in minutes)
-    return Day(end=end, strips=strips, hours=hours, p50=percentile(lags, 0.5), p95=percentile(lags, 0.95))
-
-
-_COUNTED = tuple(field.name for field in msgspec.structs.fields(Minute) if field.type is int)
+        lags = () if there is None else there.lags
+        hours.append(
+            Hour(at=times.hours + at * HOUR, counts=counts, p50=percentile(lags, 0.5), p95=percentile(lags, 0.95))
+        )
+    lags = added(hour.lags for hour in counted)
+    return Day(strips=strips, hours=hours, p50=percentile(lags, 0.5), p95=percentile(lags, 0.95))
 
 
 def _after(now: datetime, step: timedelta) -> datetime:
     """Return the end of the column that ``now`` is in."""
+    now = now.astimezone(UTC)
     since = now - now.replace(hour=0, minute=0, second=0, microsecond=0)
     return now - since % step + step
-
-
-def _grouped(minutes: Sequence[Minute], key: Callable[[Minute], int]) -> Mapping[int, Sequence[Minute]]:
-    return {at: list(group) for at, group in groupby(minutes, key)}
-
-
-def _state(minutes: Sequence[Minute], name: str) -> State | Literal["unknown"]:
-    """Return the worst state that a light had; what no process has said is not known."""
-    states: list[State] = [state for minute in minutes if (state := getattr(minute, name)) is not None]
-    return worst(*states) if states else UNKNOWN
 
 
 def _stretches(states: Sequence[str], begin: datetime) -> Sequence[Stretch]:

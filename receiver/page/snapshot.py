@@ -17,14 +17,14 @@ from db.counts import Counts
 from db.database import Database
 from db.gaps import read_verdicts
 from db.journal import JournalledDelivery, read_deliveries
-from db.minutes import LIGHTS, read_minutes
+from db.minutes import LIGHTS, read_columns, read_counted
 from db.standing import Standing
 from db.verdict import Light, Verdict, find_lights, judge_all
 from freescout_audit import __version__
 from freescout_audit.errors import DatabaseUnavailableError
 from freescout_audit.signature import fingerprint
 from receiver.health import Component, Health
-from receiver.page.day import DAY, HOUR, Day, summarise
+from receiver.page.day import DAY, HOUR, STEP, Day, summarise, times_of
 from settings.place import Place
 from settings.vault.live import LiveSecrets
 
@@ -136,9 +136,14 @@ class Snapshots:
     async def _read_day(self, now: datetime, lights: Mapping[str, Light]) -> None:
         if self._clock() - self._day_at < _DAY_FRESH:
             return
-        minutes = await read_minutes(self._database, DAY + HOUR)
-        gaps = await read_verdicts(self._database, DAY + HOUR)
-        self._day = summarise(minutes, gaps, now.astimezone(UTC), {name: each.state for name, each in lights.items()})
+        times = times_of(now)
+        self._day = summarise(
+            times,
+            await read_columns(self._database, times.columns, STEP),
+            await read_counted(self._database, times.hours, HOUR),
+            await read_verdicts(self._database, DAY),
+            {name: each.state for name, each in lights.items()},
+        )
         self._day_at = self._clock()
 
     def _next_step(self, parts: Mapping[str, Component], verdict: Verdict) -> NextStep | None:

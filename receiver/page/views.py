@@ -24,8 +24,9 @@ from freescout_audit.words import content, span
 from receiver import refusals as why
 from receiver.access import COOKIE, Access, is_same_site
 from receiver.page import charts, documents
+from receiver.page.day import Day
 from receiver.page.live import Streams
-from receiver.page.snapshot import Snapshots
+from receiver.page.snapshot import Snapshot, Snapshots
 from receiver.refusals import Refusals
 
 PATH = "/internal/freescout-audit/"
@@ -64,9 +65,13 @@ class Page:
         self._streams = streams
         self._access = access
         self._refusals = refusals
+        self._shown: Snapshot | None = None
+        self._pages: dict[bool, Any] = {}
+        """The page that shows it, by whether there is a session to end: it is the same for all who look."""
+        self._drawn: tuple[Day | None, Markup] = None, Markup()
         self.app = web.Application(middlewares=[self._guard])
         self.app.on_shutdown.append(streams.close)
-        environment = aiohttp_jinja2.setup(
+        environment = self._templates = aiohttp_jinja2.setup(
             self.app,
             loader=jinja2.FileSystemLoader(_HERE / "templates"),
             undefined=jinja2.StrictUndefined,
@@ -74,10 +79,10 @@ class Page:
             lstrip_blocks=True,
             auto_reload=False,
         )
+        environment.filters.update(time=time_of, content=lambda row: content(row.status, row.state), span=span)
+        environment.globals.update(strip=charts.strip, documents=documents.NAMES)
         for name in environment.list_templates():
             environment.get_template(name)  # those of this code, also when a newer checkout lies there
-        environment.filters.update(time=time_of, content=lambda row: content(row.status, row.state), span=span)
-        environment.globals.update(strip=charts.strip, charts=charts.charts, documents=documents.NAMES)
         routes = self.app.router
         routes.add_get("/", self._show)
         routes.add_get("/ticket", self._show_ticket)
@@ -131,8 +136,21 @@ class Page:
         return response
 
     async def _show(self, request: web.Request) -> web.Response:
-        snapshot = await self._snapshots.current()
-        return self._render(request, "page.html", snapshot=snapshot, now=datetime.now(UTC))
+        snapshot, session = await self._snapshots.current(), COOKIE in request.cookies
+        if snapshot is not self._shown:
+            self._shown, self._pages = snapshot, {}
+        if session not in self._pages:
+            drawn, now = self._draw(snapshot.day), datetime.now(UTC)
+            page = self._render(request, "page.html", snapshot=snapshot, charts=drawn, now=now)
+            self._pages[session] = page.body
+        return web.Response(body=self._pages[session], content_type="text/html", charset="utf-8")
+
+    def _draw(self, day: Day | None) -> Markup:
+        """Return the charts, which are drawn anew when the day has been read anew."""
+        if self._drawn[0] is not day:
+            drawn = "" if day is None else self._templates.get_template("charts.html").render(charts=charts.charts(day))
+            self._drawn = day, Markup(drawn)  # noqa: S704 - the template has escaped what is in it
+        return self._drawn[1]
 
     async def _serve_live(self, request: web.Request) -> web.StreamResponse:
         until = None if self._access.may_see(request) else self._access.session_ends(request)
