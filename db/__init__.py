@@ -2,9 +2,11 @@
 
 import asyncio
 import os
+from datetime import datetime
 from weakref import WeakKeyDictionary
 
 from db.database import Database
+from db.history import read_at
 from db.reads import UNAVAILABLE, Reading, read_from
 from db.url import normalise
 
@@ -16,7 +18,7 @@ __all__ = ["Reading", "close_readers", "read_ticket"]
 _databases: WeakKeyDictionary[asyncio.AbstractEventLoop, Database] = WeakKeyDictionary()
 
 
-async def read_ticket(ticket_id: int, *, deadline: float = 0.25) -> Reading:
+async def read_ticket(ticket_id: int, *, at: datetime | None = None, deadline: float = 0.25) -> Reading:
     """Answer what a ticket's status is, for an audit record; ``none`` with a reason whenever we cannot vouch for it.
 
     Uses the database of the environment variable ``DATABASE_URL``, through a pool of this event loop's own
@@ -24,6 +26,7 @@ async def read_ticket(ticket_id: int, *, deadline: float = 0.25) -> Reading:
 
     Args:
         ticket_id: FreeScout's conversation id (not the number agents see).
+        at: What was answered then, instead of now (`db.history.read_at`).
         deadline: Seconds after which the answer is ``none``, ``unavailable``, whatever the database does.
 
     Raises:
@@ -38,6 +41,8 @@ async def read_ticket(ticket_id: int, *, deadline: float = 0.25) -> Reading:
         database = _databases[loop] = Database(
             normalise(url), connections=READER_CONNECTIONS, patience=1.0, name="reader"
         )
+    if at is not None:
+        return await read_at(database, ticket_id, at, deadline=deadline)
     return await read_from(database, ticket_id, deadline=deadline)
 
 

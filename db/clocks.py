@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from datetime import timedelta
 
 import msgspec
-from sqlalchemy import Interval, Text, case, cast, func, literal, null, or_, select, true, update
+from sqlalchemy import BigInteger, Interval, Text, case, cast, func, literal, null, or_, select, true, update
+from sqlalchemy.dialects.postgresql import ARRAY
 
 from db import schema
 from db.database import Connection, Database
@@ -155,7 +156,9 @@ async def _clear_all(connection: Connection) -> int:
             doubted_through=case((_ticket.doubted_through <= now + ABSURD, _ticket.doubted_through)),
         )
     )
-    return (await connection.execute(cleared)).rowcount
+    ids = await connection.column(cleared.returning(_ticket.ticket_id))
+    await connection.execute(select(func.freescout_note_history(literal(ids, ARRAY(BigInteger)))))
+    return len(ids)
 
 
 async def read_clocks(database: Database) -> Clocks:

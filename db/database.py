@@ -122,6 +122,8 @@ class Database:
         self.url = url
         self.told: datetime | None = None
         """The latest that PostgreSQL's clock has told this process, as far as `now` asked."""
+        self.written = asyncio.Event()
+        """Set when tickets were written through this; whoever waits for that clears it."""
         self.size = connections
         """How many connections are open at the most."""
         self._patience = patience

@@ -9,6 +9,7 @@ from sqlalchemy import case, delete, func, or_, select, true, update
 
 from db import schema
 from db.database import Connection, Database
+from db.history import forget_history
 from freescout_audit.desk_clock import DeskClock, note_desk_clock, note_rows_ahead
 from freescout_audit.errors import DatabaseUnavailableError, FreescoutAuditError
 from freescout_audit.rule import AHEAD, Lease, Terms
@@ -116,6 +117,7 @@ async def change_desk(database: Database, url: str, *, forget: bool) -> None:
             schema.poller,
         ):
             await connection.execute(delete(table))
+        await forget_history(connection)
         await connection.execute(schema.lease.insert().values(desk_url=url, renewed_by_pass=schema.now))
         await connection.execute(schema.poller.insert())
 

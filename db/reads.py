@@ -11,7 +11,20 @@ from db.database import Database
 from freescout_audit.conversation import MAX_ID, Status
 from freescout_audit.rule import Lease, Row, expiry
 
-Reason = Literal["ok", "miss", "expired", "disputed", "unpublished", "gone", "unknown", "never_synced", "unavailable"]
+Reason = Literal[
+    "ok",
+    "miss",
+    "expired",
+    "disputed",
+    "unpublished",
+    "gone",
+    "unknown",
+    "never_synced",
+    "unavailable",
+    "not_kept",
+    "to_come",
+]
+"""Why; the last two are said of moments other than now."""
 
 
 class Reading(msgspec.Struct, frozen=True, kw_only=True):

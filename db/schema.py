@@ -19,6 +19,7 @@ from sqlalchemy import (
     MetaData,
     Table,
     Text,
+    and_,
     func,
     text,
 )
@@ -31,7 +32,14 @@ DEFINITIONS = (
     "freescout_ticket_state",
     "freescout_read_tickets",
     "freescout_lock_tickets",
+    "freescout_note_history",
+    "freescout_note_lease",
     "freescout_write_tickets",
+    "freescout_ticket_state_at",
+    "freescout_number_transitions",
+    "freescout_transitions",
+    "freescout_read_cursor",
+    "freescout_move_cursor",
 )
 """The files of `db/sql/`, each after those that it uses."""
 
@@ -282,6 +290,77 @@ component = Table(
     Column("since", _moment, nullable=False),
     Column("seen_at", _moment, nullable=False),
     comment="How each receiver finds each part of the service, once a minute.",
+)
+
+history = Table(
+    "freescout_history",
+    metadata,
+    Column("ticket_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("known_at", _moment, primary_key=True, comment="Since when the row held this, by our clock."),
+    Column("entry_id", BigInteger, Identity(always=True), primary_key=True),
+    Column("seen_at", _moment, nullable=False, comment="When it was written last: expires_at has stood since then."),
+    Column("status", Text),
+    Column("state", Text),
+    Column("gone", Boolean, nullable=False),
+    Column("is_dated", Boolean, nullable=False, comment="Whether FreeScout's date of it was understood."),
+    Column("grace_until", _moment),
+    Column("expires_at", _moment, nullable=False),
+    Column("settled", Text, nullable=False, comment="What the ticket reads once no dispute is open, and in time."),
+    Column("before", Text, comment="What was settled before; NULL: this is no transition."),
+    Column("reason", Text, comment="Why the settled answer is none: gone, unpublished or unknown."),
+    Column("changed_at", _moment, comment="The date of what was settled, by FreeScout."),
+    Column("via", Text, nullable=False),
+    Column("transition_id", BigInteger, comment="Its place in the feed; NULL: it has none, or none yet."),
+    comment="What each ticket's row answered since when, and the transitions of the settled answer.",
+    postgresql_with={"fillfactor": 90},
+)
+Index(
+    "freescout_history_transition",
+    history.c.transition_id,
+    unique=True,
+    postgresql_where=history.c.transition_id.is_not(None),
+)
+Index(
+    "freescout_history_unnumbered",
+    history.c.entry_id,
+    postgresql_where=and_(history.c.before.is_not(None), history.c.transition_id.is_(None)),
+)
+Index("freescout_history_known_at", history.c.known_at, postgresql_using="brin")
+
+lease_history = Table(
+    "freescout_lease_history",
+    metadata,
+    Column("began_at", _moment, primary_key=True),
+    Column("unbroken_since", _moment, nullable=False, comment="Since when it has vouched without a break."),
+    Column("renewed_at", _moment, nullable=False),
+    Column("until_at", _moment, comment="Until when it vouched for every ticket; NULL: for none."),
+    Column("longest", Interval, nullable=False, comment="How far ahead a row's own time to live counted."),
+    comment="The lease as it was: a row for each stretch without a break, of a day at the most.",
+)
+
+feed = Table(
+    "freescout_feed",
+    metadata,
+    *_only_row("freescout_feed"),
+    Column("last_id", BigInteger, nullable=False, server_default=text("0"), comment="The last transition's number."),
+    Column(
+        "pruned_through",
+        BigInteger,
+        nullable=False,
+        server_default=text("0"),
+        comment="The last number that is not kept any more.",
+    ),
+    Column("kept_since", _moment, nullable=False, comment="Since when the history is whole."),
+    comment="How far the feed of transitions goes.",
+)
+
+cursor = Table(
+    "freescout_cursor",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("after", BigInteger, nullable=False),
+    Column("moved_at", _moment, nullable=False),
+    comment="How far each reader of the feed has come, by its name.",
 )
 
 minute = Table(

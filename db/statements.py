@@ -36,6 +36,17 @@ the transaction has.
 DROP_EMPTY = "DELETE FROM freescout_ticket WHERE ticket_id = ANY ($1::bigint[])"
 """Take away the empty rows that nothing was written into."""
 
+READ_TICKET_AT = """
+SELECT freescout_now() AS now, f.kept_since, h.*, l.until_at, l.longest,
+       (SELECT max(n.known_at) FROM freescout_history n WHERE n.ticket_id = $1) AS latest_known_at,
+       (SELECT n.renewed_at FROM freescout_lease_history n ORDER BY n.began_at DESC LIMIT 1) AS latest_renewed_at
+FROM freescout_feed f
+LEFT JOIN (SELECT * FROM freescout_history WHERE ticket_id = $1 AND known_at <= $2
+           ORDER BY known_at DESC, entry_id DESC LIMIT 1) h ON true
+LEFT JOIN (SELECT * FROM freescout_lease_history WHERE began_at <= $2 ORDER BY began_at DESC LIMIT 1) l ON true
+"""
+"""Read what answered for one ticket ($1) at a moment ($2), and what explains the answer."""
+
 READ_TICKET = """
 SELECT freescout_now() AS now, l.complete_through, l.lease_until, l.renewed_by_pass, l.cache_lease, l.cache_ttl,
        t.ticket_id, t.status, t.state, t.updated_at, t.gone, t.observed_at, t.observed_via, t.expires_at,

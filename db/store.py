@@ -198,6 +198,8 @@ async def _settle(
         async with database.transaction(until - loop.time()) as connection:
             batch = await _Batch.lock(connection, tickets, patience)
             result = await judge(batch)
+    if batch.has_changed:
+        database.written.set()
     if batch.disputes:
         # What is committed stands, also if the poller does not hear of it at once. A statement of its own, after the
         # commit: transactions that notify are committed one after the other, each with its fsync.
@@ -249,6 +251,11 @@ class _Batch:
         read = await connection.driver.fetchrow(statements.READ_TICKETS, ticket_ids)
         empty = [record["ticket_id"] for record in made]
         return cls(connection, read, lease_version=None, empty=empty, patience=limit)
+
+    @property
+    def has_changed(self) -> bool:
+        """Whether it changed a row."""
+        return bool(self._changed)
 
     @property
     def disputes(self) -> bool:

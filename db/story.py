@@ -22,6 +22,8 @@ WHY: Mapping[Reason, str] = {
     "unknown": "FreeScout gave a status, state or date that we do not know",
     "never_synced": "no pass has been complete yet, and no delivery told of it: activate the poller, or backfill",
     "unavailable": "the database did not answer",
+    "not_kept": "the history does not reach that moment, or our clock was wrong then",
+    "to_come": "that moment is yet to come",
 }
 """What each reason means, and what there is to do."""
 

@@ -12,8 +12,10 @@ from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
 from db import lease
 from db.database import Database
+from db.history import prune_history
 from db.journal import PRUNE_EVERY, prune_journal
 from db.minutes import MinuteBook
+from db.transitions import number_for_ever
 from freescout_audit.errors import DatabaseUnavailableError
 from freescout_audit.events import (
     DESK_HEARD,
@@ -139,6 +141,7 @@ class Jobs:
         self._track(asyncio.create_task(self._ask_for_ever()))
         self._track(asyncio.create_task(self._watch_the_host()))
         self._track(asyncio.create_task(self._minutes.keep(POLLER_FAULT)))
+        self._track(asyncio.create_task(number_for_ever(self._database, POLLER_FAULT)))
         if self._settings.poller.peek:
             self._track(asyncio.create_task(self._peek_for_ever()))
 
@@ -299,6 +302,7 @@ class Jobs:
 
     async def _prune(self) -> None:
         await prune_journal(self._database, keep=self._settings.journal.keep)
+        await prune_history(self._database, keep=self._settings.history.keep)
 
     async def _peek_for_ever(self) -> None:
         while True:

@@ -9,8 +9,10 @@ from aiohttp import web
 
 from db.answers import LIKE_FREESCOUTS
 from db.database import Database
+from db.history import prune_history
 from db.journal import PRUNE_EVERY, prune_journal
 from db.minutes import MinuteBook
+from db.transitions import number_for_ever
 from freescout_audit import __version__
 from freescout_audit.errors import DatabaseUnavailableError
 from freescout_audit.events import RECEIVER_FAULT, RECEIVER_STARTED, RECEIVER_STOPPING
@@ -32,7 +34,7 @@ from receiver.writing import Writing
 from settings.environment import Environment
 from settings.place import where_we_run
 from settings.process import process_name
-from settings.table import JournalSettings, ReceiverSettings, Settings
+from settings.table import ReceiverSettings, Settings
 from settings.vault.live import LiveSecrets
 
 SHUTDOWN_TIMEOUT = 6.0
@@ -113,7 +115,8 @@ def create_app(
             asyncio.create_task(writing.watch()),
             asyncio.create_task(answers.watch()),
             asyncio.create_task(minutes.keep(RECEIVER_FAULT)),
-            asyncio.create_task(_keep_journal_short(database, settings.journal)),
+            asyncio.create_task(number_for_ever(database, RECEIVER_FAULT)),
+            asyncio.create_task(_keep_short(database, settings)),
         ]
         yield
         await audit.close()
@@ -140,10 +143,11 @@ async def serve(app: web.Application, *, host: str, port: int) -> AsyncIterator[
         emit(RECEIVER_STOPPING)
 
 
-async def _keep_journal_short(database: Database, settings: JournalSettings) -> None:
+async def _keep_short(database: Database, settings: Settings) -> None:
     while True:
         try:
-            await prune_journal(database, keep=settings.keep)
+            await prune_journal(database, keep=settings.journal.keep)
+            await prune_history(database, keep=settings.history.keep)
         except DatabaseUnavailableError:
             pass  # readiness tells of the database
         except Exception as error:  # noqa: BLE001 - the next look comes, whatever this one met

@@ -102,6 +102,14 @@ class JournalSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     keep: Annotated[float, Meta(ge=3600, le=31536000, description="how long a delivery stays in the journal")] = 604800
 
 
+class HistorySettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What is kept of each answer and transition."""
+
+    keep: Annotated[
+        float, Meta(ge=86400, le=315360000, description="how long it stays known what was answered when")
+    ] = 34560000
+
+
 class VaultSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How the Infisical vault is read, where one is configured."""
 
@@ -152,6 +160,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     receiver: ReceiverSettings = field(default_factory=ReceiverSettings)
     database: DatabaseSettings = field(default_factory=DatabaseSettings)
     journal: JournalSettings = field(default_factory=JournalSettings)
+    history: HistorySettings = field(default_factory=HistorySettings)
     vault: VaultSettings = field(default_factory=VaultSettings)
     log: LogSettings = field(default_factory=LogSettings)
 

@@ -34,6 +34,13 @@ CATALOGUES = {
     "functions": """
         SELECT oid::regprocedure::text, pg_get_functiondef(oid), proacl::text, obj_description(oid, 'pg_proc')
         FROM pg_proc WHERE pronamespace = current_schema()::regnamespace ORDER BY 1""",
+    "triggers": """
+        SELECT pg_get_triggerdef(oid) FROM pg_trigger WHERE tgrelid IN (SELECT oid FROM ours) AND NOT tgisinternal
+        ORDER BY 1""",
+    "types": """
+        SELECT typname, array_agg(attname || ' ' || format_type(atttypid, atttypmod) ORDER BY attnum)
+        FROM pg_type JOIN pg_class c ON c.oid = typrelid JOIN pg_attribute ON attrelid = c.oid
+        WHERE relkind = 'c' AND relnamespace = current_schema()::regnamespace GROUP BY 1 ORDER BY 1""",
 }
 OURS = """
     WITH ours AS (

@@ -5,32 +5,39 @@ DO $do$ BEGIN EXECUTE format($create$
         SET plan_cache_mode = force_generic_plan
     AS $body$
     #variable_conflict use_column
-    DECLARE written bigint;
+    DECLARE written bigint[];
     BEGIN
         IF patience IS NOT NULL THEN
             PERFORM set_config('lock_timeout', ceil(1000 * extract(epoch FROM patience))::bigint::text, true);
         END IF;
-        INSERT INTO freescout_ticket AS t (
-            ticket_id, status, state, updated_at, number, mailbox_id, created_at, gone, observed_at, observed_via,
-            expires_at, touched_at, truth_at, disputed_at, grace_until, truth_until, doubted_through, disputed_through)
-        SELECT ticket_id, status, state, updated_at, number, mailbox_id, created_at, coalesce(gone, true), observed_at,
-               observed_via, expires_at, touched_at, truth_at, disputed_at, grace_until, truth_until, doubted_through,
-               disputed_through
-        FROM json_populate_recordset(NULL::freescout_ticket, rows)
-        ON CONFLICT (ticket_id) DO UPDATE
-        SET (status, state, updated_at, number, mailbox_id, created_at, gone, observed_at, observed_via, expires_at,
-             touched_at, truth_at, disputed_at, grace_until, truth_until, doubted_through, disputed_through)
-          = (excluded.status, excluded.state, excluded.updated_at, excluded.number, excluded.mailbox_id,
-             excluded.created_at, excluded.gone, excluded.observed_at, excluded.observed_via, excluded.expires_at,
-             excluded.touched_at, excluded.truth_at, excluded.disputed_at, excluded.grace_until,
-             excluded.truth_until, excluded.doubted_through, excluded.disputed_through)
-        WHERE t.xmin::text = versions ->> t.ticket_id::text;
-        GET DIAGNOSTICS written = ROW_COUNT;
-        IF written <> json_array_length(rows) THEN
+        WITH upserted AS (
+            INSERT INTO freescout_ticket AS t (
+                ticket_id, status, state, updated_at, number, mailbox_id, created_at, gone, observed_at, observed_via,
+                expires_at, touched_at, truth_at, disputed_at, grace_until, truth_until, doubted_through,
+                disputed_through)
+            SELECT ticket_id, status, state, updated_at, number, mailbox_id, created_at, coalesce(gone, true),
+                   observed_at, observed_via, expires_at, touched_at, truth_at, disputed_at, grace_until, truth_until,
+                   doubted_through, disputed_through
+            FROM json_populate_recordset(NULL::freescout_ticket, rows)
+            ON CONFLICT (ticket_id) DO UPDATE
+            SET (status, state, updated_at, number, mailbox_id, created_at, gone, observed_at, observed_via, expires_at,
+                 touched_at, truth_at, disputed_at, grace_until, truth_until, doubted_through, disputed_through)
+              = (excluded.status, excluded.state, excluded.updated_at, excluded.number, excluded.mailbox_id,
+                 excluded.created_at, excluded.gone, excluded.observed_at, excluded.observed_via, excluded.expires_at,
+                 excluded.touched_at, excluded.truth_at, excluded.disputed_at, excluded.grace_until,
+                 excluded.truth_until, excluded.doubted_through, excluded.disputed_through)
+            WHERE t.xmin::text = versions ->> t.ticket_id::text
+            RETURNING ticket_id
+        )
+        SELECT coalesce(array_agg(ticket_id), '{}') INTO written FROM upserted;
+        IF cardinality(written) <> json_array_length(rows) THEN
             RAISE EXCEPTION USING ERRCODE = 'serialization_failure', MESSAGE = 'a ticket was written meanwhile';
         END IF;
         IF lease_version <> (SELECT l.xmin::text FROM freescout_lease l) THEN
             RAISE EXCEPTION USING ERRCODE = 'serialization_failure', MESSAGE = 'the lease was written meanwhile';
+        END IF;
+        IF written <> '{}' THEN
+            PERFORM freescout_note_history(written);
         END IF;
         INSERT INTO freescout_delivery AS d (
             received_at, endpoint, event, ticket_id, outcome, reason, status, state, updated_at, body_bytes, body_ms,

@@ -1,0 +1,126 @@
+"""What was answered at a moment: each ticket's row, and the lease, as they stood then."""
+
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import delete, func, select, tuple_, update
+
+from db import schema, statements
+from db.database import Connection, Database
+from db.reads import UNAVAILABLE, Reading, Reason
+from freescout_audit.conversation import MAX_ID
+from freescout_audit.trust import AHEAD
+
+_history, _lease, _feed = schema.history.c, schema.lease_history.c, schema.feed.c
+AT_ONCE = 5000
+"""Rows that are deleted in one statement."""
+
+
+async def read_at(database: Database, ticket_id: int, at: datetime, *, deadline: float = 0.25) -> Reading:
+    """Answer what a ticket read at a moment, as ``freescout_ticket_state_at`` does, and why.
+
+    The reason is ``not_kept`` for moments that the history does not reach, or that our clock was wrong in, and
+    ``to_come`` for those of the future. ``expires_at`` is None. Never raises, as `db.reads.read_from`.
+    """
+    if not 0 < ticket_id <= MAX_ID:
+        return Reading(ticket_state="none", reason="miss")
+    try:
+        async with database.connection(deadline) as connection:
+            record = await connection.driver.fetchrow(statements.READ_TICKET_AT, ticket_id, at)
+        return UNAVAILABLE if record is None else explain_at(record, at)
+    except Exception:  # noqa: BLE001 - whoever asks gets none, whatever went wrong
+        return UNAVAILABLE
+
+
+def explain_at(record: Mapping[str, Any], at: datetime) -> Reading:
+    """Turn a row with the columns of `statements.READ_TICKET_AT` into the answer and its reason."""
+    reason = _beyond(record, at) or _unanswerable(record, at) or ("ok" if _was_vouched_for(record, at) else "expired")
+    return Reading(ticket_state=record["status"] if reason == "ok" else "none", reason=reason)
+
+
+def _beyond(record: Mapping[str, Any], at: datetime) -> Reason | None:
+    """Return why nothing is known of a moment; None when something is."""
+    now: datetime = record["now"]
+    latest = [record[name] for name in ("latest_known_at", "latest_renewed_at") if record[name] is not None]
+    if at > now:
+        return "to_come"
+    if at < record["kept_since"] or any(stamp > now + AHEAD for stamp in latest):
+        return "not_kept"
+    return "miss" if record["entry_id"] is None else None
+
+
+def _unanswerable(record: Mapping[str, Any], at: datetime) -> Reason | None:
+    """Return why a row answered nothing, whoever vouched for it; None when it could."""
+    grace: datetime | None = record["grace_until"]
+    if record["gone"]:
+        return "gone" if grace is None else "disputed"
+    if record["status"] is None or record["state"] is None or not record["is_dated"]:
+        return "unknown"
+    if record["state"] != "published":
+        return "unpublished"
+    return "disputed" if grace is not None and grace <= at else None
+
+
+def _was_vouched_for(record: Mapping[str, Any], at: datetime) -> bool:
+    until: datetime | None = record["until_at"]
+    own: datetime = record["expires_at"]
+    # What was prolonged later was vouched for all the while.
+    counts = record["seen_at"] > at or own <= at + AHEAD + (record["longest"] or timedelta())
+    return (until is not None and until > at) or (own > at and counts)
+
+
+async def prune_history(database: Database, *, keep: float) -> int:
+    """Delete what is older than ``keep`` seconds, a little at a time, and return how many rows.
+
+    For each ticket the row in force at that time stays. Transitions go with their rows.
+
+    Raises:
+        DatabaseUnavailableError: PostgreSQL is away or not migrated.
+    """
+    horizon = schema.now - timedelta(seconds=keep)
+    later = schema.history.alias()
+    key = (_history.ticket_id, _history.known_at, _history.entry_id)
+    old = (
+        select(*key)
+        .where(
+            _history.known_at < horizon,
+            select(1)
+            .where(
+                later.c.ticket_id == _history.ticket_id,
+                tuple_(later.c.known_at, later.c.entry_id) > tuple_(_history.known_at, _history.entry_id),
+                later.c.known_at <= horizon,
+            )
+            .exists(),
+            (_history.before.is_(None) | _history.transition_id.is_not(None)),
+        )
+        .limit(AT_ONCE)
+    )
+    newer = schema.lease_history.alias()
+    over = delete(schema.lease_history).where(
+        select(1).where(newer.c.began_at > _lease.began_at, newer.c.began_at <= horizon).exists()
+    )
+    pruned = 0
+    async with database.connection() as connection:
+        await connection.execute(update(schema.feed).values(kept_since=func.greatest(_feed.kept_since, horizon)))
+        await connection.execute(over)
+    while True:
+        async with database.transaction() as connection:
+            deleted = await connection.column(
+                delete(schema.history).where(tuple_(*key).in_(old)).returning(_history.transition_id)
+            )
+            through = max((number for number in deleted if number is not None), default=0)
+            if through:
+                moved = func.greatest(_feed.pruned_through, through)
+                await connection.execute(update(schema.feed).values(pruned_through=moved))
+        pruned += len(deleted)
+        if len(deleted) < AT_ONCE:
+            return pruned
+
+
+async def forget_history(connection: Connection) -> None:
+    """Forget all of it, in the transaction that forgets the tickets: readers of the feed have to begin again."""
+    await connection.execute(delete(schema.history))
+    await connection.execute(delete(schema.lease_history))
+    ended = _feed.last_id + 1
+    await connection.execute(update(schema.feed).values(pruned_through=ended, last_id=ended, kept_since=schema.now))
