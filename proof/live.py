@@ -183,6 +183,7 @@ def name_processes(
     database_url: str,
     desk: Desk,
     desk_url: str,
+    receiver: tuple[str, ...] = ("-m", "receiver"),
     poller: tuple[str, ...] = ("-m", "poller"),
     settings: Mapping[str, str],
 ) -> tuple[Process, Process]:
@@ -198,7 +199,7 @@ def name_processes(
     }
     polling = {"FREESCOUT_URL": desk_url, "FREESCOUT_API_KEY": desk.api_key}
     return (
-        Process("receiver", "-m", "receiver", folder=folder, variables=common | receiving),
+        Process("receiver", *receiver, folder=folder, variables=common | receiving),
         Process("poller", *poller, folder=folder, variables=common | polling),
     )
 

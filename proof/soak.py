@@ -4,6 +4,10 @@
 PostgreSQL of their own. The clocks of the database and the desk run ``speed`` times faster, and so does what the poller
 does at intervals (`proof.quick`). What takes work is not faster: a commit of 5 ms counts as 2 s at speed 400. While a
 process is restarted the clocks run at the machine's speed.
+
+``--healthy`` leaves out what goes wrong. ``--record`` keeps what the receiver shows to Prometheus each minute of the
+desk's, for the tests of the alert rules. It takes ``--speed 120`` or less: the quick poller's heart beats every tenth
+of a second at the most, which at more is overdue.
 """
 
 import asyncio
@@ -19,6 +23,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated
 
+import aiohttp
 import asyncpg
 import typer
 from rich.console import Console
@@ -30,6 +35,7 @@ from db.embedded import EmbeddedPostgres
 from db.migrate import migrate
 from db.url import normalise
 from proof.live import (
+    HOST,
     Ledger,
     NothingHappenedError,
     Process,
@@ -41,6 +47,7 @@ from proof.live import (
     take_down,
     until,
 )
+from proof.scrapes import Recorder, recording
 from proof.standstill import LONGEST, SECONDS, Standstill, share
 from proof.witness import Longest, Sights, Witness
 from simulator import ApiFault, Desk, Fate, HttpTransport, Report, Worker, serve, step
@@ -63,6 +70,8 @@ REORDER_CHANCE = 0.01
 LOOK_EVERY = 0.05
 READ_EVERY = 0.05
 MEMORY_EVERY = 1.0
+SCRAPE_EVERY = 60.0
+"""Seconds of the desk's clock."""
 SETTLED_AFTER = 3.0
 """Seconds after its start from which a process's memory is that of one at work."""
 
@@ -223,6 +232,8 @@ class Soak:
         hours: Of the desk's clock.
         speed: How many times faster than the machine's that clock runs.
         incidents: What goes wrong; their times are those of a soak of 48 hours.
+        faults: Whether deliveries are lost, repeated and overtaken now and then.
+        record: Whether the receiver's metrics are kept for the tests of the alert rules.
         folder: Where the processes' output goes.
     """
 
@@ -234,6 +245,8 @@ class Soak:
         hours: float,
         speed: float,
         incidents: Sequence[Incident] = INCIDENTS,
+        faults: bool = True,
+        record: bool = False,
         folder: Path,
     ) -> None:
         self.result = Result(seed=seed, hours=hours, speed=speed)
@@ -245,8 +258,9 @@ class Soak:
         self._clock = QuickClock(speed)
         self._desk = Desk(clock=self._clock, seed=seed)
         self._desk.populate(TICKETS, days=90)
-        faults = self._desk.faults
-        faults.duplicate_chance, faults.reorder_chance = DUPLICATE_CHANCE, REORDER_CHANCE
+        self._lose_chance, self._record = LOSE_CHANCE if faults else 0.0, record
+        if faults:
+            self._desk.faults.duplicate_chance, self._desk.faults.reorder_chance = DUPLICATE_CHANCE, REORDER_CHANCE
         self._worker = Worker(self._desk, report=self._count)
         self._database = Database(normalise(database_url), connections=3, name="witness")
         self._witness = Witness(self._desk, self._database, self._clock)
@@ -261,12 +275,14 @@ class Soak:
             async with self._database.connection() as connection:
                 await self._clock.follow(connection.driver)
             self._ledger = Ledger(await stack.enter_async_context(HttpTransport()), self._clock)
+            speed = f"{self.result.speed:g}"
             self._receiver, self._poller = name_processes(
                 self._folder,
                 database_url=self._url,
                 desk=self._desk,
                 desk_url=desk_url,
-                poller=("-m", "proof.quick", f"{self.result.speed:g}"),
+                receiver=("-m", "proof.quick_receiver", speed) if self._record else ("-m", "receiver"),
+                poller=("-m", "proof.quick", speed),
                 settings={},
             )
             self._worker.restart()
@@ -275,11 +291,22 @@ class Soak:
                     stack.push_async_callback(process.kill)
                     await process.start()
                 await until("the first pass", lambda: self._poller.has_said("pass.completed"))
-            await self._live(stack)
+            recorder = await stack.enter_async_context(self._recording()) if self._record else None
+            await self._live(stack, recorder)
         self.result.seconds = time.monotonic() - began
         return self.result
 
-    async def _live(self, stack: AsyncExitStack) -> None:
+    @asynccontextmanager
+    async def _recording(self) -> AsyncIterator[Recorder]:
+        url = f"http://{HOST}:{self._receiver.variables['PORT']}"
+        what = f"{'a healthy ' if not self._incidents else ''}{self._hours:g} hours"
+        async with (
+            aiohttp.ClientSession() as client,
+            recording(Recorder(url, client, what=what, every=SCRAPE_EVERY, sleep=self._clock.sleep)) as recorder,
+        ):
+            yield recorder
+
+    async def _live(self, stack: AsyncExitStack, recorder: Recorder | None) -> None:
         watching = [asyncio.create_task(task) for task in (self._look(), self._watch_memory())]
         stack.push_async_callback(cancel, watching)
         try:
@@ -293,6 +320,8 @@ class Soak:
             stack.push_async_callback(cancel, [traffic])
             await self._go_wrong(self._clock.now())
             await traffic
+            if recorder is not None:
+                recorder.end().save()
             stop_if_ended([*watching, *working])
             await until("the deliveries", lambda: not len(self._desk.queue) + len(self._desk.retries))
             at_rest = self._clock.now()
@@ -312,7 +341,7 @@ class Soak:
             if self._chance.random() < BULK_CHANCE:
                 self._change_many()
             else:
-                change = step(self._desk, lose_chance=LOSE_CHANCE)
+                change = step(self._desk, lose_chance=self._lose_chance)
                 self.result.changes += 1
                 self._witness.note(change.conversation_id)
 
@@ -458,14 +487,25 @@ def _patient_desk(speed: float) -> Iterator[None]:
         simulator.worker.TIMEOUT_SECONDS = before
 
 
-async def soak(*, hours: float, seed: int, speed: float, folder: Path) -> Result:
+async def soak(
+    *, hours: float, seed: int, speed: float, healthy: bool = False, record: bool = False, folder: Path
+) -> Result:
     """Make a PostgreSQL in ``folder``, soak on it, and return what came of it."""
     server = EmbeddedPostgres(folder / "postgres", progress=lambda _: None)
     await asyncio.to_thread(server.start)
     marks = {"DATABASE_URL": server.url()}
     try:
         await migrate(normalise(server.url()))
-        result = await Soak(server.url(), hours=hours, seed=seed, speed=speed, folder=folder).run()
+        result = await Soak(
+            server.url(),
+            hours=hours,
+            seed=seed,
+            speed=speed,
+            incidents=() if healthy else INCIDENTS,
+            faults=not healthy,
+            record=record,
+            folder=folder,
+        ).run()
         result.standstill = await _stand_still(server, folder, seed)
         if not result.standstill or result.standstill[-1] > LONGEST:
             result.failures.append(f"a change is not in the cache within {LONGEST:g} s while the worker stands still")
@@ -552,11 +592,15 @@ def main(
     hours: Annotated[float, typer.Option(help="Hours of the desk's clock.", min=0.5)] = WHOLE,
     seed: Annotated[int, typer.Option(help="Decides what happens at the desk.")] = 1,
     speed: Annotated[float, typer.Option(help="How many times faster the clocks run.", min=1)] = SPEED,
+    healthy: Annotated[bool, typer.Option("--healthy", help="Nothing goes wrong.")] = False,
+    record: Annotated[bool, typer.Option("--record", help="Keep the metrics for the tests of the alerts.")] = False,
 ) -> None:
     """Soak, and print the report."""
     console = Console(highlight=False)
     with tempfile.TemporaryDirectory(prefix="freescout-audit-soak-") as folder:
-        result = asyncio.run(soak(hours=hours, seed=seed, speed=speed, folder=Path(folder)))
+        result = asyncio.run(
+            soak(hours=hours, seed=seed, speed=speed, healthy=healthy, record=record, folder=Path(folder))
+        )
     console.print(report(result))
     if result.failures:
         for failure in result.failures:

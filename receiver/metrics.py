@@ -153,6 +153,8 @@ class Metrics:
             registry=self.registry,
         )
         self.registry.register(_DroppedLines())
+        self._forget()
+        self.committed(None)
         # Looking a label up costs more than counting; floods are counted, too.
         self._refusals_of = cache(self._refusals.labels)
         self._answers_of = cache(self._requests.labels)
@@ -192,6 +194,10 @@ class Metrics:
     def database_failed(self) -> None:
         """Show that PostgreSQL is away, and that what only it knows is not known."""
         self.database_up.set(0)
+        self._forget()
+
+    def _forget(self) -> None:
+        """Show that what only the database knows is not known."""
         for gauge in (self.disputes, self.lease_seconds, self.cache_lease, self.desk_up, self.both_silent):
             gauge.set(math.nan)
         for name in _MOMENTS.keys() - {"commit"}:

@@ -106,6 +106,7 @@ async def test_what_cannot_be_counted_in_time_is_not_known(
 ) -> None:
     metrics = Metrics()
     counting = Counting(database, metrics)
+    assert math.isnan(value(metrics, "freescout_audit_tickets", reason="ok"))
     await counting.count_once()
     assert counting.counts is not None
     assert value(metrics, "freescout_audit_tickets", reason="ok") == 0

@@ -19,18 +19,13 @@ from ops.conditions import stands
 from ops.workplace import Workplace
 from settings import environment, load_environment, load_settings
 from support.examples import at
+from support.markdown import anchors
 from support.standings import standing
 
 ROOT = Path(__file__).resolve().parent.parent
 RUNBOOK = (ROOT / PAGE).read_text(encoding="utf-8")
 NAMING = {"red", "of_condition", "_key", "_note"}
 """The functions whose first argument names what is red."""
-
-
-def anchors(page: str) -> set[str]:
-    """Return the anchors of a page's headings, as GitHub makes them."""
-    headings = re.findall(r"^#+ (.+)$", page, flags=re.MULTILINE)
-    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 def names_in(file: Path) -> Iterator[str]:

@@ -18,12 +18,13 @@ _BEGIN, _END = "<!-- the table -->\n", "<!-- the end of the table -->"
 def main(
     *,
     write: Annotated[bool, typer.Option("--write", help="Write the table into docs/failures.md.")] = False,
+    record: Annotated[bool, typer.Option("--record", help="Keep the metrics for the tests of the alerts.")] = False,
     only: Annotated[list[str] | None, typer.Option(help="Only failures of these names.")] = None,
 ) -> None:
     """Make one failure after another on live processes, and say what is shown; ends with 1 when one is green."""
     with tempfile.TemporaryDirectory(prefix="freescout-audit-failures-", ignore_cleanup_errors=True) as folder:
         Path(folder).chmod(0o755)
-        results = asyncio.run(play(Path(folder), names=only or (), tell=partial(typer.echo, err=True)))
+        results = asyncio.run(play(Path(folder), names=only or (), tell=partial(typer.echo, err=True), record=record))
     table = as_table(results)
     typer.echo(table)
     if write:

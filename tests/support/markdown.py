@@ -41,3 +41,9 @@ def blocks(file: Path) -> Iterator[Block]:
             )
             if direction := re.fullmatch(r"<!-- meanwhile: (.+) -->", line):
                 yield Block("meanwhile", direction[1], number)
+
+
+def anchors(page: str) -> set[str]:
+    """Return the anchors of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.+)$", page, flags=re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
