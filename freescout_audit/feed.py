@@ -1,7 +1,7 @@
 """Follows the feed of transitions from another application, over asyncpg; needs nothing else of this project."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -34,7 +34,7 @@ class Transition:
 
 async def transitions(
     connection: Any, cursor: str, *, page: int = 100, look_every: float = LOOK_EVERY
-) -> AsyncIterator[Transition | None]:
+) -> AsyncGenerator[Transition | None]:
     """Yield each transition that the reader of this name has not had, and those to come, for ever.
 
     None comes whenever there is nothing new, at least every ``look_every`` seconds: the cache was asked just now. The

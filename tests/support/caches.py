@@ -13,9 +13,11 @@ import uvloop
 
 from db import lease as standing
 from db.database import Database
+from db.history import read_at
 from db.lease import lease_of
 from db.reads import read_from
 from db.store import Delivery, record_absences, record_deliveries, record_truths
+from db.transitions import number_transitions, read_transitions
 from db.url import normalise
 from freescout_audit import rule
 from freescout_audit.desk_clock import DeskClock
@@ -24,6 +26,7 @@ from support.databases import Clock
 from support.examples import NOON
 
 TERMS = Terms()
+_BEFORE = timedelta(microseconds=1)
 
 Result = TypeVar("Result")
 
@@ -60,6 +63,7 @@ class Cache(Protocol):
     def renew(self, beginning: standing.Beginning, desk_clock: datetime) -> None: ...
     def look(self, tickets: Collection[int]) -> Sight: ...
     def read(self, ticket: int) -> str: ...
+    def look_back(self) -> None: ...
 
 
 class Judges(Protocol):
@@ -152,6 +156,9 @@ class RuleCache:
     def read(self, ticket: int) -> str:
         return self.look([ticket]).tickets[0].answer
 
+    def look_back(self) -> None:
+        """Keep no history."""
+
     def _keep(self, ticket: int, verdict: Verdict) -> Verdict:
         if verdict.row is not None:
             self.rows[ticket] = verdict.row
@@ -177,6 +184,20 @@ UPDATE freescout_lease
 SET (seen_through, complete_through, covered_through, lease_until, renewed_by_pass, heartbeat_at)
   = (NULL, NULL, NULL, NULL, NULL, NULL);
 """
+BEGIN_HISTORY = """
+DELETE FROM freescout_history;
+DELETE FROM freescout_lease_history;
+UPDATE freescout_feed SET (kept_since, last_id, pruned_through) = (freescout_now(), 0, 0);
+INSERT INTO freescout_lease_history
+SELECT freescout_now(), freescout_now(), freescout_now(), NULL, greatest(cache_lease, cache_ttl) * interval '1 second'
+FROM freescout_lease;
+"""
+"""What was known before is forgotten: the history begins at the clock's time."""
+ANSWERS = "SELECT id, freescout_ticket_state(id) FROM unnest($1::bigint[]) AS id"
+LOOK_BACK = """
+SELECT id, at, answer, freescout_ticket_state_at(id, at) FROM unnest($1::bigint[], $2::timestamptz[], $3::text[])
+  AS read (id, at, answer)
+"""
 EPOCH = datetime.fromisoformat("1970-01-01T00:00:00Z")
 
 
@@ -191,15 +212,49 @@ class StoreCache:
     offset: timedelta = timedelta()
     clock: DeskClock | None = None
     """The desk's clock when the pass that is under way began."""
+    now: datetime = NOON
+    answers: dict[tuple[int, datetime], str] = field(default_factory=dict)
+    """What was answered at each moment; of several answers at one, the last."""
 
     def begin(self, now: datetime, offset: timedelta) -> None:
         self.offset = offset
         self._run(self.sql.execute(CLEAN))
         self._run(self.sql.execute("UPDATE freescout_lease SET clock_offset = $1", offset))
-        self.set_clock(now)
+        self.now = now
+        self._run(self.database_clock.set(now))
+        self._run(self.sql.execute(BEGIN_HISTORY))
+        self.answers = {}
 
     def set_clock(self, now: datetime) -> None:
+        if now - self.now > _BEFORE:
+            # What happens next has not happened yet.
+            self._run(self.database_clock.set(now - _BEFORE))
+            self._note_answers(now - _BEFORE)
+        self.now = now
         self._run(self.database_clock.set(now))
+
+    def _note_answers(self, at: datetime) -> None:
+        tickets = sorted({ticket for ticket, _ in self.answers})
+        for ticket, answer in self._run(self.sql.fetch(ANSWERS, tickets)):
+            self.answers[ticket, at] = answer
+
+    def look_back(self) -> None:
+        """Check that the history says of every moment what was answered then, and that the feed leads there."""
+        tickets, moments = [ticket for ticket, _ in self.answers], [at for _, at in self.answers]
+        for ticket, at, then, said in self._run(
+            self.sql.fetch(LOOK_BACK, tickets, moments, list(self.answers.values()))
+        ):
+            assert said == then, f"ticket {ticket} read {then} at {at}, and the history says {said}"
+            assert self._run(read_at(self.database, ticket, at, deadline=5)).ticket_state == then
+        self._run(number_transitions(self.database))
+        settled: dict[int, str] = {}
+        for number, transition in enumerate(self._run(read_transitions(self.database, at_most=10_000)), 1):
+            assert transition.transition_id == number
+            assert transition.before == settled.get(transition.ticket_id, "none") != transition.after
+            settled[transition.ticket_id] = transition.after
+        for look in self.look({ticket for ticket, _ in self.answers} or {1}).tickets:
+            if look.row is not None and look.row.disputed_at is None:
+                assert settled.get(look.ticket, "none") == _settles(look.row)
 
     def deliver(self, claims: Sequence[Claim]) -> Sequence[Verdict]:
         recorded = self._run(record_deliveries(self.database, [_entry(claim) for claim in claims], terms=TERMS))
@@ -241,6 +296,8 @@ class StoreCache:
         looks = tuple(
             Look(record["id"], _row_of(record), record["answer"], _shown(record["ttl_expires"])) for record in records
         )
+        for look in looks:
+            self.answers[look.ticket, self.now] = look.answer
         return Sight(looks, lease_of(records[0]), records[0]["journalled"])
 
     def read(self, ticket: int) -> str:
@@ -265,6 +322,12 @@ def store_cache(database_url: str) -> Iterator[StoreCache]:
             # A loop with an open connection does not close.
             runner.run(sql.close())
             runner.run(database.close())
+
+
+def _settles(row: Row) -> str:
+    """What a row reads in time."""
+    known = not row.gone and row.state == "published" and row.updated_at is not None
+    return row.status or "none" if known else "none"
 
 
 def _shown(expires: datetime | None) -> datetime | None:

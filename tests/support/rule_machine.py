@@ -264,6 +264,10 @@ class Histories(RuleBasedStateMachine):
         assert version is not None, "an answer went back in time"
         seen.version = version
 
+    def teardown(self) -> None:
+        """At the end, the history says of every moment what was read then."""
+        self.cache.look_back()
+
     # The rest is bookkeeping.
 
     def move(self, seconds: float) -> None:

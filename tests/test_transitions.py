@@ -1,0 +1,288 @@
+"""The feed: each change of a settled answer once, in an order that no reader misses anything in."""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing
+
+import asyncpg
+import pytest
+
+from db.database import Database
+from db.history import prune_history
+from db.lease import change_desk
+from db.store import Delivery, record_deliveries, record_truths
+from db.transitions import number_for_ever, number_transitions, read_transitions
+from db.url import normalise
+from freescout_audit.events import RECEIVER_FAULT
+from freescout_audit.feed import Transition, transitions
+from freescout_audit.rule import Claim, Terms
+from support.databases import Clock
+from support.examples import at, claim, not_found, truth
+
+TERMS = Terms()
+
+
+async def deliver(database: Database, *claims: Claim) -> None:
+    entries = [
+        Delivery(claim=said, endpoint="audit", event="convo.status", body_bytes=9, body_ms=0.5, signed_with="current")
+        for said in claims
+    ]
+    await record_deliveries(database, entries, terms=TERMS)
+
+
+def steps(found: list[Transition]) -> list[tuple[int, int, str, str]]:
+    return [(each.transition_id, each.ticket_id, each.before, each.after) for each in found]
+
+
+async def feed(database: Database, after: int = 0) -> list[Transition]:
+    await number_transitions(database)
+    return list(await read_transitions(database, after=after))
+
+
+@pytest.mark.usefixtures("clock")
+async def test_each_change_of_the_settled_answer_is_a_transition(database: Database, clock: Clock) -> None:
+    await deliver(database, claim("active", 0))
+    await clock.set(at(10))
+    await deliver(database, claim("active", 5))  # a note: nothing settled has changed
+    await deliver(database, claim("closed", 9))
+    await clock.set(at(20))
+    await record_truths(database, [truth("closed", 9, asked=20, state="draft")], terms=TERMS)
+    await clock.set(at(30))
+    await record_truths(database, [not_found(asked=30)], terms=TERMS)  # none before, none after
+
+    found = await feed(database)
+
+    assert steps(found) == [(1, 7, "none", "active"), (2, 7, "active", "closed"), (3, 7, "closed", "none")]
+    assert [(each.reason, each.via, each.changed_at, each.known_at) for each in found] == [
+        (None, "webhook", at(0), at(0)),
+        (None, "webhook", at(9), at(10)),
+        ("unpublished", "poller", at(9), at(20)),
+    ]
+
+
+async def test_a_dispute_is_none_and_its_settling_may_be(database: Database, clock: Clock) -> None:
+    await deliver(database, claim("active", 0))
+    await deliver(database, claim("closed", 0))
+    await clock.set(at(60))
+    assert steps(await feed(database)) == [(1, 7, "none", "active")]
+
+    await record_truths(database, [truth("closed", 0, asked=60)], terms=TERMS)
+
+    assert steps(await feed(database, after=1)) == [(2, 7, "active", "closed")]
+
+
+async def test_a_claim_that_a_truth_overrules_makes_two(database: Database, clock: Clock) -> None:
+    await record_truths(database, [truth("active", -60, asked=0)], terms=TERMS)
+    await clock.set(at(10))
+    await deliver(database, claim("closed", 5))
+    await clock.set(at(20))
+    await record_truths(database, [truth("active", 8, asked=20)], terms=TERMS)
+
+    assert [step[2:] for step in steps(await feed(database))] == [
+        ("none", "active"),
+        ("active", "closed"),
+        ("closed", "active"),
+    ]
+
+
+async def test_what_began_first_and_is_committed_last_comes_last_and_is_missed_by_nobody(
+    database_url: str, database: Database, sql: asyncpg.Connection
+) -> None:
+    slow = await asyncpg.connect(database_url)
+    async with slow.transaction():
+        await slow.execute(
+            "INSERT INTO freescout_ticket (ticket_id, status, state, updated_at, gone)"
+            " VALUES (1, 'active', 'published', now(), false)"
+        )
+        await slow.execute("SELECT freescout_note_history('{1}')")
+        await deliver(database, claim("closed", 0, ticket_id=2))
+        first = await feed(database)
+    await slow.close()
+
+    assert steps(first) == [(1, 2, "none", "closed")]
+    assert steps(await feed(database, after=1)) == [(2, 1, "none", "active")]
+    began = await sql.fetch("SELECT ticket_id FROM freescout_history ORDER BY entry_id")
+    assert [row["ticket_id"] for row in began] == [1, 2]
+
+
+async def test_a_long_transaction_of_somebody_else_holds_nothing_up(
+    database_url: str, database: Database, sql: asyncpg.Connection
+) -> None:
+    other = await asyncpg.connect(database_url)
+    async with other.transaction(isolation="repeatable_read"):
+        await other.execute("CREATE TEMPORARY TABLE mine (id int)")
+        await other.fetchval("SELECT count(*) FROM freescout_history")
+        assert await other.fetchval("SELECT pg_current_xact_id() IS NOT NULL")
+        await deliver(database, claim("active", 0))
+
+        assert steps(await feed(database)) == [(1, 7, "none", "active")]
+        assert len(await sql.fetch("SELECT * FROM freescout_transitions()")) == 1
+    await other.close()
+
+
+async def test_many_writers_at_once_give_each_reader_each_transition_once_and_in_order(
+    database_url: str, database: Database
+) -> None:
+    writers = [database, *(Database(normalise(database_url), name="another") for _ in range(2))]
+    numbering = [asyncio.create_task(number_for_ever(each, RECEIVER_FAULT)) for each in writers]
+    turns, tickets = 12, range(1, 7)
+
+    async def write(which: int) -> None:
+        for turn in range(turns):
+            said = [
+                claim("closed" if turn % 2 else "active", 10.0 * turn + which, ticket_id=ticket) for ticket in tickets
+            ]
+            await deliver(writers[which], *said)
+
+    async def read() -> list[Transition]:
+        found: list[Transition] = []
+        while not writing.done() or await read_transitions(database, after=found[-1].transition_id if found else 0):
+            found += await read_transitions(database, after=found[-1].transition_id if found else 0, at_most=5)
+            await asyncio.sleep(0)
+        return found
+
+    writing = asyncio.gather(*(write(which) for which in range(3)))
+    reading = [asyncio.create_task(read()) for _ in range(2)]
+    await writing
+    for each in writers:
+        await number_transitions(each)
+    first, second = [await each for each in reading]
+    for task in numbering:
+        task.cancel()
+    for other in writers[1:]:
+        await other.close()
+
+    everything = await read_transitions(database, at_most=1000)
+    assert [each.transition_id for each in everything] == list(range(1, len(everything) + 1))
+    for ticket in tickets:
+        chain = [each for each in everything if each.ticket_id == ticket]
+        assert [each.before for each in chain] == ["none", *(each.after for each in chain[:-1])]
+    for found in (first, second):
+        ids = [each.transition_id for each in found]
+        assert ids == list(range(1, len(ids) + 1))
+        assert len(ids) >= len(tickets)
+
+
+async def test_what_a_process_committed_before_it_died_is_numbered_by_another(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await deliver(database, claim("active", 0))
+    database.written.clear()
+    monkeypatch.setattr("db.transitions.LOOK_EVERY", 0.01)
+    numbering = asyncio.create_task(number_for_ever(database, RECEIVER_FAULT))
+    async with asyncio.timeout(10):
+        while not await read_transitions(database):  # noqa: ASYNC110 - the database is asked
+            await asyncio.sleep(0.01)
+    numbering.cancel()
+
+
+Follow = Callable[[], AsyncGenerator[Transition | None]]
+
+
+@pytest.fixture
+async def follow(database_url: str) -> AsyncIterator[Follow]:
+    """A reader by the name of revoker, on a connection of its own each time."""
+    opened: list[asyncpg.Connection] = []
+
+    async def follow() -> AsyncGenerator[Transition | None]:
+        connection = await asyncpg.connect(database_url)
+        opened.append(connection)
+        async with aclosing(transitions(connection, "revoker", page=2, look_every=0.05)) as reading:
+            async for each in reading:
+                yield each
+
+    yield follow
+    for connection in opened:
+        await connection.close()
+
+
+async def test_a_reader_goes_on_where_it_was_and_has_what_it_died_over_again(
+    database: Database, follow: Follow
+) -> None:
+    await deliver(database, *(claim("active", 0, ticket_id=ticket) for ticket in (1, 2, 3)))
+    await number_transitions(database)
+
+    async with aclosing(follow()) as reading:
+        first = [await anext(reading), await anext(reading)]
+    async with aclosing(follow()) as reading:
+        again = [await anext(reading), await anext(reading), await anext(reading)]
+
+    assert [each and each.ticket_id for each in first] == [1, 2]
+    assert [each and each.ticket_id for each in again] == [2, 3, None]
+
+
+async def test_a_reader_is_told_at_once(database: Database, database_url: str) -> None:
+    connection = await asyncpg.connect(database_url)
+    async with aclosing(transitions(connection, "revoker", look_every=60)) as reading:
+        assert await anext(reading) is None
+        waiting = asyncio.ensure_future(anext(reading))
+        await deliver(database, claim("active", 0))
+        await number_transitions(database)
+        told = await asyncio.wait_for(waiting, 10)
+    await connection.close()
+
+    assert told is not None
+    assert told.after == "active"
+
+
+async def test_a_reader_whose_place_is_not_kept_is_told_where_to_begin(
+    database: Database, sql: asyncpg.Connection, clock: Clock
+) -> None:
+    for days in range(5):
+        await clock.set(at(days * 86400))
+        await deliver(database, claim("active" if days % 2 else "closed", days * 86400))
+    await number_transitions(database)
+    await prune_history(database, keep=1.5 * 86400)
+
+    with pytest.raises(asyncpg.InvalidParameterValueError, match="not kept any more: the first one kept is 3") as told:
+        await sql.fetch("SELECT * FROM freescout_transitions(1)")
+    assert told.value.hint == "begin again at 0"
+    assert [row["transition_id"] for row in await sql.fetch("SELECT * FROM freescout_transitions(0)")] == [3, 4, 5]
+    assert [row["transition_id"] for row in await sql.fetch("SELECT * FROM freescout_transitions(4)")] == [5]
+
+
+async def test_a_reader_that_is_ahead_of_a_restored_database_is_told(sql: asyncpg.Connection) -> None:
+    with pytest.raises(asyncpg.InvalidParameterValueError, match="has come to transition 0, and not to 99"):
+        await sql.fetch("SELECT * FROM freescout_transitions(99)")
+
+
+async def test_a_reader_of_a_desk_that_was_forgotten_has_to_begin_again(
+    database: Database, sql: asyncpg.Connection
+) -> None:
+    await deliver(database, claim("active", 0))
+    await number_transitions(database)
+    await change_desk(database, "https://desk.example.org", forget=True)
+
+    with pytest.raises(asyncpg.InvalidParameterValueError, match="the first one kept is still to come"):
+        await sql.fetch("SELECT * FROM freescout_transitions(1)")
+    assert await sql.fetch("SELECT * FROM freescout_transitions(0)") == []
+
+
+async def test_a_role_may_have_the_feed_and_nothing_else(
+    database: Database, database_url: str, sql: asyncpg.Connection
+) -> None:
+    await deliver(database, claim("active", 0))
+    await number_transitions(database)
+    await sql.execute(
+        "CREATE ROLE feed_reader; GRANT EXECUTE ON FUNCTION freescout_transitions(bigint, int),"
+        " freescout_read_cursor(text), freescout_move_cursor(text, bigint) TO feed_reader"
+    )
+    reader = await asyncpg.connect(database_url)
+    try:
+        await reader.execute("SET ROLE feed_reader")
+        assert len(await reader.fetch("SELECT * FROM freescout_transitions()")) == 1
+        await reader.execute("SELECT freescout_move_cursor('mine', 1)")
+        assert await reader.fetchval("SELECT freescout_read_cursor('mine')") == 1
+        for forbidden in (
+            "SELECT * FROM freescout_history",
+            "SELECT * FROM freescout_cursor",
+            "SELECT freescout_ticket_state(7)",
+            "SELECT freescout_ticket_state_at(7, now())",
+            "SELECT freescout_number_transitions(1)",
+            "SELECT freescout_note_history('{7}')",
+        ):
+            with pytest.raises(asyncpg.InsufficientPrivilegeError):
+                await reader.fetch(forbidden)
+    finally:
+        await reader.close()
+        await sql.execute("DROP OWNED BY feed_reader; DROP ROLE feed_reader")
