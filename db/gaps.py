@@ -105,6 +105,7 @@ async def read_gaps(
     ticket_id: int | None = None,
     verdicts: Sequence[str] = (),
     since: datetime | None = None,
+    until: datetime | None = None,
     at_most: int = 50,
 ) -> Sequence[GapEntry]:
     """Read the newest gaps that fit, the newest first."""
@@ -115,6 +116,8 @@ async def read_gaps(
         query = query.where(_gap.verdict.in_(verdicts))
     if since is not None:
         query = query.where(_gap.healed_at >= since)
+    if until is not None:
+        query = query.where(_gap.healed_at <= until)
     async with database.connection() as connection:
         rows = await connection.rows(query)
     return [_gap_entry(row) for row in rows]

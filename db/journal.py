@@ -154,6 +154,7 @@ async def read_deliveries(
     events: Sequence[str] = (),
     outcomes: Sequence[str] = (),
     since: datetime | None = None,
+    until: datetime | None = None,
     at_most: int = 50,
 ) -> Sequence[JournalledDelivery]:
     """Read the newest deliveries that fit, the newest first; ``events`` are patterns with ``*`` and ``?``."""
@@ -166,6 +167,8 @@ async def read_deliveries(
         query = query.where(_delivery.outcome.in_(outcomes))
     if since is not None:
         query = query.where(_delivery.received_at >= since)
+    if until is not None:
+        query = query.where(_delivery.received_at <= until)
     async with database.connection() as connection:
         return [JournalledDelivery(**row) for row in await connection.rows(query)]
 

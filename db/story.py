@@ -40,8 +40,10 @@ class Moment(msgspec.Struct, frozen=True, kw_only=True):
     detail: str
 
 
-async def read_story(database: Database, ticket_id: int, at_most: int) -> Sequence[Moment]:
-    """Return the latest deliveries and gaps of a ticket on one line, the oldest first.
+async def read_story(
+    database: Database, ticket_id: int, at_most: int, *, until: datetime | None = None
+) -> Sequence[Moment]:
+    """Return the latest deliveries and gaps of a ticket, up to a moment if one is given, on one line, the oldest first.
 
     Raises:
         DatabaseUnavailableError: PostgreSQL is away or not migrated.
@@ -58,9 +60,9 @@ async def read_story(database: Database, ticket_id: int, at_most: int) -> Sequen
             outcome=entry.outcome,
             detail=entry.reason.replace("_", " "),
         )
-        for entry in await read_deliveries(database, ticket_id=ticket_id, at_most=at_most)
+        for entry in await read_deliveries(database, ticket_id=ticket_id, until=until, at_most=at_most)
     ]
-    for gap in await read_gaps(database, ticket_id=ticket_id, at_most=at_most):
+    for gap in await read_gaps(database, ticket_id=ticket_id, until=until, at_most=at_most):
         cached, true = content(gap.cached_status, gap.cached_state), content(gap.true_status, gap.true_state or "gone")
         happened.append(
             Moment(

@@ -64,6 +64,12 @@ COMMANDS = (
         "The changes that the poller found before any delivery told of them, the newest first.",
     ),
     Entry(
+        "transitions",
+        "transitions",
+        _LOOK_CLOSER,
+        "The changes of the settled answers, in the order in which the feed gives them out.",
+    ),
+    Entry(
         "logs",
         "logs",
         _LOOK_CLOSER,

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from conftest import ENVIRONMENT
 from db.database import Database
+from db.transitions import number_transitions
 from ops.endtoend import DeliveryTest, run_test
 from ops.workplace import Workplace
 from settings import load_settings
@@ -111,6 +112,58 @@ class TestTicket:
     @pytest.mark.parametrize("which", ["", "#", "x", "3.5", "0", str(2**63), "9" * 5000])
     def test_what_is_neither_is_a_wrong_call(self, which: str) -> None:
         assert run("ticket", which, variables={}).code == 2
+
+    async def test_it_says_what_was_answered_at_a_moment_and_what_had_happened_until_then(
+        self, operator: Operator
+    ) -> None:
+        before, after = operator.world.desk.get(3).status, other(operator, 3)
+        then = operator.world.clock.now()
+        await operator.world.advance(30)
+        operator.world.desk.set_status(3, after)
+        await operator.world.advance(10)
+
+        said = await operator.types("ticket", "3", "--at", then.isoformat(), "--json")
+        now = await operator.types("ticket", "3", "--at", "0s", "--json")
+        drawn = await operator.types("ticket", "3", "--at", then.isoformat())
+
+        assert (said.code, said.json["answer"], said.json["reason"]) == (0, before, "ok")
+        assert (now.json["answer"], len(now.json["history"]) - len(said.json["history"])) == (after, 1)
+        assert f"at {then:%Y-%m-%d %H:%M:%S} UTC" in drawn.out
+
+    async def test_of_a_moment_to_come_or_long_past_it_says_none(self, operator: Operator) -> None:
+        for moment, reason in (("2099-01-01", "to_come"), ("2001-01-01", "not_kept")):
+            said = await operator.types("ticket", "3", "--at", moment, "--json")
+
+            assert (said.code, said.json["answer"], said.json["reason"]) == (1, "none", reason)
+
+    async def test_freescout_is_asked_about_now_alone(self, operator: Operator) -> None:
+        said = await operator.types("ticket", "3", "--at", "10:42", "--ask")
+
+        assert said.code == 2
+
+
+class TestTransitions:
+    async def test_it_lists_what_has_changed_in_the_order_of_the_feed(self, operator: Operator) -> None:
+        status = other(operator, 3)
+        before = operator.world.desk.get(3).status
+        operator.world.desk.set_status(3, status)
+        await operator.world.advance(10)
+        await number_transitions(operator.world.database)
+
+        said = await operator.types("transitions", "--ticket", "3", "--json")
+        newest = await operator.types("transitions", "--limit", "1", "--json")
+        drawn = await operator.types("transitions")
+
+        chain = [(each["before"], each["after"]) for each in said.json["transitions"]]
+        assert chain == [("none", before), (before, status)]
+        assert newest.json["transitions"] == said.json["transitions"][-1:]
+        assert "13 transitions" in drawn.out
+        assert said.json["transitions"][-1]["via"] == "webhook"
+
+    async def test_a_time_since_which_nothing_has_changed_has_none(self, operator: Operator) -> None:
+        said = await operator.types("transitions", "--since", "2098-01-01", "--json")
+
+        assert (said.code, said.json) == (0, {"transitions": []})
 
 
 class TestJournal:

@@ -13,7 +13,6 @@ from db.lease import change_desk
 from db.store import Delivery, record_absences, record_deliveries, record_truths
 from freescout_audit.desk_clock import DeskClock
 from freescout_audit.rule import Claim, Terms
-from support.caches import BEGIN_HISTORY
 from support.databases import Clock
 from support.examples import at, claim, not_found, truth
 
@@ -75,7 +74,6 @@ class Cache:
 
 @pytest.fixture
 async def cache(database: Database, sql: asyncpg.Connection, clock: Clock) -> Cache:
-    await sql.execute(BEGIN_HISTORY)
     return Cache(database, sql, clock)
 
 

@@ -10,6 +10,7 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from db.database import Database
+from db.history import read_at
 from db.reads import Reason
 from db.story import WHY, Moment, read_story
 from db.tickets import TicketRow, find_tickets, read_row
@@ -19,7 +20,10 @@ from ops.output import AsJson
 from ops.result import CommandError, CommandResult, Exit
 from ops.runner import run_command
 from ops.ticket_ids import parse_ticket_id
+from ops.times import SINCE_HELP, Since, parse_since
 from ops.workplace import Workplace
+
+_LOOK_BACK = 10.0
 
 
 class DeskSays(msgspec.Struct, frozen=True, kw_only=True):
@@ -36,6 +40,8 @@ class Ticket(msgspec.Struct, frozen=True, kw_only=True):
 
     ticket_id: int
     now: datetime
+    at: datetime | None
+    """The moment that was asked about; None: now."""
     answer: str
     reason: Reason
     expires_at: datetime | None
@@ -48,16 +54,26 @@ def ticket(
     which: Annotated[str, typer.Argument(metavar="ID|#NUMBER", help="Its id, or its number: 4711 or '#4711'.")],
     *,
     ask: Annotated[bool, typer.Option("--ask", help="Ask FreeScout as well, and compare; nothing is written.")] = False,
+    at: Annotated[
+        Since | None,
+        typer.Option(
+            "--at", parser=parse_since, metavar="TIME", help=f"What it answered then. {SINCE_HELP}", show_default=False
+        ),
+    ] = None,
     limit: Annotated[int, typer.Option(help="So many deliveries and gaps at the most.", min=0, max=1000)] = 20,
     as_json: AsJson = False,
 ) -> None:
     """What the cache answers for a ticket, why, and what happened to it. Ends with 1 when that is none, or wrong."""
+    if ask and at is not None:
+        raise typer.BadParameter("FreeScout can only be asked about now: leave out --ask or --at")
     numbered = which.startswith("#")
     named = parse_ticket_id(which.removeprefix("#"))
 
     async def look(workplace: Workplace) -> CommandResult:
         async with workplace.database() as database:
             ticket_id = await _with_number(database, named) if numbered else named
+            if at is not None:
+                return await explain_then(database, ticket_id, at.at(await database.now()), limit=limit)
             return await explain(workplace, database, ticket_id, ask=ask, limit=limit)
 
     run_command(look, as_json=as_json)
@@ -82,6 +98,7 @@ async def explain(workplace: Workplace, database: Database, ticket_id: int, *, a
     document = Ticket(
         ticket_id=ticket_id,
         now=now,
+        at=None,
         answer=reading.ticket_state,
         reason=reading.reason,
         expires_at=reading.expires_at,
@@ -91,6 +108,23 @@ async def explain(workplace: Workplace, database: Database, ticket_id: int, *, a
     )
     good = reading.reason == "ok" if desk_says is None else desk_says.agrees
     return CommandResult(document, picture(document), Exit.GOOD if good else Exit.WRONG)
+
+
+async def explain_then(database: Database, ticket_id: int, at: datetime, *, limit: int) -> CommandResult:
+    """Read what was answered for a ticket at a moment, and what had happened to it until then."""
+    reading = await read_at(database, ticket_id, at, deadline=_LOOK_BACK)
+    document = Ticket(
+        ticket_id=ticket_id,
+        now=await database.now(),
+        at=at,
+        answer=reading.ticket_state,
+        reason=reading.reason,
+        expires_at=None,
+        row=None,
+        desk=None,
+        history=await read_story(database, ticket_id, limit, until=at),
+    )
+    return CommandResult(document, picture(document), Exit.GOOD if reading.reason == "ok" else Exit.WRONG)
 
 
 async def _with_number(database: Database, number: int) -> int:
@@ -115,7 +149,8 @@ def picture(ticket: Ticket) -> RenderableType:
     """Draw it."""
     row = ticket.row
     number = "" if row is None or row.number is None or row.number == ticket.ticket_id else f" (#{row.number})"
-    rows: list[tuple[str, RenderableType]] = [("the cache answers", _draw_answer(ticket))]
+    answers = "the cache answers" if ticket.at is None else f"at {moment(ticket.at)}"
+    rows: list[tuple[str, RenderableType]] = [(answers, _draw_answer(ticket))]
     if ticket.desk is not None:
         rows.append(("FreeScout says", _draw_desk(ticket.desk)))
     if row is not None:

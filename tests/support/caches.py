@@ -22,7 +22,7 @@ from db.url import normalise
 from freescout_audit import rule
 from freescout_audit.desk_clock import DeskClock
 from freescout_audit.rule import Claim, Lease, Row, Terms, Truth, Verdict
-from support.databases import Clock
+from support.databases import BEGIN_HISTORY, Clock
 from support.examples import NOON
 
 TERMS = Terms()
@@ -184,15 +184,6 @@ UPDATE freescout_lease
 SET (seen_through, complete_through, covered_through, lease_until, renewed_by_pass, heartbeat_at)
   = (NULL, NULL, NULL, NULL, NULL, NULL);
 """
-BEGIN_HISTORY = """
-DELETE FROM freescout_history;
-DELETE FROM freescout_lease_history;
-UPDATE freescout_feed SET (kept_since, last_id, pruned_through) = (freescout_now(), 0, 0);
-INSERT INTO freescout_lease_history
-SELECT freescout_now(), freescout_now(), freescout_now(), NULL, greatest(cache_lease, cache_ttl) * interval '1 second'
-FROM freescout_lease;
-"""
-"""What was known before is forgotten: the history begins at the clock's time."""
 ANSWERS = "SELECT id, freescout_ticket_state(id) FROM unnest($1::bigint[]) AS id"
 LOOK_BACK = """
 SELECT id, at, answer, freescout_ticket_state_at(id, at) FROM unnest($1::bigint[], $2::timestamptz[], $3::text[])

@@ -31,6 +31,17 @@ RETURN (SELECT at + tick * nextval('test.ticks') FROM test.clock)
 """
 
 
+BEGIN_HISTORY = """
+DELETE FROM freescout_history;
+DELETE FROM freescout_lease_history;
+UPDATE freescout_feed SET (kept_since, last_id, pruned_through) = (freescout_now(), 0, 0);
+INSERT INTO freescout_lease_history
+SELECT freescout_now(), freescout_now(), freescout_now(), NULL, greatest(cache_lease, cache_ttl) * interval '1 second'
+FROM freescout_lease;
+"""
+"""What was known before is forgotten: the history begins at the clock's time."""
+
+
 class Clock:
     """The database's clock, stopped; only the test moves it.
 
@@ -45,6 +56,7 @@ class Clock:
         """Stop the clock of a connection's database. It goes again when the test ends."""
         await connection.execute(_STOPPED)
         await connection.execute("UPDATE test.clock SET at = $1, tick = $2", at, tick)
+        await connection.execute(BEGIN_HISTORY)
         return cls(connection)
 
     async def set(self, moment: datetime) -> None:
