@@ -4,7 +4,7 @@ VENV := .venv
 PYTHON_IN_VENV := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 # The folders with Python in them, for the type checker.
-PACKAGES := $(patsubst %/,%,$(sort $(dir $(wildcard $(addsuffix /*.py,freescout_audit settings db receiver poller ops simulator proof tests bench)))))
+PACKAGES := $(patsubst %/,%,$(sort $(dir $(wildcard $(addsuffix /*.py,freescout_audit settings db receiver poller ops simulator proof tests bench examples)))))
 BENCH_STAMP := $(VENV)/.installed-bench
 # One more than there are cores: many a test waits for other processes.
 WORKERS = $$($(PYTHON_IN_VENV) -c 'import os; print((os.cpu_count() or 1) + 1)')
