@@ -7,6 +7,7 @@ import asyncio
 import itertools
 import math
 import re
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -60,7 +61,8 @@ class Recorder:
         url: The receiver's address.
         client: Asks it.
         what: What is recorded.
-        every: Seconds from one scrape to the next, by the clock that ``sleep`` waits by.
+        every: Seconds from one scrape to the next.
+        now: Seconds of the clock that ``sleep`` waits by.
         sleep: Waits.
     """
 
@@ -71,27 +73,28 @@ class Recorder:
         *,
         what: str,
         every: float,
+        now: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self.scrapes = Scrapes(what=what, every=every)
         self._url = url
         self._client = client
-        self._sleep = sleep
+        self._now, self._sleep = now, sleep
         self._wanted = used_by_the_rules()
         self._values: dict[str, list[str]] = {}
 
     async def scrape_for_ever(self) -> None:
-        """Scrape, each time at its time; while an answer takes longer than that, there is none."""
+        """Scrape, each time at its time; what is due while an answer is still to come is no answer."""
+        began, scrapes = self._now(), self.scrapes
         while True:
-            await asyncio.gather(self.scrape(), self._sleep(self.scrapes.every))
+            await self._sleep(max(0.0, began + scrapes.count * scrapes.every - self._now()))
+            while (scrapes.count + 1) * scrapes.every <= self._now() - began:
+                self._note({})
+            await self.scrape()
 
     async def scrape(self) -> None:
         """Scrape once."""
-        found = await self._ask()
-        for name in found.keys() | self._values.keys():
-            before = self._values.setdefault(name, ["_"] * self.scrapes.count)
-            before.append(_shown(found[name]) if name in found else "_")
-        self.scrapes.count += 1
+        self._note(await self._ask())
 
     def end(self) -> Scrapes:
         """Return the recording."""
@@ -101,6 +104,7 @@ class Recorder:
     async def _ask(self) -> Mapping[str, float]:
         try:
             async with asyncio.timeout(_PATIENCE), self._client.get(f"{self._url}/metrics") as answer:
+                answer.raise_for_status()
                 text = await answer.text()
         except (aiohttp.ClientError, OSError):
             return {UP: 0}
@@ -111,6 +115,12 @@ class Recorder:
             if sample.name in self._wanted
         }
         return {UP: 1, **found}
+
+    def _note(self, found: Mapping[str, float]) -> None:
+        for name in found.keys() | self._values.keys():
+            before = self._values.setdefault(name, ["_"] * self.scrapes.count)
+            before.append(_shown(found[name]) if name in found else "_")
+        self.scrapes.count += 1
 
 
 @asynccontextmanager

@@ -302,7 +302,16 @@ class Soak:
         what = f"{'a healthy ' if not self._incidents else ''}{self._hours:g} hours"
         async with (
             aiohttp.ClientSession() as client,
-            recording(Recorder(url, client, what=what, every=SCRAPE_EVERY, sleep=self._clock.sleep)) as recorder,
+            recording(
+                Recorder(
+                    url,
+                    client,
+                    what=what,
+                    every=SCRAPE_EVERY,
+                    now=lambda: self._clock.now().timestamp(),
+                    sleep=self._clock.sleep,
+                )
+            ) as recorder,
         ):
             yield recorder
 

@@ -340,6 +340,22 @@ def test_a_target_that_is_away(up: Mapping[str, str], expected: Sequence[str], t
     ask(tmp_path, inputs, fired(*expected, end=_HOUR))
 
 
+@needs_promtool
+def test_in_healthy_hours_no_alert_fires(tmp_path: Path) -> None:
+    (file,) = RECORDINGS.glob("a_healthy_*_hours.json")
+    scrapes = load(file)
+    assert scrapes.count * scrapes.every >= float(scrapes.what.split()[2]) * 3600
+    assert not scrapes.series["up"].startswith("0")
+    assert " 0" not in scrapes.series["up"]
+
+    ask(
+        tmp_path,
+        series(scrapes, INSTANCES[0]),
+        fired(end=scrapes.count * scrapes.every),
+        every=scrapes.every,
+    )
+
+
 def rules() -> list[tuple[str, str]]:
     """Return each alert's name and its rule as text."""
     _, *each = re.split(r"\n +- alert: ", RULES.read_text(encoding="utf-8"))

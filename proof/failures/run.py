@@ -21,8 +21,11 @@ WATCHED = 15.0
 """Seconds after everything has shown for which readiness has to stay green, where it should."""
 _BREATH = 0.5
 _SCRAPED_EVERY = 1.0
-_SCRAPED_BEFORE, _SCRAPED_DURING, _SCRAPED_AFTER = 5.0, 20.0, 12.0
-"""Seconds that metrics are recorded before a failure, of it after all has shown, and when it is well again."""
+_SCRAPED_BEFORE, _SCRAPED_DURING, _SCRAPED_AFTER = 5.0, 50.0, 12.0
+"""Seconds that metrics are recorded before a failure, of it after all has shown, and when it is well again.
+
+The lease of 40 s ends meanwhile, so what a failure brings about is recorded too.
+"""
 
 
 @dataclass(slots=True)
