@@ -16,7 +16,7 @@ ifneq ($(shell $(PYTHON_IN_VENV) -c 'print(1)' 2>/dev/null),1)
 $(shell rm -f $(STAMP) $(BENCH_STAMP))
 endif
 
-.PHONY: help run console sql delivery test prove push-only mutants torture soak fuzz failures strangers lint format bench bench-quick clean requirements
+.PHONY: help run console sql delivery test prove push-only mutants torture soak fuzz failures strangers containers lint format bench bench-quick clean requirements
 
 help: ## show this
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
@@ -76,6 +76,9 @@ failures: $(STAMP) ## make each failure of a night on live processes, and see wh
 
 strangers: $(STAMP) ## flood a receiver from three sides at once, and see that signed deliveries get through
 	@exec $(PYTHON_IN_VENV) -m proof.strangers $(ARGS)
+
+containers: $(STAMP) ## build the image with buildah, run it, and check compose.yaml
+	@CONTAINERS=1 exec $(PYTHON_IN_VENV) -m pytest tests/test_containers.py $(ARGS)
 
 clean: ## remove what was made here: .venv, the embedded database, caches
 	rm -rf $(VENV) .local .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info

@@ -6,6 +6,7 @@ Without ``FREESCOUT_URL`` it makes up a desk, so that a newcomer sees the main j
 import asyncio
 import errno
 import os
+import secrets
 import sys
 from contextlib import AsyncExitStack
 from dataclasses import replace
@@ -34,13 +35,18 @@ from receiver.app import create_app, serve
 from receiver.connections import ListenError
 from receiver.page.views import PATH as PAGE
 from settings import Environment, Secret, Settings
-from settings.environment import API_KEY, WEBHOOK_SECRET
+from settings.environment import API_KEY, OPS_TOKEN, WEBHOOK_SECRET
+from settings.place import where_we_run
 from settings.process import run_process
 from simulator import serve as serve_desk
 
 REHEARSAL_INTERVAL = 20.0
 """Seconds between two passes over a made-up desk: who watches does not want to wait for two minutes."""
 LOG_FILE = Path(__file__).resolve().parent.parent / ".local" / "run.log"
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+_EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104 - compared with, not listened on
+_IN_THE_DEMO = "docker compose exec demo "
+"""How a command is run beside us where `make run` is the demo of compose.yaml."""
 
 
 class OtherDatabaseError(FreescoutAuditError):
@@ -66,12 +72,15 @@ async def main(environment: Environment, settings: Settings, stop: asyncio.Event
         )
         await move_in(database, environment.freescout_url or MADE_UP)
         _log_to_file(stack, settings)
-        desk = None
+        desk = token = None
         if environment.freescout_url is None:
             desk = await make_desk(database)
             if "POLLER_INTERVAL" not in os.environ:
                 poller = msgspec.structs.replace(settings.poller, interval=REHEARSAL_INTERVAL)
                 settings = msgspec.structs.replace(settings, poller=poller)
+            if environment.ops_token is None and host not in _LOOPBACK:
+                # Whoever comes from elsewhere has to show one; in a container that is everybody.
+                token = Secret(secrets.token_urlsafe(12))
             environment = replace(
                 environment,
                 receive=True,
@@ -79,6 +88,7 @@ async def main(environment: Environment, settings: Settings, stop: asyncio.Event
                 freescout_url=await stack.enter_async_context(serve_desk(desk)),
                 freescout_api_key=Secret(desk.api_key),
                 vault=None,
+                ops_token=environment.ops_token or token,
             )
         app = create_app(database, environment, settings)
         try:
@@ -88,11 +98,11 @@ async def main(environment: Environment, settings: Settings, stop: asyncio.Event
                 raise
             console.print(f"Port {environment.port} is in use. Try: PORT={environment.port + 1} make run")
             sys.exit(1)
-        url = f"http://{host}:{port}"
+        url = f"http://{'127.0.0.1' if host in _EVERYWHERE else host}:{port}"
         surroundings = _surroundings(environment, port, made_up=desk is not None)
         tell_the_others(url, surroundings, made_up=desk is not None, given=os.environ)
         ticket_id, status = await pick(database) if desk is None else at_rest(desk)
-        _introduce(console, environment, url, made_up=desk is not None, ticket_id=ticket_id, status=status)
+        _introduce(console, environment, url, made_up=desk is not None, token=token, ticket_id=ticket_id, status=status)
         if desk is not None:
             webhook = desk.register_webhook(url + PATH)
             await forget_webhook(database)
@@ -142,6 +152,7 @@ def _surroundings(environment: Environment, port: int, *, made_up: bool) -> dict
         "DATABASE_URL": environment.database_url,
         WEBHOOK_SECRET: next(iter(environment.webhook_secrets), None),
         API_KEY: environment.freescout_api_key,
+        OPS_TOKEN: environment.ops_token,
     }
     return variables | {name: value.reveal() for name, value in secrets.items() if value is not None}
 
@@ -155,28 +166,39 @@ def _log_to_file(stack: AsyncExitStack, settings: Settings) -> None:
 
 
 def _introduce(
-    console: Console, environment: Environment, url: str, *, made_up: bool, ticket_id: int, status: str
+    console: Console,
+    environment: Environment,
+    url: str,
+    *,
+    made_up: bool,
+    token: Secret | None,
+    ticket_id: int,
+    status: str,
 ) -> None:
+    in_container = where_we_run(os.environ).kind == "container"
+    beside = _IN_THE_DEMO if in_container else ""
     console.print(f"\n  deliveries   POST {url}{PATH}" + ("" if environment.receive else "  [yellow](off)[/yellow]"))
     console.print(f"  how it is    {url}{PAGE}")
+    if token is not None:
+        console.print(f"               with the token {token.reveal()}", markup=False)
     console.print(f"               {url}/readyz  {url}/metrics")
-    console.print(f"  its log      tail -f {os.path.relpath(LOG_FILE)}")
-    console.print("  the cache    make sql")
+    console.print(f"  its log      {beside}tail -f {os.path.relpath(LOG_FILE)}")
+    console.print(f"  the cache    {beside + 'python -m ops.sql' if in_container else 'make sql'}")
     if made_up:
         console.print(f"  the desk     {environment.freescout_url}/api (made up: FREESCOUT_URL is not set)")
     if environment.webhook_secrets and environment.vault is None:
         key = environment.webhook_secrets[0].reveal()
         at = datetime.now(UTC) + timedelta(seconds=AHEAD)
         command = curl_command(url, key, ticket_id=ticket_id, status=status, at=at)
+        ask = beside + "python -m ops.sql " if in_container else "make sql QUERY="
+        again = beside + "python -m ops.delivery" if in_container else "make -s delivery"
         console.print(
             f"\nA signed delivery that says ticket {ticket_id} is {status}, and how to see that it is believed:\n"
         )
         console.print(f"  {command}", soft_wrap=True, markup=False)
-        console.print(f"""  make sql QUERY="SELECT freescout_ticket_state({ticket_id})"\n""")
-        console.print(
-            f"It is news for {AHEAD:.0f} s; make -s delivery | sh sends a fresh one. The desk says otherwise,"
-        )
-        console.print("so the next pass puts it right.\n")
+        console.print(f"""  {ask}"SELECT freescout_ticket_state({ticket_id})"\n""")
+        console.print(f"It is news for {AHEAD:.0f} s; {again} | sh sends a fresh one.")
+        console.print("The desk says otherwise, so the next pass puts it right.\n")
 
 
 if __name__ == "__main__":

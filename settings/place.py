@@ -39,23 +39,25 @@ PLACES: Mapping[Kind, Place] = {
         "heroku config:set {variable}={value}",
         "heroku config:unset {variable}",
     ),
+    # By the names of compose.yaml.
     "container": Place(
         "container",
         "docker compose exec web bin/freescout-audit",
-        "start a container that runs python -m poller",
-        "restart the containers",
-        "docker compose logs -f | freescout-audit logs",
-        "set {variable}={value} in the containers' environment, and make them anew",
-        "take {variable} out of the containers' environment, and make them anew",
+        "docker compose up --detach poller",
+        "docker compose restart web poller",
+        "docker compose logs --follow | docker compose exec -T web bin/freescout-audit logs",
+        "set {variable}={value} in .env, then docker compose up --detach",
+        "take {variable} out of .env, then docker compose up --detach",
     ),
+    # By the names of ops/systemd.
     "systemd": Place(
         "systemd",
-        "bin/freescout-audit",
-        "start the unit that runs python -m poller: systemctl start",
-        "systemctl restart the units",
-        "journalctl -f -o cat | freescout-audit logs",
-        "set {variable}={value} in the units' environment, and restart them",
-        "take {variable} out of the units' environment, and restart them",
+        "sudo freescout-audit",
+        "systemctl enable --now freescout-audit-poller",
+        "systemctl restart freescout-audit.target",
+        "journalctl --follow --output=cat --unit='freescout-audit-*' | freescout-audit logs",
+        "set {variable}={value} in /etc/freescout-audit/env, then systemctl restart freescout-audit.target",
+        "take {variable} out of /etc/freescout-audit/env, then systemctl restart freescout-audit.target",
     ),
     "checkout": Place(
         "checkout",
@@ -73,8 +75,10 @@ def where_we_run(variables: Mapping[str, str], *, dockerenv: Path = _DOCKERENV) 
     """Return the place that these environment variables, and Docker's mark in the file system, tell of."""
     if variables.get("DYNO"):
         return PLACES["heroku"]
-    if variables.get("KUBERNETES_SERVICE_HOST") or variables.get("container") or dockerenv.exists():
+    if variables.get("KUBERNETES_SERVICE_HOST") or variables.get("container"):
         return PLACES["container"]
     if variables.get("INVOCATION_ID"):
         return PLACES["systemd"]
+    if dockerenv.exists():
+        return PLACES["container"]
     return PLACES["checkout"]

@@ -206,10 +206,10 @@ class TestProcesses:
     ("variables", "marked", "start"),
     [
         ({"DYNO": "run.1", "INVOCATION_ID": "x"}, True, "heroku ps:scale poller=1"),
-        ({"KUBERNETES_SERVICE_HOST": "10.0.0.1"}, False, "start a container that runs python -m poller"),
-        ({"container": "podman"}, False, "start a container that runs python -m poller"),
-        ({}, True, "start a container that runs python -m poller"),
-        ({"INVOCATION_ID": "x"}, False, "start the unit that runs python -m poller: systemctl start"),
+        ({"KUBERNETES_SERVICE_HOST": "10.0.0.1"}, False, "docker compose up --detach poller"),
+        ({"container": "podman"}, False, "docker compose up --detach poller"),
+        ({}, True, "docker compose up --detach poller"),
+        ({"INVOCATION_ID": "x"}, True, "systemctl enable --now freescout-audit-poller"),
         ({}, False, "python -m poller, in a process of its own"),
     ],
 )

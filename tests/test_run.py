@@ -8,9 +8,11 @@ import shlex
 import shutil
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import aiohttp
+import asyncpg
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -127,3 +129,44 @@ async def test_a_port_that_is_in_use_is_one_line_with_another_to_try(checkout: P
     assert code == 1
     assert f"Port {port} is in use. Try: PORT={port + 1} make run\n" in out
     assert "Traceback" not in out + err
+
+
+async def test_in_a_container_it_is_shown_to_who_has_its_token(
+    checkout: Path, postgres: Callable[[str], str], sql: asyncpg.Connection, unused_tcp_port: int
+) -> None:
+    """A request from the host comes from elsewhere there, and there is no `make`."""
+    name = f"container_{os.getpid()}"
+    await sql.execute(f"CREATE DATABASE {name}")
+    database_url = postgres(name)
+    running = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *("-m", "ops.run"),
+        cwd=checkout,
+        env=KEPT
+        | {"PORT": str(unused_tcp_port), "COLUMNS": "200", "DATABASE_URL": database_url}
+        | {"RECEIVER_HOST": "0.0.0.0", "container": "oci"},
+        stdout=asyncio.subprocess.PIPE,
+        limit=2**20,
+    )
+    assert running.stdout is not None
+    try:
+        said = await lines_until(running.stdout, "next pass puts it right")
+        (token,) = re.findall(r"with the token (\S+)$", said, flags=re.MULTILINE)
+        (page,) = re.findall(r"how it is +(\S+)$", said, flags=re.MULTILINE)
+        async with aiohttp.ClientSession() as client:
+            async with client.get(page) as stranger:
+                assert stranger.status == 401
+            async with client.get(page, headers={"Authorization": f"Bearer {token}"}) as operator:
+                assert operator.status == 200
+        doctor = await ended(checkout, "ops", "doctor", "--json", container="oci", DATABASE_URL=database_url)
+    finally:
+        running.send_signal(signal.SIGTERM)
+        await asyncio.wait_for(running.communicate(), 30)
+        await sql.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+    assert page.startswith(f"http://127.0.0.1:{unused_tcp_port}/")
+    assert "make" not in said.replace("made up", "")
+    assert "docker compose exec demo python -m ops.delivery | sh" in said
+    checks = {check["name"]: check["state"] for check in json.loads(doctor[1])["checks"]}
+    assert checks["OPS_TOKEN"] == "green"
+    assert running.returncode == 0
