@@ -29,6 +29,7 @@ from db.embedded import EmbeddedPostgres
 from db.migrate import migrate
 from db.url import normalise
 from freescout_audit.errors import DatabaseUnavailableError
+from proof.feed_reader import FeedReader
 from proof.live import (
     Ledger,
     NothingHappenedError,
@@ -82,6 +83,8 @@ class Result:
     retried: int = 0
     answered: int = 0
     passes: int = 0
+    transitions: int = 0
+    """How many a reader of the feed was given, each once and in order."""
     tickets: int = 0
     sights: Sights = field(default_factory=Sights)
     failures: list[str] = field(default_factory=list)
@@ -126,6 +129,7 @@ class Torture:
         self._promises = 0
         self._database = Database(normalise(server.url()), connections=3, name="witness")
         self._witness = Witness(desk, self._database, desk.clock)
+        self._feed = FeedReader(self._database)
         desk.queue = Hasty(desk.clock, UNDO_HASTE)
         desk.retries = Hasty(desk.clock, RETRY_HASTE)
 
@@ -156,6 +160,10 @@ class Torture:
             except NothingHappenedError as error:
                 self.result.failures.append(f"{error}, after {self.result.kills} kills")
             await cancel([looking])
+            if not self.result.failures:
+                true = [(ticket_id, self._witness.truth(ticket_id)) for ticket_id in self._witness.tickets]
+                self.result.failures += await self._feed.differences(true)
+                self.result.transitions = self._feed.transitions
             try:
                 await self._take_down()
             except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
@@ -254,6 +262,7 @@ class Torture:
     async def _look_for_ever(self) -> None:
         while True:
             await self._witness.look()
+            await self._feed.read()
             await asyncio.sleep(LOOK_EVERY)
 
     def _passed_since(self, moment: datetime) -> bool:
@@ -322,6 +331,7 @@ def table(result: Result) -> Table:
         ("lost by the desk, on purpose", result.fates[Fate.LOST]),
         ("given up after ten attempts", result.fates[Fate.GIVEN_UP]),
         ("passes", result.passes),
+        ("transitions read", result.transitions),
         ("answers looked at", sights.answers),
     ):
         shown.add_row(what, f"{number:,}")

@@ -51,9 +51,13 @@ _SCHEMA = (
 )
 
 _EMPTY = """
+SET proof.now = 'epoch';
 DELETE FROM freescout_ticket; DELETE FROM freescout_delivery; DELETE FROM freescout_gap;
 DELETE FROM freescout_lease; INSERT INTO freescout_lease DEFAULT VALUES;
 DELETE FROM freescout_poller; INSERT INTO freescout_poller DEFAULT VALUES;
+DELETE FROM freescout_history; DELETE FROM freescout_lease_history;
+UPDATE freescout_feed SET (last_id, pruned_through, kept_since) = (0, 0, 'epoch');
+INSERT INTO freescout_lease_history VALUES ('epoch', 'epoch', 'epoch', NULL, '1 day');
 SELECT setval('freescout_delivery_delivery_id_seq', 1, false);
 """
 
@@ -111,13 +115,13 @@ class StagedDriver:
     """The driver's connection, which tells the server the time before its first statement.
 
     Anything may happen between its reading of tickets and their writing: ``between`` is awaited there, unless the
-    tickets were locked first.
+    tickets were locked first, and returns the time at which they are written.
     """
 
-    def __init__(self, driver: asyncpg.Connection, now: datetime, between: Callable[[], Awaitable[None]]) -> None:
+    def __init__(self, driver: asyncpg.Connection, now: datetime, between: Callable[[], Awaitable[datetime]]) -> None:
         self._driver = driver
         self._now: datetime | None = now
-        self._between: Callable[[], Awaitable[None]] | None = between
+        self._between: Callable[[], Awaitable[datetime]] | None = between
 
     async def tell_the_time(self, before: str = "") -> None:
         """Tell the server the time unless it knows, and run a statement without arguments in the same message."""
@@ -147,7 +151,7 @@ class StagedDriver:
         await self.tell_the_time()
         row = await self._driver.fetchrow(query, *arguments)
         if query == statements.READ_TICKETS and self._between is not None:
-            await self._between()
+            self._now = await self._between()
         return row
 
 
@@ -197,6 +201,11 @@ class StagedCache(Database):
     def jump(self, ahead: timedelta) -> None:
         """Set PostgreSQL's clock, so far ahead of the world's."""
         self._jumps.append((self._clock.now(), ahead))
+
+    @property
+    def has_jumped(self) -> bool:
+        """Whether PostgreSQL's clock has ever been set."""
+        return bool(self._jumps)
 
     @property
     def most_ahead(self) -> timedelta:
@@ -253,12 +262,14 @@ class StagedCache(Database):
         await self._stage.turn("has used the cache")
         self._go_wrong()
 
-    async def _let_others_use_it(self) -> None:
+    async def _let_others_use_it(self) -> datetime:
         self._stage.busy -= 1
         try:
             await self._stage.turn("has read tickets")
         finally:
             self._stage.busy += 1
+        self._clock.advance(MICROSECOND)
+        return self.clock
 
     @asynccontextmanager
     async def transaction(self, deadline: float | None = None, *, durable: bool = True) -> AsyncIterator[Connection]:

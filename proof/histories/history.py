@@ -22,6 +22,7 @@ from poller.freescout import DeskError, DeskResponse, FreeScout
 from poller.passes import Passes
 from poller.peek import Peeks
 from poller.questions import Questions
+from proof.histories.afterwards import Afterwards
 from proof.histories.cache import MICROSECOND, CacheFaults, Look, StagedCache
 from proof.histories.desk_life import WitnessedDesk, change_and_go, come_and_go, happen, lose_a_mailbox, turn_over
 from proof.histories.faults import FaultLog
@@ -151,6 +152,7 @@ class History:
         self._clock = ManualClock(start)
         self._dates_repeat = False
         self._oracle = Oracle(TERMS)
+        self._afterwards = Afterwards(cache, seed)
         self._desk = WitnessedDesk(
             self._oracle,
             clock=self._clock,
@@ -662,6 +664,7 @@ class History:
         if self._log.lines:
             raise WrongError(f"an unexpected error: {self._log.lines[0]}")
         look = await self._cache.look()
+        await self._afterwards.look(look)
         self._ahead.append(look.ahead)
         self._disputed = any(seen.disputed for seen in look.tickets.values())
         ahead = timedelta(seconds=self._desk.faults.clock_offset)
@@ -721,6 +724,7 @@ class History:
         # Of what was sent again more than once only the last has its request id there.
         if len(missing := self._promised - named) > sum(row["more"] for row in journal):
             raise WrongError(f"answered 200 and not in the journal: {sorted(missing)}")
+        await self._afterwards.judge(await self._look())
 
     async def _let_all_finish(self) -> None:
         await self._stage.settle()
