@@ -43,7 +43,7 @@ class FeedReader:
         self.transitions += 1
 
     async def differences(self, true: Sequence[tuple[int, str]]) -> list[str]:
-        """Read to the end; say which tickets the feed leaves otherwise than they are at the desk, and what went wrong."""
+        """Read to the end; say what went wrong, and which tickets the feed leaves otherwise than they are."""
         await number_transitions(self._database)
         while await self.read():
             pass
