@@ -1,0 +1,23 @@
+-- What another application may ask. `audit_writer` stands for its role and `<password>` for a password; run the parts
+-- that fit as the database's owner, in any client.
+
+-- A role that may log in (run by who may make roles; on Heroku `heroku pg:credentials:create` makes it).
+CREATE ROLE audit_writer LOGIN PASSWORD '<password>' CONNECTION LIMIT 5;
+
+-- One ticket's answer, and nothing else.
+GRANT USAGE ON SCHEMA public TO audit_writer;
+GRANT EXECUTE ON FUNCTION freescout_ticket_state(bigint) TO audit_writer;
+
+-- Beside it, the view of all tickets: number, mailbox, status and dates.
+GRANT SELECT ON freescout_ticket_cache TO audit_writer;
+
+-- Nothing any more.
+REVOKE ALL ON FUNCTION freescout_ticket_state(bigint) FROM audit_writer;
+REVOKE ALL ON freescout_ticket_cache FROM audit_writer;
+REVOKE ALL ON SCHEMA public FROM audit_writer;
+
+-- After a restore without privileges: take from everybody what the migrations had taken.
+REVOKE ALL ON FUNCTION freescout_ticket_state(bigint) FROM PUBLIC;
+REVOKE ALL ON FUNCTION freescout_read_tickets(bigint[]) FROM PUBLIC;
+REVOKE ALL ON FUNCTION freescout_lock_tickets(bigint[], interval) FROM PUBLIC;
+REVOKE ALL ON FUNCTION freescout_write_tickets(json, jsonb, text, json, interval) FROM PUBLIC;

@@ -1,0 +1,189 @@
+"""The applications of `examples/` ask on while PostgreSQL is away, slow, stopped and started again.
+
+All are asked at once, in one story; each has its own tests of what it answered and logged.
+"""
+
+import asyncio
+import os
+import re
+import signal
+import time
+from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+
+import asyncpg
+import pytest
+
+from db.embedded import EmbeddedPostgres
+from db.migrate import migrate
+from db.url import normalise
+from support.askers import EXAMPLES, PARTS, Asker, asker, missing
+from support.grants import granting, parts, vouch_for
+from support.processes import ROOT
+
+CLOSED, UNKNOWN = 7, 8
+"""A ticket that the service vouches for, and one that it does not."""
+PATIENCE = 20
+"""Seconds until an application that does not answer again fails its test."""
+
+
+@dataclass
+class Told:
+    """What an application answered at each stage, how long each answer took at the most, and what it logged."""
+
+    answers: dict[str, str] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    lines: dict[str, list[str]] = field(default_factory=dict)
+
+
+@pytest.fixture(scope="module")
+def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Told]]:
+    folder = tmp_path_factory.mktemp("postgres")
+    server = EmbeddedPostgres(folder, options={"fsync": "off"}, progress=lambda _line: None)
+    try:
+        yield asyncio.run(_tell(server))
+    finally:
+        server.stop()
+
+
+async def _tell(server: EmbeddedPostgres) -> dict[str, Told]:
+    told = {name: Told() for name in PARTS if not missing(name)}
+    await asyncio.to_thread(server.start)
+    await _prepare(server.url())
+    url = re.sub("//.*@", "//audit_writer:a-password@", server.url())
+    await asyncio.to_thread(server.stop)
+
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(max_workers=64))  # no question waits for one
+    async with AsyncExitStack() as stack:
+        askers = {name: await stack.enter_async_context(asker(name, url)) for name in told}
+
+        async def stage(name: str, ticket_id: int, *, until: str = "", at_once: int = 1) -> None:
+            async with asyncio.timeout(PATIENCE):
+                await asyncio.gather(
+                    *(_ask(askers[each], told[each], name, ticket_id, until) for each in told for _ in range(at_once))
+                )
+
+        await stage("started while it is away", CLOSED)
+        await asyncio.to_thread(server.start)
+        await stage("after the start", CLOSED, until="closed")
+        await stage("no answer to vouch for", UNKNOWN)
+        async with _locked(server.url()):
+            await stage("slow", CLOSED, at_once=5)  # so a pool opens all its connections
+        await stage("fast again", CLOSED, until="closed")
+        async with _frozen(server):
+            await stage("frozen", CLOSED)
+            await stage("frozen still", CLOSED)
+        await stage("thawed", CLOSED, until="closed")
+        await asyncio.to_thread(server.stop)
+        await asyncio.to_thread(server.start)
+        await stage("restarted meanwhile", CLOSED)
+        await asyncio.to_thread(server.stop)
+        await stage("away", CLOSED)
+        await stage("away still", CLOSED)
+        await asyncio.to_thread(server.start)
+        await stage("restarted", CLOSED, until="closed")
+    return told
+
+
+async def _ask(asker: Asker, told: Told, stage: str, ticket_id: int, until: str) -> None:
+    asker.lines.clear()
+    while True:
+        began = time.monotonic()
+        told.answers[stage] = await asker.ask(ticket_id)
+        told.seconds[stage] = max(told.seconds.get(stage, 0), time.monotonic() - began)
+        if not until or told.answers[stage] == until:
+            break
+        await asyncio.sleep(0.05)
+    told.lines[stage] = list(asker.lines)
+
+
+async def _prepare(url: str) -> None:
+    """Make the cache, one ticket that it vouches for, and the role that may ask."""
+    await migrate(normalise(url))
+    connection = await asyncpg.connect(url)
+    await vouch_for(connection, CLOSED)
+    parts = granting(role="audit_writer", password="a-password")
+    await connection.execute(parts["role"].replace("LIMIT 5", "LIMIT 100") + parts["answer"])
+    await connection.close()
+
+
+@asynccontextmanager
+async def _locked(url: str) -> AsyncIterator[None]:
+    connection = await asyncpg.connect(url)
+    async with connection.transaction():
+        await connection.execute("LOCK TABLE freescout_ticket IN ACCESS EXCLUSIVE MODE")
+        yield
+    await connection.close()
+
+
+@asynccontextmanager
+async def _frozen(server: EmbeddedPostgres) -> AsyncIterator[None]:
+    """Stop all that serves the applications, so that connections stay open and nothing answers."""
+    connection = await asyncpg.connect(server.url())
+    pids = [
+        row["pid"] for row in await connection.fetch("SELECT pid FROM pg_stat_activity WHERE usename = 'audit_writer'")
+    ]
+    await connection.close()
+    for pid in (server.pid, *pids):
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for pid in (*pids, server.pid):
+            os.kill(pid, signal.SIGCONT)
+
+
+@pytest.fixture(params=PARTS)
+def told(request: pytest.FixtureRequest) -> Told:
+    if reason := missing(request.param):
+        pytest.skip(reason)
+    story: dict[str, Told] = request.getfixturevalue("story")
+    return story[request.param]
+
+
+def test_it_answers_what_the_service_answers(told: Told) -> None:
+    assert told.answers["after the start"] == "closed"
+    assert told.answers["no answer to vouch for"] == "none"
+
+
+def test_it_answers_none_while_the_database_is_away_or_slow(told: Told) -> None:
+    stages = ("started while it is away", "slow", "frozen", "frozen still", "away", "away still")
+
+    assert {stage: told.answers[stage] for stage in stages} == dict.fromkeys(stages, "none")
+
+
+def test_a_restart_between_two_questions_costs_no_none(told: Told) -> None:
+    assert told.answers["restarted meanwhile"] == "closed", told.lines
+
+
+def test_it_answers_again_when_the_database_is_back(told: Told) -> None:
+    stages = ("after the start", "fast again", "thawed", "restarted")
+
+    assert {stage: told.answers[stage] for stage in stages} == dict.fromkeys(stages, "closed")
+
+
+def test_it_logs_why_it_answers_none_and_no_password(told: Told) -> None:
+    nones = [stage for stage, answer in told.answers.items() if answer == "none"]
+
+    assert [stage for stage in nones if not told.lines[stage]] == []
+    assert "does not vouch" in told.lines["no answer to vouch for"][0]
+    assert "a-password" not in str(told.lines)
+
+
+def test_it_answers_within_its_deadline(told: Told, request: pytest.FixtureRequest) -> None:
+    # 0.25 s, and what this machine is busy with besides.
+    assert max(told.seconds.values()) < 3, told.seconds
+
+
+def test_the_documentation_shows_the_files_as_they_are() -> None:
+    page = (ROOT / "docs" / "applications.md").read_text("utf-8")
+    files = {file.name: file.read_text("utf-8") for file in EXAMPLES.iterdir() if file.is_file()}
+    shown = re.findall(r"^```(python|js|sql)\n(.*?)^```$", page, flags=re.MULTILINE | re.DOTALL)
+
+    assert [name for name in files if f"](../examples/{name})" not in page] == []
+    statements = {text + "\n" for text in parts().values()}
+    console = {text for _language, text in shown if "from db import read_ticket" in text}
+    assert [text for _language, text in shown if text not in {*files.values(), *statements, *console}] == []
+    assert statements <= {text for _language, text in shown}
