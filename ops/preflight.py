@@ -1,6 +1,7 @@
 """The pre-flight list as checks: each green, or yellow or red with the next step in one line."""
 
 import asyncio
+import re
 import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
@@ -10,7 +11,7 @@ from db.database import Database, ImpossibleDateError
 from db.gaps import count_gaps
 from db.journal import count_twins, read_last_delivery
 from db.revision import NEWEST, age_of
-from db.standing import Standing, read_standing, server_version
+from db.standing import OLDEST_POSTGRES, Standing, read_standing, server_version
 from db.webhook import Webhook, read_webhook
 from freescout_audit.delivery import CONVERSATION_EVENTS
 from freescout_audit.errors import DatabaseUnavailableError, FreescoutAuditError, SettingsError
@@ -69,8 +70,7 @@ async def _open(
     except (DatabaseUnavailableError, CommandError) as error:
         checks.append(red("database", error.problem, error.next_step))
         return None, None
-    embedded = ", embedded (for laptops)" if workplace.environment.database_url is None else ""
-    checks.append(green("database", f"PostgreSQL {version} answers{embedded}"))
+    checks.append(server(version, embedded=workplace.environment.database_url is None))
     migrate = "run python -m db.migrate"
     try:
         standing = await read_standing(database)
@@ -92,6 +92,19 @@ async def _open(
     else:
         checks.append(green("pooler", "none in front"))
     return database, standing
+
+
+def server(version: str, *, embedded: bool) -> Check:
+    """Judge PostgreSQL by its version, such as ``18.4`` or ``19beta1``."""
+    name = "database"
+    major = re.match(r"\d+", version)
+    if major is not None and int(major[0]) < OLDEST_POSTGRES:
+        return red(
+            name,
+            f"PostgreSQL {version} is older than {OLDEST_POSTGRES}, which the schema needs",
+            f"upgrade it to {OLDEST_POSTGRES} or later, or name a newer server in DATABASE_URL (the poller fills it)",
+        )
+    return green(name, f"PostgreSQL {version} answers{', embedded (for laptops)' if embedded else ''}")
 
 
 def _look_at_the_keys(workplace: Workplace) -> list[Check]:

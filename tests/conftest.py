@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any
+from urllib.parse import urlsplit
 
 import aiohttp
 import asyncpg
@@ -30,7 +31,7 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str
     """
     given = os.environ.get("DATABASE_URL")
     if given:
-        yield lambda name: given.rpartition("/")[0] + "/" + name
+        yield lambda name: urlsplit(given)._replace(path=f"/{name}").geturl()
         return
     from db.embedded import EmbeddedPostgres  # noqa: PLC0415 - it is not on every platform
 

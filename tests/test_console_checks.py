@@ -17,7 +17,7 @@ from ops.check import Check, green, red, yellow
 from ops.commands.doctor import LOOK_EVERY, watch
 from ops.conditions import stands
 from ops.keychecks import keys
-from ops.preflight import webhook
+from ops.preflight import server, webhook
 from settings import Secret
 from settings.environment import KEYS
 from settings.vault.keys import Keys
@@ -251,6 +251,25 @@ def test_what_is_noted_of_the_webhook_is_judged(*, known: Webhook | None, came: 
 
     assert check.state == state
     assert said in f"{check.detail} {check.next_step}"
+
+
+@pytest.mark.parametrize(
+    ("version", "state"),
+    [
+        ("9.6.24", "red"),
+        ("13.22", "red"),
+        ("14.0", "green"),
+        ("15.18", "green"),
+        ("18.4", "green"),
+        ("19beta1", "green"),
+    ],
+)
+def test_a_server_that_is_too_old_is_named(version: str, state: str) -> None:
+    judged = server(version, embedded=False)
+
+    assert judged.state == state
+    assert version in judged.detail
+    assert ("14 or later" in judged.next_step) == (state == "red")
 
 
 def test_poller_lease_desk_and_silence_are_what_readiness_has() -> None:

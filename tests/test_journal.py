@@ -22,7 +22,7 @@ async def test_the_lag_of_a_healthy_desk_is_that_of_its_worker_though_its_dates_
         SELECT changed + n * 1.37 % 5 * interval '1 second', 'audit', 'convo.status', n,
                'applied', 'news', date_trunc('second', changed + interval '2 minutes'), 1, 1, 'current'
         FROM generate_series(1, 1000) n
-        CROSS JOIN LATERAL (SELECT freescout_now() - interval '2 hours' + n * interval '3.1 s' AS changed)
+        CROSS JOIN LATERAL (SELECT freescout_now() - interval '2 hours' + n * interval '3.1 s' AS changed) c
     """)
 
     lag = await read_lag(database, DAY)
