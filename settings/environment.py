@@ -4,16 +4,32 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+from freescout_audit.endpoints import AUDIT, RBAC
 from freescout_audit.errors import SettingsError
 from freescout_audit.invisible import what_does_not_belong
 
 WEBHOOK_SECRET = "FREESCOUT_AUDIT_WEBHOOK_SECRET"  # noqa: S105 - names of variables, here and below
 WEBHOOK_SECRET_PREVIOUS = "FREESCOUT_AUDIT_WEBHOOK_SECRET_PREVIOUS"  # noqa: S105
+RBAC_SECRET = "FREESCOUT_RBAC_WEBHOOK_SECRET"  # noqa: S105
+RBAC_SECRET_PREVIOUS = "FREESCOUT_RBAC_WEBHOOK_SECRET_PREVIOUS"  # noqa: S105
 API_KEY = "FREESCOUT_API_KEY"
 OPS_TOKEN = "OPS_TOKEN"  # noqa: S105
 HEARTBEAT_URL = "OPS_HEARTBEAT_URL"
-KEYS = (WEBHOOK_SECRET, WEBHOOK_SECRET_PREVIOUS, API_KEY, OPS_TOKEN, HEARTBEAT_URL)
+KEYS = (
+    WEBHOOK_SECRET,
+    WEBHOOK_SECRET_PREVIOUS,
+    RBAC_SECRET,
+    RBAC_SECRET_PREVIOUS,
+    API_KEY,
+    OPS_TOKEN,
+    HEARTBEAT_URL,
+)
 """The variables that a vault can hold instead."""
+
+FLAGS = {AUDIT: "FLAG_FREESCOUT_WEBHOOK_RECEIVE", RBAC: "FLAG_FREESCOUT_WEBHOOK_RBAC"}
+"""The switch of each endpoint."""
+SECRETS = {AUDIT: WEBHOOK_SECRET, RBAC: RBAC_SECRET}
+"""The key of each endpoint that signs now."""
 
 VAULT_PATH = "/MooseQuest/freescout/"
 _VAULT_NEEDS = ("URL", "CLIENT_ID", "CLIENT_SECRET", "PROJECT_ID", "ENVIRONMENT")
@@ -72,6 +88,12 @@ class Environment:
     """Whether the audit path is on."""
     webhook_secrets: tuple[Secret, ...]
     """The keys accepted now, the current one first."""
+    receive_rbac: bool
+    """Whether RV-4's path is on."""
+    rbac_secret: Secret | None
+    """The key of RV-4's path; None: the audit path's keys are accepted there."""
+    rbac_secret_previous: Secret | None
+    """A key that is accepted there as well, while a rotation lasts."""
     freescout_url: str | None
     freescout_api_key: Secret | None
     ops_token: Secret | None
@@ -79,6 +101,11 @@ class Environment:
     """Pinged at each pass, so that somebody hears of passes that do not come."""
     vault: VaultAccess | None
     """None: the keys above are the ones in use; otherwise `settings.vault.live` says which are."""
+
+    @property
+    def endpoints(self) -> tuple[str, ...]:
+        """The endpoints that are switched on."""
+        return tuple(name for name, on in ((AUDIT, self.receive), (RBAC, self.receive_rbac)) if on)
 
 
 def load_environment(variables: Mapping[str, str]) -> Environment:
@@ -99,8 +126,11 @@ def load_environment(variables: Mapping[str, str]) -> Environment:
     return Environment(
         database_url=secret("DATABASE_URL"),
         port=_port(text("PORT") or "8080"),
-        receive=_flag("FLAG_FREESCOUT_WEBHOOK_RECEIVE", text("FLAG_FREESCOUT_WEBHOOK_RECEIVE")),
+        receive=_flag(FLAGS[AUDIT], text(FLAGS[AUDIT])),
         webhook_secrets=tuple(dict.fromkeys(key for key in keys if key is not None)),
+        receive_rbac=_flag(FLAGS[RBAC], text(FLAGS[RBAC])),
+        rbac_secret=secret(RBAC_SECRET),
+        rbac_secret_previous=secret(RBAC_SECRET_PREVIOUS),
         freescout_url=read_address("FREESCOUT_URL", text("FREESCOUT_URL")),
         freescout_api_key=secret(API_KEY),
         ops_token=secret(OPS_TOKEN),

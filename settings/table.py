@@ -11,7 +11,15 @@ from typing import Annotated, Literal, NamedTuple, get_args, get_origin, get_typ
 from msgspec import Meta, Struct, field
 
 from freescout_audit.rule import Terms
-from settings.environment import API_KEY, HEARTBEAT_URL, OPS_TOKEN, WEBHOOK_SECRET, WEBHOOK_SECRET_PREVIOUS
+from settings.environment import (
+    API_KEY,
+    HEARTBEAT_URL,
+    OPS_TOKEN,
+    RBAC_SECRET,
+    RBAC_SECRET_PREVIOUS,
+    WEBHOOK_SECRET,
+    WEBHOOK_SECRET_PREVIOUS,
+)
 
 
 class CacheSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -121,6 +129,12 @@ class VaultSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     webhook_secret_previous_name: Annotated[
         str, Meta(description="the key that holds the webhook key before it, while a rotation lasts")
     ] = WEBHOOK_SECRET_PREVIOUS
+    rbac_webhook_secret_name: Annotated[
+        str, Meta(description="the key that holds the webhook key of RV-4's path, if it has one of its own")
+    ] = RBAC_SECRET
+    rbac_webhook_secret_previous_name: Annotated[
+        str, Meta(description="the key that holds one that RV-4's path accepts as well, while a rotation lasts")
+    ] = RBAC_SECRET_PREVIOUS
     api_key_name: Annotated[str, Meta(description="the key that holds FreeScout's API key")] = API_KEY
     ops_token_name: Annotated[str, Meta(description="the key that holds the operators' token")] = OPS_TOKEN
 
@@ -134,6 +148,8 @@ class VaultSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         return {
             WEBHOOK_SECRET: self.webhook_secret_name,
             WEBHOOK_SECRET_PREVIOUS: self.webhook_secret_previous_name,
+            RBAC_SECRET: self.rbac_webhook_secret_name,
+            RBAC_SECRET_PREVIOUS: self.rbac_webhook_secret_previous_name,
             API_KEY: self.api_key_name,
             OPS_TOKEN: self.ops_token_name,
             HEARTBEAT_URL: self.heartbeat_url_name,

@@ -1,21 +1,26 @@
 """Which keys are in use: the environment's or, where a vault is configured, the vault's. Pure.
 
-The vault is the source of truth. What it holds, or has held in this process, wins over the environment, and the
-webhook key comes from nowhere else; the others come from the environment while the vault never held them. A key that
-disappears from the vault stays in use, since a key is not rotated by deleting it; only the previous webhook key goes
+The vault is the source of truth. What it holds, or has held in this process, wins over the environment, and
+webhook keys come from nowhere else; the others come from the environment while the vault never held them. A key that
+disappears from the vault stays in use, since a key is not rotated by deleting it; only a previous webhook key goes
 when it is gone, for that is how a rotation ends.
+
+A FreeScout has one key for all its webhooks, so RV-4's path accepts the audit path's keys until it has one of its own.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from secrets import token_urlsafe
 
+from freescout_audit.endpoints import AUDIT, RBAC
 from freescout_audit.signature import fingerprint
 from settings.environment import (
     API_KEY,
     HEARTBEAT_URL,
     KEYS,
     OPS_TOKEN,
+    RBAC_SECRET,
+    RBAC_SECRET_PREVIOUS,
     WEBHOOK_SECRET,
     WEBHOOK_SECRET_PREVIOUS,
     Environment,
@@ -28,10 +33,13 @@ class Keys:
     """The keys in use at a moment."""
 
     webhook: tuple[Secret, ...]
-    """Those that may sign deliveries, the current one first."""
+    """Those that may sign deliveries to the audit path, the current one first."""
     api_key: Secret | None
     ops_token: Secret | None
     heartbeat_url: Secret | None = None
+    rbac: Secret | None = None
+    """The key of RV-4's path; None: the audit path's are accepted there."""
+    rbac_previous: Secret | None = None
     from_vault: frozenset[str] = frozenset()
     """The variables whose value comes from the vault."""
     lacking: tuple[str, ...] = ()
@@ -43,15 +51,29 @@ class Keys:
         held = {
             WEBHOOK_SECRET: current,
             WEBHOOK_SECRET_PREVIOUS: previous,
+            RBAC_SECRET: self.rbac,
+            RBAC_SECRET_PREVIOUS: self.rbac_previous,
             API_KEY: self.api_key,
             OPS_TOKEN: self.ops_token,
             HEARTBEAT_URL: self.heartbeat_url,
         }
         return {name: value for name, value in held.items() if value is not None}
 
-    def fingerprints(self) -> tuple[str, ...]:
+    def accepted(self, endpoint: str = AUDIT) -> tuple[Secret, ...]:
+        """Return the keys that may sign deliveries to an endpoint, the current one first.
+
+        RV-4's own key takes the place of the audit path's; its previous one without it stands beside them, so that the
+        way back to them is a rotation too.
+        """
+        if endpoint != RBAC:
+            return self.webhook
+        current = self.webhook if self.rbac is None else (self.rbac,)
+        previous = () if self.rbac_previous is None else (self.rbac_previous,)
+        return tuple(dict.fromkeys((*current, *previous)))
+
+    def fingerprints(self, endpoint: str = AUDIT) -> tuple[str, ...]:
         """Return what the journal calls the keys that may sign deliveries, the current one first."""
-        return tuple(fingerprint(secret.reveal()) for secret in self.webhook)
+        return tuple(fingerprint(secret.reveal()) for secret in self.accepted(endpoint))
 
 
 def keys_of(environment: Environment) -> Keys:
@@ -62,6 +84,8 @@ def keys_of(environment: Environment) -> Keys:
             api_key=environment.freescout_api_key,
             ops_token=environment.ops_token,
             heartbeat_url=environment.heartbeat_url,
+            rbac=environment.rbac_secret,
+            rbac_previous=environment.rbac_secret_previous,
         )
     # Until the token is known, no token opens them: with none at all the pages would be open on loopback.
     return Keys(webhook=(), api_key=None, ops_token=Secret(token_urlsafe()))
@@ -80,7 +104,9 @@ def keys_from_vault(
     """
     given = {variable: held[name] for variable, name in names.items() if name in held}
     lacking = [
-        variable for variable in (API_KEY, OPS_TOKEN, HEARTBEAT_URL) if variable in before.from_vault - given.keys()
+        variable
+        for variable in (RBAC_SECRET, API_KEY, OPS_TOKEN, HEARTBEAT_URL)
+        if variable in before.from_vault - given.keys()
     ]
     from_vault = before.from_vault | given.keys()
     if WEBHOOK_SECRET in given:
@@ -89,7 +115,15 @@ def keys_from_vault(
         from_vault -= {WEBHOOK_SECRET_PREVIOUS} - given.keys()
     else:
         webhook = before.webhook
-        lacking.insert(0, WEBHOOK_SECRET)
+        # RV-4's path can be used alone, by a key of its own.
+        if WEBHOOK_SECRET in before.from_vault or RBAC_SECRET not in from_vault:
+            lacking.insert(0, WEBHOOK_SECRET)
+    current = RBAC_SECRET if RBAC_SECRET in from_vault else WEBHOOK_SECRET
+    if current in before.from_vault - given.keys():
+        rbac, rbac_previous = before.rbac, before.rbac_previous
+    else:
+        rbac, rbac_previous = given.get(RBAC_SECRET), given.get(RBAC_SECRET_PREVIOUS)
+        from_vault -= {RBAC_SECRET_PREVIOUS} - given.keys()
 
     def single(variable: str, last: Secret | None) -> Secret | None:
         if variable in given:
@@ -101,6 +135,8 @@ def keys_from_vault(
         api_key=single(API_KEY, before.api_key),
         ops_token=single(OPS_TOKEN, before.ops_token),
         heartbeat_url=single(HEARTBEAT_URL, before.heartbeat_url),
+        rbac=rbac,
+        rbac_previous=rbac_previous,
         from_vault=from_vault,
         lacking=tuple(lacking),
     )
@@ -109,7 +145,7 @@ def keys_from_vault(
 def ignored_variables(variables: Mapping[str, Secret], keys: Keys) -> tuple[str, ...]:
     """Return the environment variables that a vault overrules and that say otherwise than the keys in use."""
     in_use = keys.values()
-    overruled = keys.from_vault | {WEBHOOK_SECRET, WEBHOOK_SECRET_PREVIOUS}
+    overruled = keys.from_vault | {WEBHOOK_SECRET, WEBHOOK_SECRET_PREVIOUS, RBAC_SECRET, RBAC_SECRET_PREVIOUS}
     return tuple(
         name for name in KEYS if name in overruled and name in variables and variables[name] != in_use.get(name)
     )

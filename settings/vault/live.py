@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import Literal
 
 from freescout_audit.backoff import backoff
+from freescout_audit.endpoints import AUDIT
 from freescout_audit.events import VAULT_FAILED, VAULT_READ, VAULT_RESTORED, VAULT_VARIABLE_IGNORED, LogEvent
 from freescout_audit.logs import emit, where
 from settings.environment import API_KEY, KEYS, OPS_TOKEN, Environment, Secret, VaultAccess
@@ -93,9 +94,9 @@ class LiveSecrets:
         else:
             self.vault = VaultStanding(state="failed", detail="it has not been read yet", since=now())
 
-    def webhook(self) -> tuple[Secret, ...]:
-        """Return the keys that may sign deliveries now, the current one first."""
-        return self.keys.webhook
+    def webhook(self, endpoint: str = AUDIT) -> tuple[Secret, ...]:
+        """Return the keys that may sign deliveries to an endpoint now, the current one first."""
+        return self.keys.accepted(endpoint)
 
     def api_key(self) -> Secret | None:
         """Return FreeScout's API key as it is now."""
