@@ -18,7 +18,7 @@ from aiohttp import web
 from bench.load import KEY
 from freescout_audit import verify_freescout_hmac
 from freescout_audit.delivery import read_claim
-from receiver.audit import ENDPOINT
+from freescout_audit.endpoints import AUDIT
 from receiver.body import Places
 from receiver.endpoints import Endpoint, VerifiedDelivery, register
 from receiver.metrics import Metrics
@@ -56,7 +56,7 @@ async def serve(name: str, port: int) -> None:
     """Serve until SIGTERM."""
     app = web.Application(client_max_size=2**30)
     if name == "verify":
-        endpoint = Endpoint(name=ENDPOINT, enabled=lambda: True, secrets=lambda: [Secret(KEY)], handle=decode)
+        endpoint = Endpoint(name=AUDIT, enabled=lambda: True, secrets=lambda: [Secret(KEY)], handle=decode)
         settings = load_settings({}).receiver
         register(
             app,

@@ -9,13 +9,23 @@ from sqlalchemy.dialects.postgresql import insert
 
 from db import schema
 from db.database import Database
+from freescout_audit.endpoints import AUDIT, ENDPOINTS, name_at
 
 VERIFIED = "verified"
-"""The kind of every request that an accepted key had signed; all other kinds are refusals."""
+"""The kind of every request to the audit path that an accepted key had signed; ``verified_rbac`` is RV-4's.
+
+All other kinds but `DROPPED` are refusals.
+"""
 DROPPED = "log_line_dropped"
 """Not a request: a log line that could not be written."""
 LIKE_FREESCOUTS = "unverified_like_freescouts"
-"""The kind of a refused request that has FreeScout's form: its event, and a signature of SHA-1's length."""
+"""The kind of a refused request that has FreeScout's form: its event, and a signature of SHA-1's length.
+
+It is the audit path's; ``unverified_like_freescouts_rbac`` is RV-4's. The endpoints may have keys of their own, so what
+is verified at one says nothing of what is refused at another.
+"""
+NO_REFUSALS = frozenset({*(name_at(endpoint, VERIFIED) for endpoint in ENDPOINTS), DROPPED})
+"""The kinds that are no refusals."""
 
 _answer = schema.answer.c
 
@@ -78,9 +88,19 @@ async def read_answers(database: Database) -> Mapping[str, Tally]:
     return {row.pop("kind"): Tally(**row) for row in rows}
 
 
-def refused_since(answers: Mapping[str, Tally]) -> Tally | None:
-    """Return the refusals that look like FreeScout's if nothing has been verified since the last of them."""
-    refused, verified = answers.get(LIKE_FREESCOUTS), answers.get(VERIFIED)
+def verified_at(answers: Mapping[str, Tally], endpoint: str) -> Tally | None:
+    """Return what was verified at an endpoint; None: nothing ever was."""
+    return answers.get(name_at(endpoint, VERIFIED))
+
+
+def refusals_of(answers: Mapping[str, Tally]) -> dict[str, Tally]:
+    """Return what was refused, by kind."""
+    return {kind: tally for kind, tally in answers.items() if kind not in NO_REFUSALS}
+
+
+def refused_since(answers: Mapping[str, Tally], endpoint: str = AUDIT) -> Tally | None:
+    """Return an endpoint's refusals that look like FreeScout's if nothing was verified there since the last of them."""
+    refused, verified = answers.get(name_at(endpoint, LIKE_FREESCOUTS)), verified_at(answers, endpoint)
     if refused is None or (verified is not None and verified.last_at >= refused.last_at):
         return None
     return refused

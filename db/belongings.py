@@ -1,7 +1,7 @@
 """Whose a database is: no desk's yet, a desk's, or another program's. Who must not use another's asks here."""
 
 import msgspec
-from sqlalchemy import exists, func, select, text
+from sqlalchemy import exists, func, or_, select, text
 
 from db import schema
 from db.database import Database
@@ -40,6 +40,7 @@ async def read_belongings(database: Database) -> Belongings:
         if not migrated:
             return Belongings(migrated=False, foreign=foreign)
         desk_url: str | None = await connection.scalar(select(schema.lease.c.desk_url))
-        used = [exists(select(1).select_from(table)) for table in (schema.ticket, schema.delivery, schema.webhook)]
-        in_use = bool(await connection.scalar(select(used[0] | used[1] | used[2])))
+        tables = (schema.ticket, schema.delivery, *schema.webhooks.values())
+        used = or_(*(exists(select(1).select_from(table)) for table in tables))
+        in_use = bool(await connection.scalar(select(used)))
     return Belongings(migrated=True, foreign=foreign, desk_url=desk_url, used=in_use)

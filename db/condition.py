@@ -1,13 +1,14 @@
 """How poller, lease and desk are, judged once for readiness, `doctor`, `status`, metrics and log. Pure."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Literal
 
 import msgspec
 
-from db.answers import VERIFIED, Ahead, Tally, refused_since
+from db.answers import Ahead, Tally, refused_since, verified_at
 from db.standing import Standing
+from freescout_audit.endpoints import AUDIT, RBAC, name_at
 from freescout_audit.trust import vouched_until
 
 State = Literal["ok", "off", "notice", "degraded", "failed"]
@@ -19,6 +20,10 @@ STATES: tuple[State, ...] = ("ok", "off", "notice", "degraded", "failed")
 
 START_THE_POLLER = "start the process poller; if push alone is meant: freescout-audit poller retire"
 _COMPARE_THE_KEY = "compare the webhook key with FreeScout's Manage » Settings » API & Webhooks; has APP_KEY changed?"
+_COMPARE_RBACS_KEY = (
+    "compare FREESCOUT_RBAC_WEBHOOK_SECRET, or the audit path's key if that is unset, with FreeScout's"
+    " Manage » Settings » API & Webhooks"
+)
 _READS_NONE = "tickets without a recent delivery read none"
 _NONE_RUNS = f"no poller is running: {_READS_NONE}"
 
@@ -46,32 +51,42 @@ def judge(standing: Standing) -> dict[str, Condition]:
     return {"poller": _poller(standing), "lease": _lease(standing), "desk": _desk(standing)}
 
 
-def judge_pushes(answers: Mapping[str, Tally], ahead: Ahead | None) -> dict[str, Condition]:
-    """Judge how deliveries come in. A stranger can cause what is wrong here, so it is never more than degraded."""
-    refused = refused_since(answers)
+def judge_pushes(
+    answers: Mapping[str, Tally], ahead: Ahead | None, endpoints: Sequence[str] = (AUDIT,)
+) -> dict[str, Condition]:
+    """Judge how deliveries come in, ``deliveries`` at the audit path, and at RV-4's if it is one of the ``endpoints``.
+
+    A stranger can cause what is wrong here, so it is never more than degraded.
+    """
+    conditions = {"deliveries": _deliveries(answers, ahead, AUDIT)}
+    if RBAC in endpoints:
+        conditions[name_at(RBAC, "deliveries")] = _deliveries(answers, None, RBAC)
+    return conditions
+
+
+def _deliveries(answers: Mapping[str, Tally], ahead: Ahead | None, endpoint: str) -> Condition:
+    refused, at = refused_since(answers, endpoint), "" if endpoint == AUDIT else " at RV-4's path"
     if refused is not None:
-        verified = answers.get(VERIFIED)
+        verified = verified_at(answers, endpoint)
         last = "none was ever verified"
         if verified is not None:
             last = f"the last was verified at {_moment(verified.last_at)}, by key {verified.key_fingerprint}"
-        condition = Condition(
+        return Condition(
             state="degraded",
-            detail=f"what looks like FreeScout's deliveries is refused (401), the last at {_moment(refused.last_at)};"
-            f" {last}",
-            next_step=_COMPARE_THE_KEY,
-            brief="FreeScout's deliveries are refused (401)",
+            detail=f"what looks like FreeScout's deliveries is refused{at} (401), the last at"
+            f" {_moment(refused.last_at)}; {last}",
+            next_step=_COMPARE_THE_KEY if endpoint == AUDIT else _COMPARE_RBACS_KEY,
+            brief=f"FreeScout's deliveries are refused{at} (401)",
             since=refused.first_at if verified is None else max(refused.first_at, verified.last_at),
         )
-    elif ahead is not None:
-        condition = Condition(
+    if ahead is not None:
+        return Condition(
             state="degraded",
             detail=f"FreeScout's clock is about {ahead.seconds:.0f} s ahead of ours: its deliveries are not believed",
             next_step="set the desk's time server right, or run a poller, which measures its clock",
             brief="FreeScout's clock is ahead of ours, and its deliveries are not believed",
         )
-    else:
-        condition = Condition(state="ok", detail="none is refused that looks like FreeScout's")
-    return {"deliveries": condition}
+    return Condition(state="ok", detail=f"none is refused{at} that looks like FreeScout's")
 
 
 def _poller(standing: Standing) -> Condition:

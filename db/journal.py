@@ -9,6 +9,7 @@ from sqlalchemy import ColumnElement, delete, exists, func, insert, or_, select,
 from db import schema
 from db.database import Database
 from freescout_audit.desk_clock import WITHIN_A_SECOND
+from freescout_audit.endpoints import AUDIT
 from freescout_audit.events import JOURNAL_PRUNED
 from freescout_audit.logs import emit
 
@@ -89,29 +90,34 @@ class KeyUse(msgspec.Struct, frozen=True, kw_only=True):
     last_at: datetime
 
 
-async def read_last_delivery(database: Database) -> LastDelivery | None:
-    """Read the last delivery that FreeScout sent.
+async def read_last_delivery(database: Database, endpoint: str | None = None) -> LastDelivery | None:
+    """Read the last delivery that FreeScout sent, to any endpoint or to one.
 
     Raises:
         DatabaseUnavailableError: PostgreSQL is away or not migrated; the same everywhere below.
     """
     columns = (_delivery[name] for name in LastDelivery.__struct_fields__)
     query = select(*columns).where(~IS_SELF_TEST).order_by(_delivery.delivery_id.desc()).limit(1)
-    async with database.connection() as connection:
+    if endpoint is not None:
+        query = query.where(_delivery.endpoint == endpoint)
+    async with database.connection(None if endpoint is None else _LONG_LOOK) as connection:
         row = await connection.row(query)
     return None if row is None else LastDelivery(**row)
 
 
-async def count_outcomes(database: Database, within: timedelta) -> Mapping[str, int]:
-    """Count the deliveries of a time by what became of them."""
+async def count_outcomes(database: Database, within: timedelta) -> Mapping[str, Mapping[str, int]]:
+    """Count the deliveries of a time by endpoint and by what became of them."""
     query = (
-        select(_delivery.outcome, func.count().label("deliveries"))
+        select(_delivery.endpoint, _delivery.outcome, func.count().label("deliveries"))
         .where(_delivery.received_at > schema.now - within, ~IS_SELF_TEST)
-        .group_by(_delivery.outcome)
-        .order_by(_delivery.outcome)
+        .group_by(_delivery.endpoint, _delivery.outcome)
+        .order_by(_delivery.endpoint, _delivery.outcome)
     )
+    counted: dict[str, dict[str, int]] = {}
     async with database.connection() as connection:
-        return {row["outcome"]: row["deliveries"] for row in await connection.rows(query)}
+        for row in await connection.rows(query):
+            counted.setdefault(row["endpoint"], {})[row["outcome"]] = row["deliveries"]
+    return counted
 
 
 async def read_lag(database: Database, within: timedelta) -> Lag:
@@ -180,14 +186,14 @@ async def has_arrived(database: Database, event: str, *, within: timedelta = tim
         return bool(await connection.scalar(select(arrived)))
 
 
-async def count_twins(database: Database, among: int) -> tuple[int, int]:
-    """Return how many of the newest deliveries there are, and how many of them repeat one that has just come.
+async def count_twins(database: Database, among: int, endpoint: str = AUDIT) -> tuple[int, int]:
+    """Return how many of an endpoint's newest deliveries there are, and how many repeat one that has just come.
 
     All were sent again within seconds when all come twice, or half of them repeat another.
     """
     newest = (
         select(schema.delivery)
-        .where(_delivery.ticket_id.is_not(None))
+        .where(_delivery.ticket_id.is_not(None), _delivery.endpoint == endpoint)
         .order_by(_delivery.delivery_id.desc())
         .limit(among)
         .subquery()
@@ -197,14 +203,14 @@ async def count_twins(database: Database, among: int) -> tuple[int, int]:
     pairs = select(newest.c.received_at, newest.c.replayed_at, before.label("before")).subquery()
     repeats = or_(pairs.c.received_at - pairs.c.before < _TWINS, pairs.c.replayed_at - pairs.c.received_at < _TWINS)
     twins = func.count().filter(repeats)
-    async with database.connection() as connection:
+    async with database.connection(_LONG_LOOK) as connection:
         query = select(func.count().label("deliveries"), twins.label("twins")).select_from(pairs)
         (row,) = await connection.rows(query)
     return row["deliveries"], row["twins"]
 
 
-async def read_key_uses(database: Database, endpoint: str) -> tuple[datetime, Sequence[KeyUse]]:
-    """Return our clock, and the keys that signed FreeScout's deliveries to an endpoint, the one used last first."""
+async def read_key_uses(database: Database, endpoints: Sequence[str]) -> tuple[datetime, Sequence[KeyUse]]:
+    """Return our clock, and the keys that signed FreeScout's deliveries to some endpoints, the one used last first."""
     last_at = func.max(_delivery.received_at).label("last_at")
     query = (
         select(
@@ -213,7 +219,7 @@ async def read_key_uses(database: Database, endpoint: str) -> tuple[datetime, Se
             func.min(_delivery.received_at).label("first_at"),
             last_at,
         )
-        .where(_delivery.endpoint == endpoint, ~IS_SELF_TEST)
+        .where(_delivery.endpoint.in_(endpoints), ~IS_SELF_TEST)
         .group_by(_delivery.key_fingerprint)
         .order_by(last_at.desc())
     )

@@ -108,7 +108,7 @@ async def change_desk(database: Database, url: str, *, forget: bool) -> None:
             return
         for table in (
             schema.ticket,
-            schema.webhook,
+            *schema.webhooks.values(),
             schema.gap,
             schema.delivery,
             schema.answer,

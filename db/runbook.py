@@ -7,12 +7,14 @@ PAGE = "docs/runbook.md"
 HEADINGS: Mapping[str, str] = {
     # Components of readiness, and checks of the same name.
     "receive": "receive",
+    "receive_rbac": "receive",
     "vault": "vault",
     "database": "database",
     "poller": "poller",
     "lease": "lease",
     "desk": "desk",
     "deliveries": "deliveries",
+    "deliveries_rbac": "deliveries",
     # Checks of doctor.
     "schema": "database",
     "pooler": "database",
@@ -30,6 +32,13 @@ HEADINGS: Mapping[str, str] = {
     "refusals": "deliveries",
     "webhook": "webhook",
     "self-test": "self-test",
+    # The same of RV-4's path.
+    "rbac key": "keys",
+    "rbac previous key": "keys",
+    "rbac refusals": "deliveries",
+    "rbac webhook": "webhook",
+    "rbac deliveries": "deliveries",
+    "rbac self-test": "self-test",
 }
 """The heading of `PAGE` for each, as an anchor."""
 

@@ -25,6 +25,8 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import ARRAY
 
+from freescout_audit.endpoints import AUDIT, RBAC
+
 SQL = Path(__file__).parent / "sql"
 DEFINITIONS = (
     "freescout_now",
@@ -255,18 +257,29 @@ Index("freescout_gap_healed_at", gap.c.healed_at)
 Index("freescout_gap_waiting", gap.c.healed_at, postgresql_where=gap.c.verdict == "waiting")
 Index("freescout_gap_peeked", gap.c.healed_at, postgresql_where=gap.c.verdict == "peeked")
 
-webhook = Table(
-    "freescout_webhook",
-    metadata,
-    *_only_row("freescout_webhook"),
-    Column("webhook_id", BigInteger),
-    Column("url", Text, nullable=False),
-    Column("events", ARRAY(Text), nullable=False),
-    Column("began_at", _moment, nullable=False),
-    Column("registered_at", _moment),
-    Column("removed_at", _moment),
-    comment="What is registered at the desk; without an id it is not known whether it is.",
-)
+
+def _webhook(name: str, comment: str) -> Table:
+    return Table(
+        name,
+        metadata,
+        *_only_row(name),
+        Column("webhook_id", BigInteger),
+        Column("url", Text, nullable=False),
+        Column("events", ARRAY(Text), nullable=False),
+        Column("began_at", _moment, nullable=False),
+        Column("registered_at", _moment),
+        Column("removed_at", _moment),
+        comment=comment,
+    )
+
+
+webhooks = {
+    AUDIT: _webhook(
+        "freescout_webhook", "What is registered at the desk; without an id it is not known whether it is."
+    ),
+    RBAC: _webhook("freescout_webhook_rbac", "The same of RV-4's path."),
+}
+"""What is registered at the desk, by the endpoint that it delivers to."""
 
 answer = Table(
     "freescout_answer",
@@ -275,7 +288,7 @@ answer = Table(
     Column("answers", BigInteger, nullable=False),
     Column("first_at", _moment, nullable=False),
     Column("last_at", _moment, nullable=False),
-    Column("key_fingerprint", Text, comment="Of kind verified: the key that was last seen to work."),
+    Column("key_fingerprint", Text, comment="Of what was verified: the key that was last seen to work."),
     comment="What requests were answered: one row a kind, written every ten seconds at the most.",
 )
 

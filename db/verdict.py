@@ -8,16 +8,19 @@ import msgspec
 
 from db.condition import WRONG, State, worst
 from db.standing import Standing
+from freescout_audit.endpoints import ENDPOINTS, name_at
 from freescout_audit.trust import vouched_until
 
+RECEIVING = tuple(name_at(endpoint, "receive") for endpoint in ENDPOINTS)
+"""The parts that take deliveries, one for each endpoint."""
 LIGHTS: Mapping[str, Sequence[str]] = {
-    "push": ("receive", "vault", "deliveries"),
+    "push": (*RECEIVING, "vault", *(name_at(endpoint, "deliveries") for endpoint in ENDPOINTS)),
     "pull": ("poller", "lease"),
     "desk": ("desk",),
     "database": ("database",),
 }
 """The four lights, and the parts that each of them shows, the most important first."""
-_BY_IMPORTANCE = ("database", "receive", "vault", "poller", "lease", "desk", "deliveries")
+_BY_IMPORTANCE = ("database", *LIGHTS["push"][:3], "poller", "lease", "desk", *LIGHTS["push"][3:])
 
 
 class Part(Protocol):
@@ -66,14 +69,22 @@ def find_lights(parts: Mapping[str, Part]) -> Mapping[str, Light]:
     """Return the lights, without those of which nothing is known."""
     lights = {}
     for name, shown in LIGHTS.items():
-        there = [parts[part] for part in shown if part in parts]
+        there = {part: parts[part] for part in shown if part in parts and not _is_left_out(part, parts)}
         if there:
-            state = worst(*(part.state for part in there))
-            so = [part for part in there if part.state == state]
+            state = worst(*(part.state for part in there.values()))
+            so = {part: found for part, found in there.items() if found.state == state}
+            first = next(iter(so.values()))
             # They are all well since the last of them is; what is wrong is told with its own time.
-            since = max((part.since for part in so if part.since is not None), default=None)
-            lights[name] = Light(state=state, detail=so[0].detail, since=since if state == "ok" else so[0].since)
+            since = max((part.since for part in so.values() if part.since is not None), default=None)
+            detail = "; ".join(so[part].detail for part in RECEIVING if part in so) or first.detail
+            lights[name] = Light(state=state, detail=detail, since=since if state == "ok" else first.since)
     return lights
+
+
+def _is_left_out(name: str, parts: Mapping[str, Part]) -> bool:
+    """Whether a part is an endpoint that is off on purpose while another takes deliveries."""
+    others = (parts[other] for other in RECEIVING if other != name and other in parts)
+    return name in RECEIVING and parts[name].state == "off" and any(part.state != "off" for part in others)
 
 
 def judge_all(parts: Mapping[str, Part], standing: Standing | None, *, answered: int | None = None) -> Verdict:

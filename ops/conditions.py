@@ -1,6 +1,6 @@
 """What stands in the database, as checks of ``doctor`` and ``status``, and whether it can be written."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 
 import asyncpg
@@ -40,9 +40,9 @@ def stands(standing: Standing) -> list[Check]:
     return [of_condition(name, condition) for name, condition in conditions.items()]
 
 
-async def judge_answers(database: Database) -> Mapping[str, Condition]:
-    """Judge how deliveries come in."""
-    return judge_pushes(await read_answers(database), await read_ahead(database))
+async def judge_answers(database: Database, endpoints: Sequence[str]) -> Mapping[str, Condition]:
+    """Judge how deliveries come in; ``endpoints`` are those that are on."""
+    return judge_pushes(await read_answers(database), await read_ahead(database), endpoints)
 
 
 async def try_writing(database: Database) -> Check:

@@ -13,6 +13,7 @@ from db.database import Database
 from db.journal import read_deliveries
 from db.reads import read_from
 from freescout_audit.conversation import Sighting, Status
+from freescout_audit.endpoints import AUDIT
 from freescout_audit.words import span
 from ops.drawing import facts, titled
 from ops.result import CommandError, CommandResult, Exit
@@ -51,6 +52,7 @@ async def run_test(
     ticket_id: int,
     wanted: Status | None = None,
     *,
+    endpoint: str = AUDIT,
     by_user: int = 1,
     within: float = 60,
     yes: bool = False,
@@ -73,7 +75,7 @@ async def run_test(
             yes=yes,
         )
         began = await database.now()
-        watch = _Watch(database, ticket_id, status, began)
+        watch = _Watch(database, endpoint, ticket_id, status, began)
         put_back = False
         try:
             await desk.changes.set_status(ticket_id, status, by_user=by_user)
@@ -82,7 +84,7 @@ async def run_test(
         finally:
             # Also after Ctrl-C, and after a change that may or may not have been made.
             put_back = await _put_back(workplace, desk, sighting, status, by_user)
-        back = _Watch(database, ticket_id, sighting.status, await database.now())
+        back = _Watch(database, endpoint, ticket_id, sighting.status, await database.now())
         if put_back and watch.delivered_after is not None:
             await back.look_at_the_cache(within, sleep)
     document = DeliveryTest(
@@ -103,8 +105,9 @@ async def run_test(
 class _Watch:
     """Watches the cache and the journal for one change, by the database's clock."""
 
-    def __init__(self, database: Database, ticket_id: int, status: Status, began: datetime) -> None:
+    def __init__(self, database: Database, endpoint: str, ticket_id: int, status: Status, began: datetime) -> None:
         self._database = database
+        self._endpoint = endpoint
         self._ticket_id = ticket_id
         self._status = status
         self._began = began
@@ -135,7 +138,7 @@ class _Watch:
 
     async def _look_at_the_journal(self) -> None:
         for entry in await read_deliveries(self._database, ticket_id=self._ticket_id, since=self._began, at_most=20):
-            if entry.status == self._status:
+            if (entry.endpoint, entry.status) == (self._endpoint, self._status):
                 self.delivered_after = round((entry.received_at - self._began).total_seconds(), 3)
                 self.event, self.outcome = entry.event, entry.outcome
 

@@ -2,10 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 
+from freescout_audit.endpoints import AUDIT, RBAC
 from freescout_audit.invisible import what_does_not_belong
 from ops.check import Check, green, red, yellow
 from settings import Environment, LiveSecrets, Secret
-from settings.environment import API_KEY, OPS_TOKEN, WEBHOOK_SECRET, VaultAccess
+from settings.environment import API_KEY, FLAGS, OPS_TOKEN, RBAC_SECRET, WEBHOOK_SECRET, VaultAccess
 from settings.place import Place
 from settings.vault.keys import Keys
 
@@ -35,17 +36,41 @@ def vault(access: VaultAccess, secrets: LiveSecrets, here: Place) -> list[Check]
     return checks
 
 
-def flag(environment: Environment, here: Place) -> Check:
-    """Judge the switch of the audit path."""
-    if environment.receive:
-        return green("flag", "deliveries are taken")
-    return yellow("flag", _OFF, f"when all else is green: {here.set_variable('FLAG_FREESCOUT_WEBHOOK_RECEIVE', '1')}")
+def flag(endpoint: str, environment: Environment, here: Place, *, used: bool) -> Check:
+    """Judge the switch of an endpoint, which may be ``used`` although it is off."""
+    name = check_at(endpoint, "flag")
+    if endpoint in environment.endpoints:
+        return green(name, "deliveries are taken" + (" at RV-4's path" if endpoint == RBAC else ""))
+    if not used:
+        return green(name, f"off: {'RV-4' if endpoint == RBAC else 'the audit'}'s path is not used")
+    return yellow(name, _OFF, f"when all else is green: {here.set_variable(FLAGS[endpoint], '1')}")
 
 
-def keys(found: Keys, *, desk_url: str | None, names: Mapping[str, str] | None = None) -> list[Check]:
-    """Judge the keys in use; ``names`` are those of the vault where there is one, by variable."""
+def check_at(endpoint: str, name: str) -> str:
+    """Return the name of a check at an endpoint: ``webhook`` at the audit's, ``rbac webhook`` at RV-4's."""
+    return name if endpoint == AUDIT else f"{endpoint} {name}"
+
+
+def keys(
+    found: Keys,
+    *,
+    desk_url: str | None,
+    names: Mapping[str, str] | None = None,
+    endpoints: Sequence[str] = (AUDIT,),
+) -> list[Check]:
+    """Judge the keys in use.
+
+    Args:
+        found: The keys.
+        desk_url: The desk's address.
+        names: What the keys are called in the vault where there is one, by variable.
+        endpoints: Those whose keys are needed; keys that RV-4's path has of its own are judged in any case.
+    """
     api_key = found.api_key
-    checks = [*_webhook_keys(found, names)]
+    checks: list[Check] = []
+    if AUDIT in endpoints or found.webhook or not found.accepted(RBAC):
+        checks += _webhook_keys(found, names)
+    checks += _rbac_keys(found)
     if desk_url is None and api_key is None:
         checks.append(
             yellow(
@@ -78,6 +103,29 @@ def _webhook_keys(found: Keys, names: Mapping[str, str] | None) -> Sequence[Chec
     return checks
 
 
+def _rbac_keys(found: Keys) -> Sequence[Check]:
+    """Judge the keys that RV-4's path has of its own."""
+    others = {"the API key": found.api_key}
+    checks = []
+    if found.rbac is not None:
+        check = _key("rbac key", found.rbac, others=others)
+        if check.state == "green" and found.rbac in found.webhook:
+            check = yellow(
+                "rbac key",
+                "it is the audit path's, so a rotation has to change both",
+                f"unset {RBAC_SECRET}, and the audit path's keys are accepted",
+            )
+        checks.append(check)
+    if found.rbac_previous is not None:
+        check = _key("rbac previous key", found.rbac_previous, others=others)
+        if check.state != "red":
+            beside = "" if found.rbac is not None else ", beside the audit path's"
+            next_step = "remove it when rotate status says that it may go"
+            check = yellow("rbac previous key", f"accepted as well{beside}", next_step)
+        checks.append(check)
+    return checks
+
+
 def _missing(variable: str, names: Mapping[str, str] | None) -> tuple[str, str]:
     """Return what is missing, and where to get it and put it."""
     if names is None:
@@ -88,7 +136,7 @@ def _missing(variable: str, names: Mapping[str, str] | None) -> tuple[str, str]:
 def _token(found: Keys) -> Check:
     if found.ops_token is None:
         return yellow(OPS_TOKEN, "not set: /metrics and the details of /readyz are shut", "freescout-audit secret new")
-    if found.ops_token in {*found.webhook, found.api_key}:
+    if found.ops_token in {*found.webhook, *found.accepted(RBAC), found.api_key}:
         return red(OPS_TOKEN, "it is one of FreeScout's keys", "make one of its own: freescout-audit secret new")
     # An operator chooses it, and may choose words.
     if strange := what_does_not_belong(found.ops_token.reveal().translate({ord(" "): None, ord("'"): None})):

@@ -3,10 +3,11 @@
 import asyncio
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime, timedelta
 
+from db.condition import Condition
 from db.database import Database, ImpossibleDateError
 from db.gaps import count_gaps
 from db.journal import count_twins, read_last_delivery
@@ -14,11 +15,14 @@ from db.revision import NEWEST, age_of
 from db.standing import OLDEST_POSTGRES, Standing, read_standing, server_version
 from db.webhook import Webhook, read_webhook
 from freescout_audit.delivery import CONVERSATION_EVENTS
+from freescout_audit.endpoints import AUDIT, ENDPOINTS, name_at
 from freescout_audit.errors import DatabaseUnavailableError, FreescoutAuditError, SettingsError
 from freescout_audit.words import ago, moment, span
 from ops import keychecks, selftest
+from ops.address import Address, option_of
 from ops.check import Check, green, of_condition, red, yellow
 from ops.conditions import judge_answers, look_at_the_log, stands, try_writing
+from ops.keychecks import check_at
 from ops.result import CommandError
 from ops.workplace import Workplace
 from poller.freescout import DeskError, DeskServerError, FreeScout
@@ -33,26 +37,53 @@ _FEW_TWINS, _MANY_TWINS = 5, 0.4
 _DAY = timedelta(days=1)
 
 
-async def examine(workplace: Workplace, url: str | None = None) -> list[Check]:
-    """Look at everything once; ``url``, the audit endpoint's, gets a signed delivery as well.
+async def examine(workplace: Workplace, address: Address | None = None) -> list[Check]:
+    """Look at everything once; each endpoint in use at the ``address`` gets a signed delivery as well.
 
     The vault, where there is one, is not read here: who calls keeps the workplace's secrets fresh.
     """
     checks: list[Check] = []
     async with AsyncExitStack() as stack:
         database, standing = await _open(workplace, stack, checks)
-        checks += _look_at_the_keys(workplace)
+        noted = {} if database is None or standing is None else await _read_webhooks(database)
+        used = _in_use(workplace, noted)
+        checks += _look_at_the_keys(workplace, used)
         checks += [yellow("settings", line, "see docs/settings.md") for line in unwise(workplace.settings)]
         checks += await _look_at_the_desk(workplace, database, standing)
         if database is not None and standing is not None:
             checks += [await try_writing(database), await look_at_the_log(database)]
-            checks += await _look_at_deliveries(database, url)
-        if url is not None:
-            checks.append(await _send_one(workplace.secrets.webhook(), database if standing is not None else None, url))
+            judged = await judge_answers(database, workplace.environment.endpoints)
+            for endpoint in used:
+                url = None if address is None else address.url(endpoint)
+                refusals = judged.get(name_at(endpoint, "deliveries"))
+                checks += await _look_at_deliveries(database, endpoint, noted.get(endpoint), refusals, url)
+        if address is not None:
+            there = database if standing is not None else None
+            for endpoint in _on(workplace, used):
+                keys = workplace.secrets.webhook(endpoint)
+                checks.append(await _send_one(endpoint, keys, there, address.url(endpoint)))
         if database is not None and standing is not None:
             checks += stands(standing)
             checks += await _look_at_gaps(database)
     return checks
+
+
+async def _read_webhooks(database: Database) -> dict[str, Webhook]:
+    """Read what is registered, by endpoint."""
+    noted = {endpoint: await read_webhook(database, endpoint) for endpoint in ENDPOINTS}
+    return {endpoint: known for endpoint, known in noted.items() if known is not None}
+
+
+def _in_use(workplace: Workplace, noted: Mapping[str, Webhook]) -> Sequence[str]:
+    """Return the endpoints that are on or have a webhook; the audit's if none is."""
+    on = workplace.environment.endpoints
+    return [endpoint for endpoint in ENDPOINTS if endpoint in on or endpoint in noted] or [AUDIT]
+
+
+def _on(workplace: Workplace, used: Sequence[str]) -> Sequence[str]:
+    """Return those of them that are to take a delivery: those that are on, and all of them if none is."""
+    on = workplace.environment.endpoints
+    return [endpoint for endpoint in used if endpoint in on] or used
 
 
 async def _open(
@@ -107,15 +138,15 @@ def server(version: str, *, embedded: bool) -> Check:
     return green(name, f"PostgreSQL {version} answers{', embedded (for laptops)' if embedded else ''}")
 
 
-def _look_at_the_keys(workplace: Workplace) -> list[Check]:
-    """Look at the vault, the flag and the keys; keys that have not been read yet are not judged."""
+def _look_at_the_keys(workplace: Workplace, used: Sequence[str]) -> list[Check]:
+    """Look at the vault, the flags and the keys; keys that have not been read yet are not judged."""
     environment, secrets = workplace.environment, workplace.secrets
-    checks = [keychecks.flag(environment, workplace.here)]
+    checks = [keychecks.flag(endpoint, environment, workplace.here, used=endpoint in used) for endpoint in ENDPOINTS]
     if environment.vault is not None:
         checks = [*keychecks.vault(environment.vault, secrets, workplace.here), *checks]
     if secrets.are_known:
         names = None if environment.vault is None else workplace.settings.vault.names
-        checks += keychecks.keys(secrets.keys, desk_url=environment.freescout_url, names=names)
+        checks += keychecks.keys(secrets.keys, desk_url=environment.freescout_url, names=names, endpoints=used)
     return checks
 
 
@@ -192,61 +223,59 @@ def _clock(theirs: datetime, ours: datetime) -> Check:
     )
 
 
-async def _look_at_deliveries(database: Database, url: str | None) -> list[Check]:
-    """Look at what is registered, as far as anybody can tell, and at what has come."""
-    known = await read_webhook(database)
-    last = await read_last_delivery(database)
+async def _look_at_deliveries(
+    database: Database, endpoint: str, known: Webhook | None, refusals: Condition | None, url: str | None
+) -> list[Check]:
+    """Look at what is registered for an endpoint, as far as anybody can tell, and at what has come to it."""
+    last = await read_last_delivery(database, endpoint)
     standing_at = await database.now()
-    checks = [
-        webhook(known, came=last is not None, url=url),
-        *(of_condition("refusals", each) for each in (await judge_answers(database)).values()),
-    ]
+    name = check_at(endpoint, "deliveries")
+    checks = [webhook(known, came=last is not None, url=url, endpoint=endpoint)]
+    if refusals is not None:
+        checks.append(of_condition(check_at(endpoint, "refusals"), refusals))
     if last is None:
-        checks.append(
-            yellow("deliveries", "none has come yet", "change a ticket made for tests: freescout-audit webhook test ID")
-        )
-        return checks
-    deliveries, twins = await count_twins(database, _NEWEST)
+        next_step = f"change a ticket made for tests: freescout-audit webhook test ID{option_of(endpoint)}"
+        return [*checks, yellow(name, "none has come yet", next_step)]
+    deliveries, twins = await count_twins(database, _NEWEST, endpoint)
     if twins >= max(_FEW_TWINS, _MANY_TWINS * deliveries):
         checks.append(
             red(
-                "deliveries",
+                name,
                 f"{twins} of the last {deliveries} came twice: the webhook is registered twice",
                 "find the other at Manage » API & Webhooks: freescout-audit webhook remove --id ID",
             )
         )
     else:
-        checks.append(green("deliveries", f"the last {ago(last.received_at, standing_at)}: {last.event}"))
+        checks.append(green(name, f"the last {ago(last.received_at, standing_at)}: {last.event}"))
     return checks
 
 
-def webhook(known: Webhook | None, *, came: bool, url: str | None) -> Check:
-    """Judge what is noted of the webhook; FreeScout's API cannot list any."""
-    name = "webhook"
+def webhook(known: Webhook | None, *, came: bool, url: str | None, endpoint: str = AUDIT) -> Check:
+    """Judge what is noted of an endpoint's webhook; FreeScout's API cannot list any."""
+    name = check_at(endpoint, "webhook")
+    at = option_of(endpoint)
     if known is None and not came:
-        return yellow(name, "none is noted", "freescout-audit webhook register https://<app>")
+        return yellow(name, "none is noted", f"freescout-audit webhook register https://<app>{at}")
     if known is None:
-        return yellow(
-            name, "deliveries come, but its id is not noted", "freescout-audit webhook register https://<app> --id ID"
-        )
+        next_step = f"freescout-audit webhook register https://<app>{at} --id ID"
+        return yellow(name, "deliveries come, but its id is not noted", next_step)
     if known.webhook_id is None:
         return red(
             name,
             f"a registration began at {moment(known.began_at)} and did not end",
-            "freescout-audit webhook register says how to go on",
+            f"freescout-audit webhook register https://<app>{at} says how to go on",
         )
     if url is not None and known.url != url:
-        return red(
-            name, f"{known.webhook_id} is registered for {known.url}", "freescout-audit webhook register URL --replace"
-        )
+        next_step = f"freescout-audit webhook register URL{at} --replace"
+        return red(name, f"{known.webhook_id} is registered for {known.url}", next_step)
     missing = sorted(set(CONVERSATION_EVENTS) - set(known.events))
     if missing:
         return yellow(name, f"{known.webhook_id} lacks {', '.join(missing)}", "remove it and register it again")
     return green(name, f"{known.webhook_id}, all conversation events, {known.url}")
 
 
-async def _send_one(keys: Sequence[Secret], database: Database | None, url: str) -> Check:
-    name = "self-test"
+async def _send_one(endpoint: str, keys: Sequence[Secret], database: Database | None, url: str) -> Check:
+    name = check_at(endpoint, "self-test")
     if not keys:
         return yellow(name, "nothing to sign with", "the webhook key comes first")
     try:

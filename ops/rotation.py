@@ -12,6 +12,7 @@ from typing import Literal
 import msgspec
 
 from db.journal import KeyUse
+from freescout_audit.endpoints import AUDIT
 
 AT_WORK = timedelta(minutes=5)
 """An attempt takes 30 s at the most and is repeated at the next minute; the rest is for a FreeScout that is slow."""
@@ -31,7 +32,7 @@ class KeyStanding(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Rotation(msgspec.Struct, frozen=True, kw_only=True):
-    """What ``rotate status --json`` says; the message names the next step."""
+    """How far the rotation of some endpoints' key has come; the message names the next step."""
 
     now: datetime
     state: State
@@ -40,6 +41,8 @@ class Rotation(msgspec.Struct, frozen=True, kw_only=True):
     """When the old key may go if nothing signed with it comes before; None: not known yet, or there is none."""
     keys: Sequence[KeyStanding]
     """The key used last first, unused ones at the end."""
+    endpoints: Sequence[str]
+    """Which deliveries are counted: endpoints that accept the same keys are judged together."""
 
     @property
     def at_rest(self) -> bool:
@@ -47,13 +50,27 @@ class Rotation(msgspec.Struct, frozen=True, kw_only=True):
         return self.state in {"single", "over"}
 
 
-def judge_rotation(uses: Sequence[KeyUse], accepted: Sequence[str], *, now: datetime) -> Rotation:
+class Rotations(Rotation, frozen=True, kw_only=True):
+    """What ``rotate status --json`` says: the audit path's, and beside it that of an endpoint with keys of its own."""
+
+    others: Sequence[Rotation] = ()
+
+    @property
+    def all_at_rest(self) -> bool:
+        """Whether nothing has to be waited for at any endpoint."""
+        return self.at_rest and all(other.at_rest for other in self.others)
+
+
+def judge_rotation(
+    uses: Sequence[KeyUse], accepted: Sequence[str], *, now: datetime, endpoints: Sequence[str] = (AUDIT,)
+) -> Rotation:
     """Tell how far a rotation has come.
 
     Args:
         uses: What the journal knows of each key.
         accepted: The fingerprints of the keys accepted now, the current one first.
         now: The database's clock.
+        endpoints: Those that accept these keys, and that the uses are of.
     """
     by_name = {use.fingerprint: use for use in uses}
     state, message, at = _judge(by_name, accepted, now)
@@ -64,6 +81,7 @@ def judge_rotation(uses: Sequence[KeyUse], accepted: Sequence[str], *, now: date
         message=message,
         old_may_go_at=at,
         keys=[*(_standing(use, accepted) for use in uses), *unused],
+        endpoints=endpoints,
     )
 
 

@@ -24,6 +24,7 @@ from db.migrate import migrate
 from db.opening import open_database
 from db.webhook import forget_webhook, save_webhook
 from freescout_audit.delivery import CONVERSATION_EVENTS
+from freescout_audit.endpoints import AUDIT
 from freescout_audit.errors import FreescoutAuditError
 from freescout_audit.logs import set_up_logs
 from ops.address import PATH
@@ -35,7 +36,7 @@ from receiver.app import create_app, serve
 from receiver.connections import ListenError
 from receiver.page.views import PATH as PAGE
 from settings import Environment, Secret, Settings
-from settings.environment import API_KEY, OPS_TOKEN, WEBHOOK_SECRET
+from settings.environment import API_KEY, FLAGS, OPS_TOKEN, RBAC_SECRET, RBAC_SECRET_PREVIOUS, WEBHOOK_SECRET
 from settings.place import where_we_run
 from settings.process import run_process
 from simulator import serve as serve_desk
@@ -105,8 +106,8 @@ async def main(environment: Environment, settings: Settings, stop: asyncio.Event
         _introduce(console, environment, url, made_up=desk is not None, token=token, ticket_id=ticket_id, status=status)
         if desk is not None:
             webhook = desk.register_webhook(url + PATH)
-            await forget_webhook(database)
-            await save_webhook(database, webhook.id, webhook.url, CONVERSATION_EVENTS)
+            await forget_webhook(database, AUDIT)
+            await save_webhook(database, AUDIT, webhook.id, webhook.url, CONVERSATION_EVENTS)
             await stack.enter_async_context(live(desk, Story(desk, database, console)))
         polling = None
         if environment.freescout_url is not None and (environment.freescout_api_key or environment.vault) is not None:
@@ -143,7 +144,8 @@ async def move_in(database: Database, desk: str) -> None:
 
 def _surroundings(environment: Environment, port: int, *, made_up: bool) -> dict[str, str]:
     """Return the environment that the other commands need; what is secret only where the desk is made up."""
-    variables = {"PORT": str(port), "FLAG_FREESCOUT_WEBHOOK_RECEIVE": str(int(environment.receive))}
+    flags = {flag: str(int(endpoint in environment.endpoints)) for endpoint, flag in FLAGS.items()}
+    variables = {"PORT": str(port), **flags}
     if environment.freescout_url is not None:
         variables["FREESCOUT_URL"] = environment.freescout_url
     if not made_up:
@@ -151,6 +153,8 @@ def _surroundings(environment: Environment, port: int, *, made_up: bool) -> dict
     secrets = {
         "DATABASE_URL": environment.database_url,
         WEBHOOK_SECRET: next(iter(environment.webhook_secrets), None),
+        RBAC_SECRET: environment.rbac_secret,
+        RBAC_SECRET_PREVIOUS: environment.rbac_secret_previous,
         API_KEY: environment.freescout_api_key,
         OPS_TOKEN: environment.ops_token,
     }

@@ -22,7 +22,7 @@ _PATIENCE = 15.0
 
 _NEXT_STEPS = {
     401: "the key of this environment is not the one the receiver accepts: restart the web process, or compare them",
-    404: "there is no audit endpoint at this address: is it the right app?",
+    404: "there is no such endpoint at this address: is it the right app?",
     503: "the receiver takes no deliveries: is the flag on, is there a key, is its database up (see /readyz)?",
 }
 
@@ -41,7 +41,7 @@ class SelfTest:
 
 
 async def send(url: str, key: Secret, database: Database | None) -> SelfTest:
-    """Send it to the audit endpoint at ``url``.
+    """Send it to the endpoint at ``url``.
 
     Raises:
         SelfTestError: It did not arrive, or was not verified.

@@ -22,12 +22,12 @@ from typing import IO
 
 import asyncpg
 
-from receiver.endpoints import PREFIX
+from freescout_audit.endpoints import AUDIT, path_of
 from simulator import Attempt, Clock, DeliveryError, Desk, HttpTransport
 
 ROOT = Path(__file__).resolve().parent.parent
 HOST = "127.0.0.1"
-PATH = PREFIX + "audit"
+PATH = path_of(AUDIT)
 END_PATIENCE = 12.0
 """Seconds a process is given to end; 10 are promised."""
 PATIENCE = 90.0

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from db.answers import DROPPED, VERIFIED, Counted, add_answers
 from db.database import Database
+from freescout_audit.endpoints import name_at
 from freescout_audit.errors import DatabaseUnavailableError
 from freescout_audit.events import RECEIVER_FAULT
 from freescout_audit.logs import dropped_lines
@@ -24,7 +25,8 @@ class Answers:
         self._clock = clock
         self._counted: dict[str, list[float]] = {}
         """How many of each kind, and when the first and the last came."""
-        self._fingerprint: str | None = None
+        self._fingerprints: dict[str, str] = {}
+        """The key that signed last, by kind."""
         self._seen: dict[str, None] = {}
         """Deliveries that have come, the oldest first."""
         self._repeats = Repeats()
@@ -37,8 +39,8 @@ class Answers:
         seen[0] += times
         seen[2] = now
 
-    def verified(self, fingerprint: str, digest: str) -> None:
-        """Count a delivery that the key of that name had signed.
+    def verified(self, endpoint: str, fingerprint: str, digest: str) -> None:
+        """Count a delivery to an endpoint that the key of that name had signed.
 
         One that has come before is none: whoever has recorded it can send it again, and it proves no key.
         """
@@ -47,8 +49,9 @@ class Answers:
         if len(self._seen) >= _REMEMBERED:
             del self._seen[next(iter(self._seen))]
         self._seen[digest] = None
-        self._fingerprint = fingerprint
-        self.note(VERIFIED)
+        kind = name_at(endpoint, VERIFIED)
+        self._fingerprints[kind] = fingerprint
+        self.note(kind)
 
     async def watch(self) -> None:
         """Write for ever what was counted; what cannot be written waits for the next time."""
@@ -81,7 +84,7 @@ class Answers:
                         answers=int(answers),
                         first_ago=now - first,
                         last_ago=now - last,
-                        key_fingerprint=self._fingerprint if kind == VERIFIED else None,
+                        key_fingerprint=self._fingerprints.get(kind),
                     )
                     for kind, (answers, first, last) in counted.items()
                 },

@@ -4,32 +4,33 @@ import asyncio
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 
 from aiohttp import web
 
-from db.answers import LIKE_FREESCOUTS
 from db.database import Database
 from db.history import prune_history
 from db.journal import PRUNE_EVERY, prune_journal
 from db.minutes import MinuteBook
 from db.transitions import number_for_ever
 from freescout_audit import __version__
+from freescout_audit.endpoints import ENDPOINTS
 from freescout_audit.errors import DatabaseUnavailableError
 from freescout_audit.events import RECEIVER_FAULT, RECEIVER_STARTED, RECEIVER_STOPPING
 from freescout_audit.logs import emit
 from receiver.access import Access
 from receiver.answers import Answers
-from receiver.audit import ENDPOINT, AuditHandler
 from receiver.body import Places
 from receiver.connections import Connections
 from receiver.doorman import Doorman
 from receiver.endpoints import Endpoint, register
+from receiver.handler import DeliveryHandler
 from receiver.health import Health, add_pages
 from receiver.metrics import Metrics
 from receiver.page.live import Streams
 from receiver.page.snapshot import Snapshots
 from receiver.page.views import PATH, Page, lead_to_the_page
-from receiver.refusals import Refusals
+from receiver.refusals import LIKE_FREESCOUTS, Refusals
 from receiver.writing import Writing
 from settings.environment import Environment
 from settings.place import where_we_run
@@ -64,7 +65,7 @@ def create_app(
     health = Health(
         database, environment, terms=terms, metrics=metrics, secrets=secrets, writing=writing, minutes=minutes
     )
-    audit = AuditHandler(
+    handler = DeliveryHandler(
         database,
         terms=terms,
         commit_timeout=settings.receiver.commit_timeout,
@@ -74,28 +75,31 @@ def create_app(
         minutes=minutes,
     )
 
+    like_freescouts = {refusal.kind for refusal in LIKE_FREESCOUTS.values()}
+
     def remember(kind: str) -> None:
         answers.note(kind)
-        if kind == LIKE_FREESCOUTS:
+        if kind in like_freescouts:
             minutes.count("refused")
 
     refusals = Refusals(metrics, remember=remember)
-    endpoint = Endpoint(
-        name=ENDPOINT, enabled=lambda: environment.receive, secrets=secrets.webhook, handle=audit.handle
-    )
+    endpoints = [
+        Endpoint(
+            name=name,
+            enabled=partial(environment.endpoints.__contains__, name),
+            secrets=partial(secrets.webhook, name),
+            handle=handler.handle,
+        )
+        for name in ENDPOINTS
+    ]
     connections = Connections(
-        settings.receiver, refusals, Doorman([endpoint], refusals, metrics, max_body=settings.receiver.max_body)
+        settings.receiver, refusals, Doorman(endpoints, refusals, metrics, max_body=settings.receiver.max_body)
     )
     app = web.Application(middlewares=[connections.guard])
     app[CONNECTIONS] = connections
-    register(
-        app,
-        endpoint,
-        settings=settings.receiver,
-        metrics=metrics,
-        places=Places(settings.receiver.max_in_flight, most=connections.bodies),
-        refusals=refusals,
-    )
+    places = Places(settings.receiver.max_in_flight, most=connections.bodies)
+    for endpoint in endpoints:
+        register(app, endpoint, settings=settings.receiver, metrics=metrics, places=places, refusals=refusals)
     access = Access(secrets.ops_token)
     add_pages(app, health, metrics, access)
     snapshots = Snapshots(database, health, secrets, where_we_run(os.environ))
@@ -119,7 +123,7 @@ def create_app(
             asyncio.create_task(_keep_short(database, settings)),
         ]
         yield
-        await audit.close()
+        await handler.close()
         for task in running:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)

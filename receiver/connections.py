@@ -16,10 +16,10 @@ from typing import cast
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
+from freescout_audit.endpoints import AUDIT, PREFIX, RBAC, path_of
 from freescout_audit.errors import FreescoutAuditError
 from receiver import refusals as why
 from receiver.doorman import Doorman
-from receiver.endpoints import PREFIX
 from receiver.refusals import Refusal, Refusals
 from settings.table import ReceiverSettings
 
@@ -323,14 +323,15 @@ class _Site(web.BaseSite):
 
 def _nearly_ours(path: str) -> str:
     """Return in which way a path nearly leads to an endpoint, without quoting it; empty when it does not."""
+    where_to = f"deliveries go to {path_of(AUDIT)}, RV-4's to {path_of(RBAC)}"
     plain = "/" + "/".join(part for part in path.lower().split("/") if part)
     if plain == PREFIX.rstrip("/"):
-        return f"the last part is missing: deliveries go to {PREFIX}audit"
+        return f"the last part is missing: {where_to}"
     if not plain.startswith(PREFIX):
         return ""
     if "//" in path:
-        return f"a slash is doubled: deliveries go to {PREFIX}audit"
-    return f"no endpoint has this name: deliveries go to {PREFIX}audit"
+        return f"a slash is doubled: {where_to}"
+    return f"no endpoint has this name: {where_to}"
 
 
 def _files() -> int:

@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from email.utils import formatdate
 
 from freescout_audit.delivery import event_name
+from freescout_audit.endpoints import path_of
 from freescout_audit.signature import Signer, matching_signer
 from receiver.body import SMALL
-from receiver.endpoints import PREFIX, UNAUTHORIZED, Endpoint, refusal_of, request_id_of
+from receiver.endpoints import UNAUTHORIZED, Endpoint, refusal_of, request_id_of
 from receiver.metrics import Metrics
 from receiver.refusals import Refusals
 
@@ -32,7 +33,7 @@ class Doorman:
     def __init__(
         self, endpoints: Sequence[Endpoint], refusals: Refusals, metrics: Metrics, *, max_body: int = SMALL
     ) -> None:
-        self._endpoints = {f"{PREFIX}{endpoint.name}".encode(): endpoint for endpoint in endpoints}
+        self._endpoints = {path_of(endpoint.name).encode(): endpoint for endpoint in endpoints}
         self._refusals = refusals
         self._metrics = metrics
         self._largest_body = min(SMALL, max_body)
@@ -59,7 +60,7 @@ class Doorman:
             return None
         event = event_name(fields.get(b"x-freescout-event", b"").decode("ascii"))
         self._refusals.note(
-            refusal_of(event, signature, size=len(body)),
+            refusal_of(endpoint.name, event, signature, size=len(body)),
             endpoint=endpoint.name,
             request_id=request_id_of(fields.get(b"x-request-id", b"").decode("ascii")),
             bytes=len(body),

@@ -16,6 +16,7 @@ from structlog.contextvars import bound_contextvars
 
 from db.refusals import explain
 from freescout_audit.delivery import CONVERSATION_EVENTS, event_label, event_name
+from freescout_audit.endpoints import path_of
 from freescout_audit.errors import DatabaseUnavailableError
 from freescout_audit.events import (
     DELIVERY_NOT_SAVED,
@@ -42,10 +43,6 @@ from receiver.refusals import Refusal, Refusals
 from settings.environment import Secret
 from settings.table import ReceiverSettings
 
-PREFIX = "/api/internal/freescout-webhook/"
-RESERVED = ("rbac",)
-"""Paths kept for consumers that are not there yet; they answer 404 until one is registered."""
-
 _LONGEST_REQUEST_ID = 64
 _SHA1 = re.compile(r"[A-Za-z0-9+/]{27}=")
 UNAUTHORIZED = b'{"error": "unauthorized"}'
@@ -54,6 +51,8 @@ UNAUTHORIZED = b'{"error": "unauthorized"}'
 class VerifiedDelivery(msgspec.Struct, frozen=True, kw_only=True):
     """A complete body that an accepted key has signed, and the event name, which is not signed."""
 
+    endpoint: str
+    """The name of the endpoint that it came to."""
     event: str
     body: bytearray
     body_ms: float
@@ -69,7 +68,7 @@ class VerifiedDelivery(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Endpoint:
-    """A consumer of deliveries, at ``PREFIX`` + ``name``."""
+    """A consumer of deliveries, at the path of its name."""
 
     name: str
     enabled: Callable[[], bool]
@@ -93,7 +92,7 @@ def register(
     Endpoints of one process share ``places`` and ``refusals``.
     """
     gate = _Gate(endpoint, settings, metrics, places, refusals)
-    for path in (PREFIX + endpoint.name, PREFIX + endpoint.name + "/"):
+    for path in (path_of(endpoint.name), path_of(endpoint.name) + "/"):
         app.router.add_route("*", path, gate.answer, expect_handler=leave_expectation)
 
 
@@ -208,7 +207,7 @@ class _Gate:
         matching = matching_signer(signers, signature)
         if matching is None:
             self._refusals.note(
-                refusal_of(event, signature, size=len(body)),
+                refusal_of(self._endpoint.name, event, signature, size=len(body)),
                 bytes=len(body),
                 freescout_event=event,
                 signature="wrong" if signature else "missing",
@@ -217,6 +216,7 @@ class _Gate:
             response.force_close()
             raise _RefusedError(response)
         return VerifiedDelivery(
+            endpoint=self._endpoint.name,
             event=event,
             body=body,
             body_ms=(time.perf_counter() - began) * 1000,
@@ -234,15 +234,15 @@ class _Gate:
         return _RefusedError(response)
 
 
-def refusal_of(event: str, signature: str | None, *, size: int) -> Refusal:
-    """Return as what a request is refused that no accepted key signed; ``size`` is its body's, in bytes.
+def refusal_of(endpoint: str, event: str, signature: str | None, *, size: int) -> Refusal:
+    """Return as what a request to an endpoint is refused that no accepted key signed; ``size`` is its body's, in bytes.
 
     FreeScout's form is one of its events, and base64 of an SHA-1.
     """
     if not size:
         return why.EMPTY
     like = event in CONVERSATION_EVENTS and signature is not None and _SHA1.fullmatch(signature) is not None
-    return why.LIKE_FREESCOUTS if like else why.UNVERIFIED
+    return why.LIKE_FREESCOUTS[endpoint] if like else why.UNVERIFIED
 
 
 def _digest(endpoint: str, event: str, signer: Signer) -> str:

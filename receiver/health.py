@@ -5,7 +5,7 @@ What only the poller knows stands in the database, and is shown from there.
 
 import asyncio
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
@@ -28,6 +28,7 @@ from db.standing import Standing, StandingWatch, read_standing
 from db.tickets import count_disputes
 from db.verdict import find_lights
 from freescout_audit import __version__
+from freescout_audit.endpoints import AUDIT, ENDPOINTS, name_at
 from freescout_audit.errors import DatabaseUnavailableError
 from freescout_audit.events import DATABASE_POOLER, RECEIVER_FAULT, RECEIVER_STATE
 from freescout_audit.logs import emit
@@ -36,6 +37,7 @@ from freescout_audit.rule import Terms
 from freescout_audit.trust import vouched_until
 from receiver.access import Access
 from receiver.counting import Counting
+from receiver.keys import judge_keys
 from receiver.metrics import Metrics
 from receiver.writing import Writing
 from settings.environment import Environment
@@ -111,6 +113,11 @@ class Health:
         return self.counting.counts
 
     @property
+    def endpoints(self) -> Sequence[str]:
+        """The endpoints that are on; the audit's if none is."""
+        return self._environment.endpoints or (AUDIT,)
+
+    @property
     def ready(self) -> bool:
         """Whether nothing has failed that keeps somebody's work from being done."""
         return all(component.state != "failed" for component in self.components.values())
@@ -119,7 +126,7 @@ class Health:
         """Look at everything once; at the database only if that was not done within the last second."""
         now = asyncio.get_running_loop().time
         async with self._checking:
-            self._look_at_the_key()
+            self._look_at_the_keys()
             self._look_at_the_vault()
             if self._checked_at is None or now() - self._checked_at >= _FRESH:
                 await self._look_at_the_database()
@@ -160,36 +167,18 @@ class Health:
         """Take away what was kept for `status`: this process ends, and finds nothing any more."""
         await write_components(self._database, self._process, [])
 
-    def _look_at_the_key(self) -> None:
-        if not self._environment.receive:
-            self._note(
-                "receive",
-                "off",
-                "FLAG_FREESCOUT_WEBHOOK_RECEIVE is not 1: deliveries are answered 503",
-                "set it to 1 when doctor is green",
-            )
-        elif self._secrets.webhook():
-            self._note("receive", "ok", f"deliveries are taken, keys accepted: {len(self._secrets.webhook())}")
-        elif self._secrets.vault is None:
-            self._note(
-                "receive",
-                "failed",
-                "FREESCOUT_AUDIT_WEBHOOK_SECRET is not set: deliveries are answered 503",
-                "copy it from FreeScout's Manage » Settings » API & Webhooks",
-            )
-        else:
-            self._note(
-                "receive",
-                "failed",
-                "the vault has given no webhook key yet: deliveries are answered 503",
-                "see the component vault",
-            )
+    def _look_at_the_keys(self) -> None:
+        for endpoint in ENDPOINTS:
+            on = endpoint in self._environment.endpoints
+            found = judge_keys(endpoint, on=on, keys=self._secrets.webhook(endpoint), vault=self._secrets.vault)
+            self._note(name_at(endpoint, "receive"), found.state, found.detail, found.next_step)
 
     def _look_at_the_vault(self) -> None:
         vault = self._secrets.vault
         if vault is not None:
             detail = f"{vault.detail}; {vault.meanwhile}" if vault.meanwhile else vault.detail
-            state: State = "degraded" if vault.state == "failed" and self._secrets.webhook() else vault.state
+            taken = all(self._secrets.webhook(endpoint) for endpoint in self.endpoints)
+            state: State = "degraded" if vault.state == "failed" and taken else vault.state
             self._note("vault", state, detail, vault.next_step, since=vault.since)
 
     async def _look_at_the_database(self) -> None:
@@ -229,7 +218,8 @@ class Health:
         self._metrics.disputes.set(disputes)
         self._watch.look(standing)
         self.standing, self.answers, self.gaps, self.disputes = standing, answers, gaps, disputes
-        for name, condition in (judge(standing) | judge_pushes(answers, ahead)).items():
+        pushes = judge_pushes(answers, ahead, self._environment.endpoints)
+        for name, condition in (judge(standing) | pushes).items():
             self._note(
                 name,
                 condition.state,
@@ -271,7 +261,8 @@ class Health:
         """Note it, and forget what only the database knows."""
         self.standing = None
         self._note("database", "failed", detail, next_step)
-        for name in ("poller", "lease", "desk", "deliveries"):
+        pushes = judge_pushes({}, None, self._environment.endpoints)
+        for name in ("poller", "lease", "desk", *pushes):
             self.components.pop(name, None)
             self._metrics.component(name, None)
         self.counting.forget()

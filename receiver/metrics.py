@@ -11,12 +11,13 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 from prometheus_client.core import CounterMetricFamily
 from prometheus_client.registry import Collector
 
-from db.answers import DROPPED, VERIFIED, Tally
+from db.answers import Tally, refusals_of, verified_at
 from db.counts import REASONS, Counts
 from db.gaps import VERDICTS
 from db.standing import Standing
 from freescout_audit import __version__
 from freescout_audit.delivery import event_label
+from freescout_audit.endpoints import ENDPOINTS
 from freescout_audit.logs import dropped_lines
 from freescout_audit.trust import vouched_until
 
@@ -36,7 +37,6 @@ _MOMENTS = {
     "lease_end": "Until when the last complete pass vouches for everything.",
     "peek": "When FreeScout last answered a peek, as of the last heartbeat.",
     "desk_answer": "When FreeScout last gave the poller an answer that counts, as of the last heartbeat.",
-    "verified": "When a delivery last came that an accepted key had signed, to any receiver.",
     "tickets_counted": "When this receiver last counted the tickets.",
     "commit": "When this receiver last committed something.",
 }
@@ -121,6 +121,12 @@ class Metrics:
             ["kind"],
             registry=self.registry,
         )
+        self._verified_at = Gauge(
+            "freescout_audit_verified_timestamp_seconds",
+            "When a delivery to an endpoint last came that an accepted key had signed, to any receiver.",
+            ["endpoint"],
+            registry=self.registry,
+        )
         self._moments = {
             name: Gauge(f"freescout_audit_{name}_timestamp_seconds", meaning, registry=self.registry)
             for name, meaning in _MOMENTS.items()
@@ -180,9 +186,11 @@ class Metrics:
         self._moment("lease_end", vouched_until(standing.lease, standing.now))
         self._moment("peek", standing.peeked_at)
         self._moment("desk_answer", standing.desk_answered_at)
-        self._moment("verified", answers[VERIFIED].last_at if VERIFIED in answers else None)
-        for kind in answers.keys() - {VERIFIED, DROPPED}:
-            self._refused_at.labels(kind).set(answers[kind].last_at.timestamp())
+        for endpoint in ENDPOINTS:
+            verified = verified_at(answers, endpoint)
+            self._verified_at.labels(endpoint).set(math.nan if verified is None else verified.last_at.timestamp())
+        for kind, tally in refusals_of(answers).items():
+            self._refused_at.labels(kind).set(tally.last_at.timestamp())
 
     def committed(self, at: datetime | None) -> None:
         """Show when this receiver last committed something; None: never."""
@@ -202,6 +210,8 @@ class Metrics:
             gauge.set(math.nan)
         for name in _MOMENTS.keys() - {"commit"}:
             self._moment(name, None)
+        for endpoint in ENDPOINTS:
+            self._verified_at.labels(endpoint).set(math.nan)
         for state in POLLER_STATES:
             self._poller.labels(state).set(math.nan)
         for verdict in VERDICTS:

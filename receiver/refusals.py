@@ -9,6 +9,7 @@ from contextvars import Context, copy_context
 from dataclasses import dataclass, field
 
 from db import answers
+from freescout_audit.endpoints import ENDPOINTS, name_at
 from freescout_audit.events import (
     CONNECTION_CLOSED,
     DELIVERY_ABORTED,
@@ -45,12 +46,16 @@ class Refusal:
 
 
 UNVERIFIED = Refusal("unverified", DELIVERY_UNVERIFIED, 401)
-LIKE_FREESCOUTS = Refusal(
-    answers.LIKE_FREESCOUTS,
-    DELIVERY_UNVERIFIED,
-    401,
-    "compare the webhook key with FreeScout's Manage » Settings » API & Webhooks",
-)
+LIKE_FREESCOUTS = {
+    endpoint: Refusal(
+        name_at(endpoint, answers.LIKE_FREESCOUTS),
+        DELIVERY_UNVERIFIED,
+        401,
+        "compare the webhook key with FreeScout's Manage » Settings » API & Webhooks",
+    )
+    for endpoint in ENDPOINTS
+}
+"""By endpoint: each may have a key of its own."""
 EMPTY = Refusal("empty", DELIVERY_EMPTY, 401)
 NO_TOKEN = Refusal("no_token", DELIVERY_REFUSED, 401)
 MISDIRECTED = Refusal("misdirected", DELIVERY_MISDIRECTED, 404)
@@ -69,7 +74,7 @@ HEAD_TOO_LARGE = Refusal("head_too_large", CONNECTION_CLOSED, None)
 TOO_MANY = Refusal("too_many_connections", CONNECTION_CLOSED, None)
 NO_FILES = Refusal("no_files", CONNECTION_CLOSED, None)
 
-KINDS = tuple(value.kind for value in list(globals().values()) if isinstance(value, Refusal))
+KINDS = tuple(value.kind for value in (*globals().values(), *LIKE_FREESCOUTS.values()) if isinstance(value, Refusal))
 
 
 class Refusals:

@@ -112,11 +112,16 @@ class Receiver:
     url: str
 
     async def deliver(
-        self, raw_body: bytes, *, event: str = "convo.status", headers: dict[str, str] | None = None
+        self,
+        raw_body: bytes,
+        *,
+        event: str = "convo.status",
+        headers: dict[str, str] | None = None,
+        endpoint: str = "audit",
     ) -> tuple[int, dict[str, Any]]:
         """Post a delivery, signed as FreeScout signs it unless headers are given; return status and answer."""
         async with self.client.post(
-            self.url + "/api/internal/freescout-webhook/audit",
+            f"{self.url}/api/internal/freescout-webhook/{endpoint}",
             data=io.BytesIO(raw_body),
             headers=signed(raw_body, event=event) if headers is None else headers,
         ) as response:

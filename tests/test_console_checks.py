@@ -68,6 +68,7 @@ async def test_a_healthy_app_is_green_from_top_to_bottom(operator: Operator) -> 
         "schema",
         "pooler",
         "flag",
+        "rbac flag",
         "webhook key",
         "API key",
         "OPS_TOKEN",
@@ -85,7 +86,7 @@ async def test_a_healthy_app_is_green_from_top_to_bottom(operator: Operator) -> 
         "silence",
         "gaps",
     ]
-    assert (said.code, said.json["green"], said.json["red"]) == (0, 20, 0)
+    assert (said.code, said.json["green"], said.json["red"]) == (0, 21, 0)
 
 
 async def test_for_cron_it_says_what_is_red_in_one_line_and_else_nothing(

@@ -479,7 +479,7 @@ class TestWebhook:
         assert hooks == [(first.json["webhook_id"], first.json["url"], tuple(first.json["events"]))]
         assert (again.code, again.json["already"]) == (0, True)
         assert (elsewhere.code, "--replace" in elsewhere.json["next_step"]) == (1, True)
-        assert removed.json == {"webhook_id": first.json["webhook_id"], "existed": True}
+        assert removed.json == {"endpoint": "audit", "webhook_id": first.json["webhook_id"], "existed": True}
         assert desk.webhooks == {}
         assert (nothing_left.code, "--id ID" in nothing_left.json["next_step"]) == (1, True)
 

@@ -66,6 +66,11 @@ async def test_who_holds_the_token_gets_the_whole_story(receive: Receive) -> Non
 
         assert await components(receiver, Authorization="Bearer the token") == {
             "receive": ("ok", "deliveries are taken, keys accepted: 1", ""),
+            "receive_rbac": (
+                "off",
+                "FLAG_FREESCOUT_WEBHOOK_RBAC is not 1: RV-4's deliveries are answered 503",
+                "set it to 1 if RV-4's webhook is registered",
+            ),
             "database": ("ok", f"schema {NEWEST}", ""),
             "poller": NO_POLLER,
             "lease": ("off", "no pass has been complete", ""),
@@ -174,7 +179,7 @@ async def test_what_only_the_database_knows_is_forgotten_when_it_goes(
     await health.check()
 
     assert not health.ready
-    assert set(health.components) == {"receive", "database"}
+    assert set(health.components) == {"receive", "receive_rbac", "database"}
     assert b'freescout_audit_poller_state{state="leads"} NaN' in metrics.exposition()
 
 
@@ -269,7 +274,8 @@ async def test_moments_are_shown_by_the_databases_clock_and_forgotten_with_it(
     await sql.execute(
         "INSERT INTO freescout_answer (kind, answers, first_at, last_at) VALUES"
         " ('verified', 1, to_timestamp(1), to_timestamp(103)), ('empty', 1, to_timestamp(1), to_timestamp(104)),"
-        " ('log_line_dropped', 1, to_timestamp(1), to_timestamp(105))"
+        " ('log_line_dropped', 1, to_timestamp(1), to_timestamp(105)),"
+        " ('verified_rbac', 1, to_timestamp(1), to_timestamp(106))"
     )
     metrics = Metrics()
     health = Health(database, ENVIRONMENT, terms=Terms(), metrics=metrics)
@@ -280,7 +286,8 @@ async def test_moments_are_shown_by_the_databases_clock_and_forgotten_with_it(
     for name, value in (
         ("peek_timestamp_seconds", "101.0"),
         ("desk_answer_timestamp_seconds", "102.0"),
-        ("verified_timestamp_seconds", "103.0"),
+        ('verified_timestamp_seconds{endpoint="audit"}', "103.0"),
+        ('verified_timestamp_seconds{endpoint="rbac"}', "106.0"),
         ('refusal_timestamp_seconds{kind="empty"}', "104.0"),
         ('poller_state{state="retired"}', "1.0"),
         ('poller_state{state="never"}', "0.0"),
@@ -289,12 +296,14 @@ async def test_moments_are_shown_by_the_databases_clock_and_forgotten_with_it(
     ):
         assert f"freescout_audit_{name} {value}\n" in shown
     assert 'refusal_timestamp_seconds{kind="log_line_dropped"}' not in shown
+    assert 'refusal_timestamp_seconds{kind="verified_rbac"}' not in shown
 
     await sql.execute("ALTER TABLE freescout_lease RENAME TO freescout_lease_away")
     await health.check()
 
     shown = metrics.exposition().decode()
     assert "freescout_audit_peek_timestamp_seconds NaN" in shown
+    assert 'freescout_audit_verified_timestamp_seconds{endpoint="audit"} NaN' in shown
     assert 'freescout_audit_refusal_timestamp_seconds{kind="empty"}' not in shown
 
 

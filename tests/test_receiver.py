@@ -370,13 +370,6 @@ class TestRefusals:
         writer.close()
         await writer.wait_closed()
 
-    async def test_the_path_of_rv4_is_kept_free(self, receiver: Receiver) -> None:
-        for method in ("GET", "POST"):
-            async with receiver.client.request(
-                method, receiver.url + "/api/internal/freescout-webhook/rbac", data=body(), headers=signed(body())
-            ) as response:
-                assert response.status == 404
-
 
 class TestLog:
     async def test_a_delivery_leaves_one_line_that_tells_all_but_what_it_said(

@@ -12,10 +12,12 @@ from rich.console import Console
 
 from db.condition import Condition, judge, judge_pushes
 from db.runbook import HEADINGS, PAGE, remedy
+from freescout_audit.endpoints import ENDPOINTS, name_at
 from ops.check import Check, green, of_condition, red, yellow
 from ops.commands.doctor import diagnose
 from ops.commands.status import look
 from ops.conditions import stands
+from ops.keychecks import check_at
 from ops.workplace import Workplace
 from settings import environment, load_environment, load_settings
 from support.examples import at
@@ -34,9 +36,9 @@ def names_in(file: Path) -> Iterator[str]:
         if not isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
             continue
         written = {
-            target.id: node.value.value
+            target.id: list(said_by(node.value))
             for node in ast.walk(function)
-            if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant)
+            if isinstance(node, ast.Assign)
             for target in node.targets
             if isinstance(target, ast.Name)
         }
@@ -44,19 +46,28 @@ def names_in(file: Path) -> Iterator[str]:
             if not isinstance(node, ast.Call) or getattr(node.func, "id", getattr(node.func, "attr", "")) not in NAMING:
                 continue
             match node.args[0]:
-                case ast.Constant(value=str(name)):
-                    yield name
                 case ast.Name(id=variable) if variable in written:
-                    yield str(written[variable])
+                    yield from written[variable]
                 case ast.Name(id=variable) if hasattr(environment, variable):
                     yield str(getattr(environment, variable))
+                case said:
+                    yield from said_by(said)
+
+
+def said_by(node: ast.expr) -> Iterator[str]:
+    """Yield the names that an expression can be: a text, or what a text is called at each endpoint."""
+    match node:
+        case ast.Constant(value=str(name)):
+            yield name
+        case ast.Call(func=ast.Name(id="check_at" | "name_at" as at), args=[_, ast.Constant(value=str(name))]):
+            yield from ({"check_at": check_at, "name_at": name_at}[at](endpoint, name) for endpoint in ENDPOINTS)
 
 
 def test_whatever_can_be_red_has_a_heading_and_nothing_else() -> None:
     in_the_code = {
         name for file in (*(ROOT / "ops").rglob("*.py"), ROOT / "receiver" / "health.py") for name in names_in(file)
     }
-    conditions = judge(standing()) | judge_pushes({}, None)
+    conditions = judge(standing()) | judge_pushes({}, None, ENDPOINTS)
     checks = {check.name for check in stands(standing(silent_since=at(-600)))}
 
     assert in_the_code | set(conditions) | checks == set(HEADINGS)

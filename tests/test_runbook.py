@@ -44,7 +44,7 @@ from support.vaults import PATH
 NAME = "freescout-audit-staging"
 TICKET, LOST = 5, 6
 """The ticket made for tests, and the first whose deliveries are lost."""
-TABLES = ("ticket", "lease", "poller", "delivery", "gap", "webhook")
+TABLES = ("ticket", "lease", "poller", "delivery", "gap", "webhook", "webhook_rbac")
 RECIPES = {"run": "ops.run", "test": "pytest", "sql": "ops.sql", "delivery": "ops.delivery"}
 """What each target of the Makefile has to run; `make test` is what runs this, and `make run` has a test of its own."""
 _numbers = itertools.count()

@@ -304,7 +304,7 @@ class TestPaths:
         assert (await sent(receiver, head("Content-Length: 0", path=path))).startswith(b"HTTP/1.1 404 ")
 
         (line,) = log.lines("delivery.misdirected")
-        assert line["reason"] == f"{reason}: deliveries go to {PATH}"
+        assert line["reason"] == f"{reason}: deliveries go to {PATH}, RV-4's to /api/internal/freescout-webhook/rbac"
 
     async def test_any_other_is_a_refusal_that_quotes_nothing(self, receiver: Receiver, log: Log) -> None:
         assert (await sent(receiver, head(path="/customer7", method="GET"))).startswith(b"HTTP/1.1 404 ")

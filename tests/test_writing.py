@@ -13,6 +13,7 @@ from db.components import Found, read_wrong, write_components
 from db.database import Database
 from db.journal import SELF_TEST
 from db.refusals import REFUSED, explain
+from freescout_audit.endpoints import AUDIT
 from freescout_audit.errors import DatabaseUnavailableError
 from freescout_audit.rule import Terms
 from ops.commands.status import read_status
@@ -162,8 +163,8 @@ class TestAnswers:
         answers.note("too_slow")
         now += 30
         answers.note("too_slow")
-        answers.verified("fingerprint", "one")
-        answers.verified("fingerprint", "one")  # whoever has recorded it can send it again
+        answers.verified(AUDIT, "fingerprint", "one")
+        answers.verified(AUDIT, "fingerprint", "one")  # whoever has recorded it can send it again
         now += 30
         await answers.write()
         answers.note("too_slow")

@@ -12,7 +12,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from ops.address import parse_address
+from ops.address import Address, parse_address
 from ops.check import Check
 from ops.drawing import titled
 from ops.output import AsJson
@@ -43,7 +43,7 @@ class Diagnosis(msgspec.Struct, frozen=True, kw_only=True):
 def doctor(
     *,
     url: Annotated[
-        str | None,
+        Address | None,
         typer.Option(
             parser=parse_address,
             metavar="URL",

@@ -1,18 +1,21 @@
 """``rotate``: follows a rotation of FreeScout's webhook key to its end."""
 
+from collections.abc import Sequence
+
+import msgspec
 import typer
-from rich.console import Group
+from rich.console import Group, RenderableType
 from rich.markup import escape
 
 from db.journal import read_key_uses
+from freescout_audit.endpoints import AUDIT
 from freescout_audit.words import ago, moment
 from ops.drawing import columns
 from ops.output import AsJson
 from ops.result import CommandResult, Exit
-from ops.rotation import Rotation, judge_rotation
+from ops.rotation import Rotation, Rotations, judge_rotation
 from ops.runner import run_command
 from ops.workplace import Workplace
-from receiver.audit import ENDPOINT
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -33,16 +36,29 @@ def status(*, as_json: AsJson = False) -> None:
 
 
 async def look(workplace: Workplace) -> CommandResult:
-    """Read and show how far a rotation has come."""
+    """Read and show how far a rotation has come, at each endpoint that is on."""
     keys = await workplace.keys()
+    together: dict[tuple[str, ...], list[str]] = {}
+    for endpoint in workplace.environment.endpoints or (AUDIT,):
+        together.setdefault(keys.fingerprints(endpoint), []).append(endpoint)
+    rotations = []
     async with workplace.database() as database:
-        now, uses = await read_key_uses(database, ENDPOINT)
-    found = judge_rotation(uses, keys.fingerprints(), now=now)
-    return CommandResult(found, picture(found), Exit.GOOD if found.at_rest else Exit.WRONG)
+        for accepted, endpoints in together.items():
+            now, uses = await read_key_uses(database, endpoints)
+            rotations.append(judge_rotation(uses, accepted, now=now, endpoints=endpoints))
+    first, *others = rotations
+    found = Rotations(**msgspec.structs.asdict(first), others=others)
+    return CommandResult(found, picture(found), Exit.GOOD if found.all_at_rest else Exit.WRONG)
 
 
-def picture(found: Rotation) -> Group:
+def picture(found: Rotations) -> Group:
     """Return what people see of it."""
+    if found.others:
+        return Group(*(part for each in (found, *found.others) for part in (*_draw(each, named=True), "")))
+    return Group(*_draw(found, named=found.endpoints != [AUDIT]))
+
+
+def _draw(found: Rotation, *, named: bool) -> Sequence[RenderableType]:
     table = columns("key", "accepted as", "deliveries", "first", "last", right={"deliveries"})
     for key in found.keys:
         table.add_row(
@@ -53,4 +69,5 @@ def picture(found: Rotation) -> Group:
             ago(key.last_at, found.now),
         )
     mark = "[green]✓[/green]" if found.at_rest else "[yellow]…[/yellow]"
-    return Group(f"{mark} {escape(found.message)}", "", table)
+    where = f"{' and '.join(found.endpoints)}: " if named else ""
+    return f"{mark} {where}{escape(found.message)}", "", table

@@ -218,10 +218,14 @@ def _read_secret(what: str) -> str:
 
 
 async def _configured(workplace: Workplace) -> tuple[list[Candidate], list[Candidate]]:
-    """Return the webhook keys that are accepted now, and what else may have been taken for one."""
+    """Return the webhook keys that are accepted now, at either endpoint, and what else may have been taken for one."""
     keys = await workplace.keys()
-    names = ("the current key", "the previous key")
-    webhook = [Candidate(name, key.reveal()) for name, key in zip(names, keys.webhook, strict=False)]
+    rbac = [key for key in (keys.rbac, keys.rbac_previous) if key is not None]
+    named = [
+        *zip(("the current key", "the previous key"), keys.webhook, strict=False),
+        *(("a key of RV-4's path", key) for key in rbac if key not in keys.webhook),
+    ]
+    webhook = [Candidate(name, key.reveal()) for name, key in named]
     return webhook, [] if keys.api_key is None else [Candidate(API_KEY, keys.api_key.reveal())]
 
 

@@ -2,7 +2,8 @@
 
 import asyncio
 import sys
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
 from datetime import datetime, timedelta
 from typing import Annotated
@@ -12,7 +13,7 @@ import typer
 from rich.console import RenderableType
 from rich.text import Text
 
-from db.answers import DROPPED, VERIFIED, Tally, read_answers
+from db.answers import Tally, read_answers, refusals_of, verified_at
 from db.components import read_wrong
 from db.condition import judge
 from db.database import Database
@@ -21,6 +22,8 @@ from db.journal import Lag, LastDelivery, count_outcomes, read_lag, read_last_de
 from db.runbook import remedy
 from db.standing import Standing
 from db.tickets import read_holdings
+from db.webhook import read_webhook
+from freescout_audit.endpoints import AUDIT, ENDPOINTS
 from freescout_audit.errors import DatabaseUnavailableError
 from freescout_audit.trust import vouched_until
 from freescout_audit.words import ago, moment, span
@@ -80,6 +83,15 @@ class DeskStatus(msgspec.Struct, frozen=True, kw_only=True):
     clock_offset_s: float
 
 
+class EndpointStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """What came to an endpoint; the webhook's id is None when none is noted, the others when nothing was verified."""
+
+    webhook_id: int | None
+    verified_at: datetime | None
+    key_fingerprint: str | None
+    deliveries_24h: Mapping[str, int]
+
+
 class Status(msgspec.Struct, frozen=True, kw_only=True):
     """What ``status --json`` says."""
 
@@ -91,6 +103,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     desk: DeskStatus
     last_delivery: LastDelivery | None
     deliveries_24h: Mapping[str, int]
+    endpoints: Mapping[str, EndpointStatus]
+    """By endpoint, the audit's and those that are used: switched on here, registered, or delivered to."""
     lag_24h: Lag
     disputes: int
     oldest_dispute: datetime | None
@@ -118,7 +132,7 @@ def status(
 async def look(workplace: Workplace) -> CommandResult:
     """Read and show how it is."""
     async with workplace.database() as database:
-        document = await read_status(database)
+        document = await read_status(database, workplace.environment.endpoints)
     return CommandResult(document, picture(document), Exit.WRONG if document.problems else Exit.GOOD)
 
 
@@ -138,7 +152,7 @@ async def watch(workplace: Workplace, *, sleep: Callable[[float], Awaitable[None
             live = stack.enter_context(Live(console=screen, auto_refresh=False))
         while True:
             try:
-                document = await read_status(database)
+                document = await read_status(database, workplace.environment.endpoints)
             except DatabaseUnavailableError as error:
                 if workplace.as_json:
                     tell_failure(error, Exit.UNAVAILABLE, as_json=True)
@@ -155,8 +169,8 @@ async def watch(workplace: Workplace, *, sleep: Callable[[float], Awaitable[None
             await sleep(LOOK_EVERY)
 
 
-async def read_status(database: Database) -> Status:
-    """Read how it is.
+async def read_status(database: Database, endpoints: Sequence[str] = (AUDIT,)) -> Status:
+    """Read how it is; ``endpoints`` are those that are on.
 
     Raises:
         DatabaseUnavailableError: PostgreSQL is away or not migrated.
@@ -164,7 +178,8 @@ async def read_status(database: Database) -> Status:
     standing = await standing_of(database)
     holdings = await read_holdings(database)
     answers = await read_answers(database)
-    conditions = judge(standing) | dict(await judge_answers(database))
+    conditions = judge(standing) | dict(await judge_answers(database, endpoints))
+    outcomes = await count_outcomes(database, DAY)
     checks = [
         *(of_condition(name, each) for name, each in conditions.items()),
         await try_writing(database),
@@ -204,14 +219,38 @@ async def read_status(database: Database) -> Status:
             clock_offset_s=round(standing.lease.clock_offset.total_seconds(), 3),
         ),
         last_delivery=await read_last_delivery(database),
-        deliveries_24h=await count_outcomes(database, DAY),
+        deliveries_24h=dict(sorted(_sum(outcomes.values()).items())),
+        endpoints=await _read_endpoints(database, endpoints, answers, outcomes),
         lag_24h=await read_lag(database, DAY),
         disputes=holdings.disputed,
         oldest_dispute=holdings.oldest_dispute,
         gaps_24h=await count_gaps(database, DAY),
-        refusals={kind: tally for kind, tally in answers.items() if kind not in {VERIFIED, DROPPED}},
+        refusals=refusals_of(answers),
         problems=[check for check in checks if check.state == "red"],
     )
+
+
+def _sum(counts: Iterable[Mapping[str, int]]) -> Mapping[str, int]:
+    return sum((Counter(each) for each in counts), Counter())
+
+
+async def _read_endpoints(
+    database: Database,
+    on: Sequence[str],
+    answers: Mapping[str, Tally],
+    outcomes: Mapping[str, Mapping[str, int]],
+) -> Mapping[str, EndpointStatus]:
+    found = {}
+    for endpoint in ENDPOINTS:
+        noted, verified = await read_webhook(database, endpoint), verified_at(answers, endpoint)
+        if endpoint == AUDIT or endpoint in {*on, *outcomes} or noted is not None:
+            found[endpoint] = EndpointStatus(
+                webhook_id=None if noted is None else noted.webhook_id,
+                verified_at=None if verified is None else verified.last_at,
+                key_fingerprint=None if verified is None else verified.key_fingerprint,
+                deliveries_24h=outcomes.get(endpoint, {}),
+            )
+    return found
 
 
 def _lease(standing: Standing) -> LeaseStatus:
@@ -242,7 +281,7 @@ def picture(status: Status) -> RenderableType:
             ("last pass", _draw_pass(status)),
             ("desk", _draw_desk(status)),
             ("last delivery", _draw_delivery(status)),
-            ("deliveries, 24 h", _draw_counts(status.deliveries_24h, red=("unusable",), yellow=("disputed",))),
+            *_draw_endpoints(status),
             ("lag, 24 h", draw_lag(status.lag_24h)),
             ("refusals", _draw_refusals(status)),
             ("disputes", _draw_disputes(status)),
@@ -307,6 +346,20 @@ def _draw_delivery(status: Status) -> Text:
         return Text("none has come yet", "yellow")
     ticket = "" if last.ticket_id is None else f", ticket {last.ticket_id}"
     return Text(f"{ago(last.received_at, status.now)}: {last.event}{ticket}, {last.outcome}")
+
+
+def _draw_endpoints(status: Status) -> Iterator[tuple[str, Text]]:
+    """Draw what came in a day, of each endpoint where there are two."""
+    for name, endpoint in status.endpoints.items():
+        counts = _draw_counts(endpoint.deliveries_24h, red=("unusable",), yellow=("disputed",))
+        if len(status.endpoints) == 1:
+            yield "deliveries, 24 h", counts
+            continue
+        noted = "no webhook is noted" if endpoint.webhook_id is None else f"webhook {endpoint.webhook_id}"
+        verified = f"the last verified {ago(endpoint.verified_at, status.now)}"
+        if endpoint.key_fingerprint is not None:
+            verified += f", by key {endpoint.key_fingerprint}"
+        yield f"{name}, 24 h", Text.assemble(counts, f"; {verified}; {noted}")
 
 
 def _draw_counts(counts: Mapping[str, int], *, red: tuple[str, ...], yellow: tuple[str, ...]) -> Text:

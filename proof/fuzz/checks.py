@@ -2,12 +2,15 @@
 
 import re
 from collections.abc import Mapping
+from itertools import chain
 
 import asyncpg
 
-from db.answers import DROPPED, VERIFIED
+from db.answers import NO_REFUSALS
+from db.verdict import LIGHTS
 from freescout_audit import __version__
 from freescout_audit.delivery import KNOWN_EVENTS
+from freescout_audit.endpoints import ENDPOINTS
 from proof.fuzz.bodies import CANARY, FORGED, FORGED_END, UPDATED_AT, Sample
 from receiver.refusals import KINDS
 
@@ -17,11 +20,11 @@ _STATUSES = frozenset({"200", "400", "401", "405", "408", "413", "415", "503"})
 _OUTCOMES = frozenset({"applied", "duplicate", "stale", "disputed", "ignored", "unusable"})
 _LABELS = {
     "version": {__version__},
-    "endpoint": frozenset({"audit"}),
+    "endpoint": frozenset(ENDPOINTS),
     "event": KNOWN_EVENTS | {"other"},
     "outcome": _OUTCOMES,
-    "kind": frozenset({*KINDS, VERIFIED, DROPPED}),
-    "component": frozenset({"receive", "vault", "database", "poller", "lease", "desk", "deliveries"}),
+    "kind": frozenset({*KINDS, *NO_REFUSALS}),
+    "component": frozenset(chain(*LIGHTS.values())),
     "verdict": frozenset({"peeked", "waiting", "raced", "late", "lost", "never_sent"}),
 }
 

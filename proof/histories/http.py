@@ -13,12 +13,13 @@ from yarl import URL
 
 from db.database import Database
 from db.minutes import MinuteBook
+from freescout_audit.endpoints import AUDIT, path_of
 from freescout_audit.rule import Terms
 from poller.freescout import DeskResponse
 from receiver.answers import Answers
-from receiver.audit import ENDPOINT, AuditHandler
 from receiver.body import Places
-from receiver.endpoints import PREFIX, Endpoint, register
+from receiver.endpoints import Endpoint, register
+from receiver.handler import DeliveryHandler
 from receiver.metrics import Metrics
 from receiver.refusals import Refusals
 from receiver.writing import Writing
@@ -26,7 +27,7 @@ from settings import Secret, load_settings
 from simulator import Attempt
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-PATH = PREFIX + ENDPOINT
+PATH = path_of(AUDIT)
 _EVER = 3600.0
 """Seconds that a commit may take: no machine is so busy."""
 
@@ -34,7 +35,7 @@ _EVER = 3600.0
 def make_handler(cache: Database, terms: Terms, keys: Callable[[], Sequence[Secret]]) -> Handler:
     """Return a receiver's handler of the audit endpoint, which accepts these keys."""
     metrics, app = Metrics(), web.Application()
-    handler = AuditHandler(
+    handler = DeliveryHandler(
         cache,
         terms=terms,
         commit_timeout=_EVER,
@@ -43,7 +44,7 @@ def make_handler(cache: Database, terms: Terms, keys: Callable[[], Sequence[Secr
         answers=Answers(cache),
         minutes=MinuteBook(cache, ""),
     )
-    endpoint = Endpoint(name=ENDPOINT, enabled=lambda: True, secrets=keys, handle=handler.handle)
+    endpoint = Endpoint(name=AUDIT, enabled=lambda: True, secrets=keys, handle=handler.handle)
     settings = load_settings({}).receiver
     register(
         app,

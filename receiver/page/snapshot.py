@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 import asyncpg
 import msgspec
 
-from db.answers import DROPPED, VERIFIED, Tally
+from db.answers import Tally, refusals_of
 from db.condition import WRONG
 from db.counts import Counts
 from db.database import Database
@@ -22,7 +22,6 @@ from db.standing import Standing
 from db.verdict import Light, Verdict, find_lights, judge_all
 from freescout_audit import __version__
 from freescout_audit.errors import DatabaseUnavailableError
-from freescout_audit.signature import fingerprint
 from receiver.health import Component, Health
 from receiver.page.day import DAY, HOUR, STEP, Day, summarise, times_of
 from settings.place import Place
@@ -60,8 +59,8 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     disputes: int | None
     counts: Counts | None
     """How many tickets read what; None: not known now."""
-    keys: Sequence[str]
-    """The fingerprints of the webhook keys that are accepted, the current one first."""
+    keys: Mapping[str, Sequence[str]]
+    """The fingerprints of the webhook keys that each endpoint accepts that is on, the current one first."""
     version: str = __version__
 
     @property
@@ -126,11 +125,11 @@ class Snapshots:
             day=self._day,
             latest=latest,
             standing=standing,
-            refusals={kind: tally for kind, tally in health.answers.items() if kind not in {VERIFIED, DROPPED}},
+            refusals=refusals_of(health.answers),
             gaps=None if standing is None else health.gaps,
             disputes=None if standing is None else health.disputes,
             counts=counts,
-            keys=[fingerprint(secret.reveal()) for secret in self._secrets.webhook()],
+            keys={endpoint: self._secrets.keys.fingerprints(endpoint) for endpoint in self._health.endpoints},
         )
 
     async def _read_day(self, now: datetime, lights: Mapping[str, Light]) -> None:

@@ -13,6 +13,7 @@ import asyncpg
 
 from conftest import ENVIRONMENT
 from db.database import Database
+from freescout_audit.endpoints import RBAC, path_of
 from freescout_audit.rule import Terms
 from poller.freescout import DeskResponse, FreeScout, Transport
 from poller.passes import Passes
@@ -122,18 +123,24 @@ async def make_world(
     overlap: float = SETTINGS.poller.overlap,
     seed: int = 1,
     sockets: bool = True,
+    rbac: bool = False,
 ) -> AsyncIterator[World]:
-    """``sockets`` False: the poller calls the desk's API, which costs a tenth of a request over HTTP."""
+    """``sockets`` False: the poller calls the desk's API, which costs a tenth of a request over HTTP.
+
+    ``rbac``: RV-4's path is on, and has a webhook at the desk as well.
+    """
     database_clock = await Clock.stop(sql, start, tick=TICK)
     clock = ManualClock(start)
     desk = Desk(clock=clock, seed=seed, timezone=timezone)
     desk.populate(tickets, days=30)
     async with AsyncExitStack() as stack:
-        environment = replace(ENVIRONMENT, webhook_secrets=(Secret(desk.webhook_key),))
+        environment = replace(ENVIRONMENT, webhook_secrets=(Secret(desk.webhook_key),), receive_rbac=rbac)
         port = await stack.enter_async_context(
             serve(create_app(database, environment, SETTINGS), host="127.0.0.1", port=0)
         )
         desk.register_webhook(f"http://127.0.0.1:{port}{WEBHOOK}")
+        if rbac:
+            desk.register_webhook(f"http://127.0.0.1:{port}{path_of(RBAC)}")
         api = Api(desk)
         transport = await stack.enter_async_context(HttpTransport())
         key = desk.api_key  # as it is now: nobody tells us when the desk's changes

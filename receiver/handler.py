@@ -1,4 +1,4 @@
-"""The audit endpoint: a verified delivery is judged by the rule, saved, and answered after the commit."""
+"""What comes of a verified delivery, to either endpoint: it is judged by the rule, saved, and then answered."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -22,8 +22,6 @@ from receiver.endpoints import VerifiedDelivery
 from receiver.metrics import Metrics
 from receiver.writing import Writing
 
-ENDPOINT = "audit"
-
 _EVENTS = {
     "applied": events.DELIVERY_APPLIED,
     "duplicate": events.DELIVERY_DUPLICATE,
@@ -35,8 +33,11 @@ _EVENTS = {
 _MOVES = ("applied", "disputed")
 
 
-class AuditHandler:
-    """Answers verified deliveries from the cache's point of view. Never calls FreeScout."""
+class DeliveryHandler:
+    """Answers verified deliveries from the cache's point of view. Never calls FreeScout.
+
+    One serves all endpoints: what comes to both at once is committed together, and only the first of two is news.
+    """
 
     def __init__(
         self,
@@ -83,7 +84,7 @@ class AuditHandler:
             )
             return web.json_response({"error": error.problem}, status=400)
         if claim is not None or not delivery.event.startswith(SELF_TEST):
-            self._answers.verified(delivery.key_fingerprint, delivery.digest)
+            self._answers.verified(delivery.endpoint, delivery.key_fingerprint, delivery.digest)
         if claim is None:
             await self._save(delivery, None, "ignored")
             emit(
@@ -101,7 +102,7 @@ class AuditHandler:
         entry = Delivery(
             claim=claim,
             otherwise=otherwise,
-            endpoint=ENDPOINT,
+            endpoint=delivery.endpoint,
             event=delivery.event,
             body_bytes=len(delivery.body),
             body_ms=delivery.body_ms,
@@ -147,7 +148,7 @@ class AuditHandler:
     def _tell(self, delivery: Delivery, verdict: Verdict | None, recorded: Recorded) -> None:
         """Count and log what became of a delivery; one without a claim is logged by the caller."""
         if delivery.claim is None or verdict is None:
-            self._metrics.delivery(ENDPOINT, delivery.event, delivery.otherwise)
+            self._metrics.delivery(delivery.endpoint, delivery.event, delivery.otherwise)
             self._minutes.count(delivery.otherwise)
             return
         said, outcome = delivery.claim.sighting, verdict.outcome
@@ -174,7 +175,8 @@ class AuditHandler:
             bytes=delivery.body_bytes,
             key_fingerprint=delivery.key_fingerprint,
         )
-        self._metrics.delivery(ENDPOINT, delivery.event, outcome, lag=lag if outcome == "applied" else None)
+        news = lag if outcome == "applied" else None
+        self._metrics.delivery(delivery.endpoint, delivery.event, outcome, lag=news)
         self._minutes.count(outcome)
         if lag is not None and outcome == "applied":
             self._minutes.known_after(lag)
