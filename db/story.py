@@ -8,8 +8,9 @@ import msgspec
 
 from db.database import Database
 from db.gaps import read_gaps
-from db.journal import read_deliveries
+from db.journal import JournalledDelivery, read_deliveries
 from db.reads import Reason
+from freescout_audit.endpoints import AUDIT
 from freescout_audit.words import content, span
 
 WHY: Mapping[Reason, str] = {
@@ -58,7 +59,7 @@ async def read_story(
             content=content(entry.status, entry.state),
             dated=entry.updated_at,
             outcome=entry.outcome,
-            detail=entry.reason.replace("_", " "),
+            detail=_detail(entry),
         )
         for entry in await read_deliveries(database, ticket_id=ticket_id, until=until, at_most=at_most)
     ]
@@ -76,3 +77,11 @@ async def read_story(
             )
         )
     return sorted(happened, key=lambda event: event.at)[-at_most:]
+
+
+def _detail(entry: JournalledDelivery) -> str:
+    """Return the rule's case and, unless it is the audit's, the path that a delivery came by."""
+    if entry.endpoint == AUDIT:
+        return entry.reason.replace("_", " ")
+    said = "" if entry.reason in {"news", "known"} else f"{entry.reason.replace('_', ' ')} "
+    return f"{said}at {entry.endpoint}"

@@ -147,6 +147,29 @@ def test_the_deliveries_never_turn_readiness_red(
     assert said in deliveries.detail
 
 
+@pytest.mark.parametrize(
+    ("answers", "audit", "rbac"),
+    [
+        ({LIKE_FREESCOUTS: tally(-60), "verified_rbac": tally(0)}, "degraded", "ok"),
+        ({"unverified_like_freescouts_rbac": tally(-60), VERIFIED: tally(0)}, "ok", "degraded"),
+        ({"unverified_like_freescouts_rbac": tally(-60), "verified_rbac": tally(0)}, "ok", "ok"),
+    ],
+)
+def test_what_is_verified_at_one_endpoint_says_nothing_of_the_other(
+    answers: dict[str, Tally], audit: str, rbac: str
+) -> None:
+    found = judge_pushes(answers, None, ["audit", "rbac"])
+
+    assert {name: each.state for name, each in found.items()} == {"deliveries": audit, "deliveries_rbac": rbac}
+    assert list(judge_pushes(answers, None)) == ["deliveries"]
+
+
+def test_a_clock_that_is_ahead_is_told_once() -> None:
+    found = judge_pushes({}, Ahead(deliveries=7, seconds=1831.2), ["rbac"])
+
+    assert {name: each.state for name, each in found.items()} == {"deliveries": "degraded", "deliveries_rbac": "ok"}
+
+
 def test_only_a_first_pass_that_is_under_way_passes_by_itself() -> None:
     seen = (
         standing(lease=Lease()),

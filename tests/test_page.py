@@ -10,10 +10,11 @@ import asyncpg
 import pytest
 
 from conftest import ENVIRONMENT, Log, Receive, Receiver
+from freescout_audit.signature import fingerprint
 from receiver.access import COOKIE, SESSION, Access
 from receiver.page import documents
 from settings import Secret
-from support.examples import body, signed
+from support.examples import KEY, body, signed
 from support.sessions import cookie_of, seconds_ago
 
 TOKEN = "a token of the operators"
@@ -180,6 +181,30 @@ class TestWhatItShows:
         assert "There is none that fits." in none
         assert "Ticket 7 reads closed: vouched for." in ticket
         assert "convo.status" in ticket
+
+    async def test_where_both_paths_are_on_both_are_shown(self, receive: Receive) -> None:
+        raw = body("closed")
+        own = replace(ENVIRONMENT, receive_rbac=True, rbac_secret=Secret("its own"))
+        async with receive(own) as receiver:
+            await receiver.deliver(raw)
+            _, alone = await get(receiver, "deliveries")
+            await receiver.deliver(raw, endpoint="rbac", headers=signed(raw, key="its own"))
+            _, both = await get(receiver, "deliveries")
+            _, page = await get(receiver)
+            _, ticket = await get(receiver, "ticket?which=7")
+
+        assert ("receivedpath" in alone, "receivedpath" in both, "rbac7" in both) == (False, True, True)
+        assert f"Webhook keys accepted: {fingerprint(KEY)}." in page
+        assert f"Webhook keys accepted by RV-4's path: {fingerprint('its own')}." in page
+        assert "RV-4's deliveries are taken, keys accepted: 1" in page
+        assert "duplicate at rbac" in ticket
+
+    async def test_where_one_path_is_off_push_is_well_and_tells_of_the_other(self, receive: Receive) -> None:
+        async with receive(replace(ENVIRONMENT, receive=False, receive_rbac=True)) as receiver:
+            _, page = await get(receiver)
+
+        assert "Push: well" in page
+        assert "RV-4's deliveries are taken" in page
 
     @pytest.mark.parametrize("typed", ["", "seven", "0", "-1", "9" * 30, "#", "#99", "%23x", "٣"])
     async def test_what_is_no_ticket_gets_a_clear_answer(self, receiver: Receiver, typed: str) -> None:

@@ -10,15 +10,17 @@ from typing import Any
 import aiohttp
 import asyncpg
 import pytest
+from rich.console import Console
 
 from conftest import Log
 from db.database import Database
 from db.journal import KeyUse
+from freescout_audit.endpoints import RBAC, path_of
 from freescout_audit.errors import SettingsError
 from freescout_audit.signature import api_key, webhook_key
 from ops.commands.rotate import look
 from ops.result import Exit
-from ops.rotation import Rotation, State, judge_rotation
+from ops.rotation import Rotation, Rotations, State, judge_rotation
 from ops.selftest import send
 from ops.workplace import Workplace
 from poller.freescout import DeskRefusedError, FreeScout
@@ -86,7 +88,12 @@ class Rotating:
 
 @asynccontextmanager
 async def rotating(
-    database: Database, database_url: str, sql: asyncpg.Connection, *, fault: VaultFault | None = None
+    database: Database,
+    database_url: str,
+    sql: asyncpg.Connection,
+    *,
+    fault: VaultFault | None = None,
+    rbac: bool = False,
 ) -> AsyncIterator[Rotating]:
     database_clock = await Clock.stop(sql, START, tick=TICK)
     clock, waits, vault = ManualClock(START), Waits(), Infisical(clock=Seconds())
@@ -97,13 +104,21 @@ async def rotating(
     async with AsyncExitStack() as stack:
         vault_url = await stack.enter_async_context(serve_vault(vault))
         environment = load_environment(
-            variables(vault, vault_url, DATABASE_URL=database_url, FLAG_FREESCOUT_WEBHOOK_RECEIVE="1")
+            variables(
+                vault,
+                vault_url,
+                DATABASE_URL=database_url,
+                FLAG_FREESCOUT_WEBHOOK_RECEIVE="1",
+                FLAG_FREESCOUT_WEBHOOK_RBAC=str(int(rbac)),
+            )
         )
         secrets = LiveSecrets(environment, SETTINGS.vault, sleep=waits, clock=Seconds())
         app = create_app(database, environment, SETTINGS, secrets=secrets)
         port = await stack.enter_async_context(serve(app, host="127.0.0.1", port=0))
         keys_when_it_listened = len(secrets.webhook())
         desk.register_webhook(f"http://127.0.0.1:{port}{WEBHOOK}")
+        if rbac:
+            desk.register_webhook(f"http://127.0.0.1:{port}{path_of(RBAC)}")
         desk_url = await stack.enter_async_context(serve_desk(desk))
         http = await stack.enter_async_context(http_transport(desk_url, secrets.api_key, patience=5))
         yield Rotating(
@@ -171,6 +186,60 @@ async def test_the_app_key_changes_while_deliveries_flow_and_none_is_refused(
         signed_with = await sql.fetch("SELECT DISTINCT signed_with, key_fingerprint FROM freescout_delivery")
         assert len(signed_with) == 3
         assert not any(key in log.text for key in (*keys(OLD_APP_KEY).values(), *keys(NEW_APP_KEY).values()))
+
+
+async def test_a_rotation_is_one_for_both_paths_while_they_accept_the_same_keys(
+    database: Database, database_url: str, sql: asyncpg.Connection, log: Log
+) -> None:
+    async with rotating(database, database_url, sql, rbac=True) as world:
+        await world.change_something()
+        both = keys(NEW_APP_KEY) | {"FREESCOUT_AUDIT_WEBHOOK_SECRET_PREVIOUS": webhook_key(OLD_APP_KEY)}
+        await world.put(**both)
+        world.desk.change_app_key(NEW_APP_KEY)
+        await world.change_something()
+        found = await look(replace(world.workplace))
+
+        assert isinstance(found.document, Rotations)
+        assert (found.document.state, found.document.endpoints, found.document.others) == (
+            "running",
+            ["audit", "rbac"],
+            [],
+        )
+        assert sum(key.deliveries for key in found.document.keys) == 4
+        await world.advance(minutes=6)
+        assert await world.status() == ("over", Exit.GOOD)
+        assert log.lines("delivery.unverified") == []
+
+
+async def test_a_key_of_its_own_that_is_not_rotated_is_seen_at_that_path(
+    database: Database, database_url: str, sql: asyncpg.Connection, log: Log
+) -> None:
+    own = {
+        "FREESCOUT_RBAC_WEBHOOK_SECRET": webhook_key(NEW_APP_KEY),
+        "FREESCOUT_RBAC_WEBHOOK_SECRET_PREVIOUS": webhook_key(OLD_APP_KEY),
+    }
+    async with rotating(database, database_url, sql, rbac=True) as world:
+        await world.put(**keys(OLD_APP_KEY) | own)
+        await world.change_something()
+        found = await look(replace(world.workplace))
+
+        assert isinstance(found.document, Rotations)
+        (other,) = found.document.others
+        assert (found.document.state, found.document.endpoints) == ("single", ["audit"])
+        assert (other.state, other.endpoints, found.code) == ("not_begun", ["rbac"], Exit.WRONG)
+        screen = Console(record=True, width=100)
+        screen.print(found.picture)
+        assert "rbac: no delivery was signed with the new key yet" in " ".join(screen.export_text().split())
+
+        # Both rotate, and the audit path alone is told.
+        world.desk.change_app_key(NEW_APP_KEY)
+        await world.change_something()
+        refused = {line["endpoint"] for line in log.lines("delivery.unverified")}
+        assert refused == {"audit"}
+        assert {row["endpoint"] for row in await sql.fetch("SELECT endpoint FROM freescout_delivery")} == {
+            "audit",
+            "rbac",
+        }
 
 
 async def test_a_delivery_refused_under_the_old_key_comes_again_under_the_new_one(

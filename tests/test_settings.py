@@ -132,7 +132,10 @@ def test_the_environment_of_a_bare_laptop() -> None:
     assert environment.database_url is None
     assert environment.port == 8080
     assert not environment.receive
+    assert not environment.receive_rbac
+    assert environment.endpoints == ()
     assert environment.webhook_secrets == ()
+    assert environment.rbac_secret is None
 
 
 def test_keys_are_accepted_in_order_and_never_shown() -> None:

@@ -320,6 +320,49 @@ class TestChoice:
             "FREESCOUT_AUDIT_WEBHOOK_SECRET_PREVIOUS",
         )
 
+    def test_the_key_of_rv4s_path_comes_from_the_vault_alone_and_without_one_the_audits_are_accepted(self) -> None:
+        theirs = "the environment's"
+        without = choose(FULL | {"FREESCOUT_AUDIT_WEBHOOK_SECRET_PREVIOUS": OLD}, FREESCOUT_RBAC_WEBHOOK_SECRET=theirs)
+        with_one = choose(FULL | {"FREESCOUT_RBAC_WEBHOOK_SECRET": "its own"}, FREESCOUT_RBAC_WEBHOOK_SECRET=theirs)
+
+        assert [key.reveal() for key in without.accepted("rbac")] == [NEW, OLD]
+        assert [key.reveal() for key in with_one.accepted("rbac")] == ["its own"]
+        given = {"FREESCOUT_RBAC_WEBHOOK_SECRET": Secret(theirs)}
+        assert ignored_variables(given, without) == ignored_variables(given, with_one) == tuple(given)
+
+    def test_a_rotation_of_its_own_key_ends_when_the_previous_one_is_gone(self) -> None:
+        own = {"FREESCOUT_RBAC_WEBHOOK_SECRET": "its own"}
+        both = choose(FULL | own | {"FREESCOUT_RBAC_WEBHOOK_SECRET_PREVIOUS": "its old one"})
+        after = choose(FULL | own, before=both)
+
+        assert [key.reveal() for key in both.accepted("rbac")] == ["its own", "its old one"]
+        assert [key.reveal() for key in after.accepted("rbac")] == ["its own"]
+        assert (after.lacking, "FREESCOUT_RBAC_WEBHOOK_SECRET_PREVIOUS" in after.from_vault) == ((), False)
+
+    def test_its_own_key_that_disappears_stays_in_use_and_is_missed(self) -> None:
+        own = {"FREESCOUT_RBAC_WEBHOOK_SECRET": "its own", "FREESCOUT_RBAC_WEBHOOK_SECRET_PREVIOUS": "its old one"}
+
+        after = choose(FULL, before=choose(FULL | own))
+
+        assert [key.reveal() for key in after.accepted("rbac")] == ["its own", "its old one"]
+        assert after.lacking == ("FREESCOUT_RBAC_WEBHOOK_SECRET",)
+
+    def test_beside_the_audits_keys_its_previous_one_goes_when_it_is_gone_and_not_with_all_the_others(self) -> None:
+        before = choose(FULL | {"FREESCOUT_RBAC_WEBHOOK_SECRET_PREVIOUS": "its old one"})
+        emptied = choose({"UNRELATED": "x"}, before=before)
+        over = choose(FULL, before=before)
+
+        assert [key.reveal() for key in before.accepted("rbac")] == [NEW, "its old one"]
+        assert [key.reveal() for key in emptied.accepted("rbac")] == [NEW, "its old one"]
+        assert [key.reveal() for key in over.accepted("rbac")] == [NEW]
+
+    def test_a_vault_may_hold_its_key_alone(self) -> None:
+        alone = choose({"FREESCOUT_RBAC_WEBHOOK_SECRET": "its own"})
+        lost = choose({"FREESCOUT_RBAC_WEBHOOK_SECRET": "its own"}, before=choose(FULL))
+
+        assert (alone.accepted("audit"), alone.lacking) == ((), ())
+        assert "FREESCOUT_AUDIT_WEBHOOK_SECRET" in lost.lacking
+
 
 @asynccontextmanager
 async def live(environment: Environment, waits: Waits, seconds: Seconds, **more: str) -> AsyncIterator[LiveSecrets]:

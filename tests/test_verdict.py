@@ -198,3 +198,33 @@ def test_a_light_is_as_its_worst_part_and_well_since_the_last_of_them_is() -> No
 
 def test_of_what_is_not_known_there_is_no_light() -> None:
     assert set(find_lights({"receive": TAKEN, "database": NOT_SAVED})) == {"push", "database"}
+
+
+OFF = Condition(state="off", detail="the flag is not 1")
+RBAC_TAKEN = Condition(state="ok", detail="RV-4's deliveries are taken")
+NO_KEY = Condition(state="failed", detail="no key is set")
+
+
+@pytest.mark.parametrize(
+    ("audit", "rbac", "state", "detail"),
+    [
+        (TAKEN, OFF, "ok", TAKEN.detail),
+        (OFF, RBAC_TAKEN, "ok", RBAC_TAKEN.detail),
+        (TAKEN, RBAC_TAKEN, "ok", f"{TAKEN.detail}; {RBAC_TAKEN.detail}"),
+        (OFF, OFF, "off", f"{OFF.detail}; {OFF.detail}"),
+        (TAKEN, NO_KEY, "failed", NO_KEY.detail),
+        (OFF, NO_KEY, "failed", NO_KEY.detail),
+    ],
+)
+def test_push_is_off_when_both_paths_are_and_tells_of_those_that_are_on(
+    audit: Condition, rbac: Condition, state: str, detail: str
+) -> None:
+    light = find_lights({"receive": audit, "receive_rbac": rbac})["push"]
+
+    assert (light.state, light.detail) == (state, detail)
+
+
+def test_a_path_without_a_key_is_what_the_verdict_is_about() -> None:
+    verdict = judge_all(parts(standing(), receive_rbac=NO_KEY), standing())
+
+    assert verdict.part == "receive_rbac"

@@ -16,6 +16,7 @@ from db.database import Database
 from db.gaps import GapEntry, read_gaps
 from db.journal import JournalledDelivery, read_deliveries
 from freescout_audit.delivery import both_names
+from freescout_audit.endpoints import AUDIT
 from freescout_audit.words import cell, content, span
 from ops.drawing import OUTCOME_STYLES, columns, titled
 from ops.output import AsJson, Screen
@@ -232,10 +233,9 @@ def _draw_journal(found: Sequence[JournalledDelivery]) -> Table:
 
 
 def _outcome(entry: JournalledDelivery) -> str:
-    """Return an outcome with its reason, where that says more."""
-    if entry.reason in {"", "news", "known"}:
-        return entry.outcome
-    return f"{entry.outcome}: {entry.reason.replace('_', ' ')}"
+    """Return an outcome with its reason, where that says more, and the path that it came by, if not the audit's."""
+    reason = "" if entry.reason in {"", "news", "known"} else f": {entry.reason.replace('_', ' ')}"
+    return entry.outcome + reason + ("" if entry.endpoint == AUDIT else f" at {entry.endpoint}")
 
 
 def _draw_gaps(found: Sequence[GapEntry]) -> Table:
