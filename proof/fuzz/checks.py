@@ -7,16 +7,18 @@ from itertools import chain
 import asyncpg
 
 from db.answers import NO_REFUSALS
+from db.counts import REASONS
 from db.verdict import LIGHTS
 from freescout_audit import __version__
 from freescout_audit.delivery import KNOWN_EVENTS
 from freescout_audit.endpoints import ENDPOINTS
 from proof.fuzz.bodies import CANARY, FORGED, FORGED_END, UPDATED_AT, Sample
+from receiver.metrics import POLLER_STATES
 from receiver.refusals import KINDS
 
 _SERIES = re.compile(r"^(\w+)(?:\{(.*)\})? ")
 _LABEL = re.compile(r'(\w+)="([^"]*)"')
-_STATUSES = frozenset({"200", "400", "401", "405", "408", "413", "415", "503"})
+_STATUSES = frozenset({"200", "400", "401", "404", "405", "408", "413", "415", "503", "closed"})
 _OUTCOMES = frozenset({"applied", "duplicate", "stale", "disputed", "ignored", "unusable"})
 _LABELS = {
     "version": {__version__},
@@ -25,6 +27,8 @@ _LABELS = {
     "outcome": _OUTCOMES,
     "kind": frozenset({*KINDS, *NO_REFUSALS}),
     "component": frozenset(chain(*LIGHTS.values())),
+    "state": frozenset(POLLER_STATES),
+    "reason": frozenset(REASONS),
     "verdict": frozenset({"peeked", "waiting", "raced", "late", "lost", "never_sent"}),
 }
 
