@@ -90,7 +90,7 @@ requirements: $(STAMP) ## pin anew what pyproject.toml asks for, in the newest v
 	$(PYTHON_IN_VENV) -m venv "$$tools"; \
 	"$$tools/bin/python" -m pip install --quiet --disable-pip-version-check uv; \
 	echo "pinning requirements.txt …"; \
-	"$$tools/bin/"$(PIN) --output-file requirements.txt; \
+	"$$tools/bin/"$(PIN) --extra service --output-file requirements.txt; \
 	echo "pinning requirements-dev.txt …"; \
 	"$$tools/bin/"$(PIN) --extra dev --constraint requirements.txt --output-file requirements-dev.txt; \
 	echo "pinning bench/requirements.txt …"; \

@@ -15,9 +15,9 @@ from sqlalchemy import func, select
 
 from db import schema
 from db.database import Database
+from freescout_audit.asking import Transition
 from freescout_audit.errors import DatabaseUnavailableError
 from freescout_audit.events import LogEvent
-from freescout_audit.feed import Transition
 from freescout_audit.repeats import Repeats
 
 NUMBERED_AT_ONCE = 1000

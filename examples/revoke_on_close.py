@@ -11,7 +11,7 @@ from contextlib import aclosing
 
 import asyncpg
 
-from freescout_audit.feed import transitions
+from freescout_audit.asking import transitions
 
 OPEN = {"active", "pending"}
 STALE_AFTER = 900.0

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from db.database import Database
 from db.transitions import number_transitions
+from freescout_audit.asking import Transition
 from freescout_audit.errors import DatabaseUnavailableError
-from freescout_audit.feed import Transition
 
 _PAGE = 50
 _SHOWN = 5

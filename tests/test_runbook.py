@@ -14,7 +14,7 @@ import shlex
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import aiohttp
@@ -44,7 +44,10 @@ from support.vaults import PATH
 NAME = "freescout-audit-staging"
 TICKET, LOST = 5, 6
 """The ticket made for tests, and the first whose deliveries are lost."""
-TABLES = ("ticket", "lease", "poller", "delivery", "gap", "webhook", "webhook_rbac")
+TABLES = (
+    *("ticket", "lease", "poller", "delivery", "gap", "webhook", "webhook_rbac"),
+    *("history", "lease_history", "feed", "cursor"),
+)
 RECIPES = {"run": "ops.run", "test": "pytest", "sql": "ops.sql", "delivery": "ops.delivery"}
 """What each target of the Makefile has to run; `make test` is what runs this, and `make run` has a test of its own."""
 _numbers = itertools.count()
@@ -79,6 +82,8 @@ class App:
         self._vaults: dict[str, str] = {}
         self._role = f"audit_writer_{os.getpid()}_{next(_numbers)}"
         self.ran: list[str] = []
+        self.moment = ""
+        """When the answer was false that is reported."""
 
     # What the pages' words stand for.
 
@@ -102,6 +107,7 @@ class App:
             "ticket": str(TICKET),
             "lost ticket": str(LOST),
             "password": "a password",
+            "moment": self.moment,
         }
 
     def filled_in(self, text: str) -> str:
@@ -151,6 +157,7 @@ class App:
                 desk.customer_writes()
                 await self.until_all_is_sent()
                 desk.faults.drop_chance = 0
+                self.moment = datetime.now(UTC).isoformat()
             case "the module is deactivated":
                 desk.faults.module_active = False
             case "the module is active again":

@@ -13,8 +13,8 @@ from db.lease import change_desk
 from db.store import Delivery, record_deliveries, record_truths
 from db.transitions import number_for_ever, number_transitions, read_transitions
 from db.url import normalise
+from freescout_audit.asking import Transition, transitions
 from freescout_audit.events import RECEIVER_FAULT
-from freescout_audit.feed import Transition, transitions
 from freescout_audit.rule import Claim, Terms
 from support.databases import Clock
 from support.examples import at, claim, not_found, truth

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from db.transitions import last_transition_id, read_transitions
-from freescout_audit.feed import Transition
+from freescout_audit.asking import Transition
 from freescout_audit.words import cell
 from ops.drawing import columns, titled
 from ops.output import AsJson, Screen

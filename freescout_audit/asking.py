@@ -1,4 +1,7 @@
-"""Follows the feed of transitions from another application, over asyncpg; needs nothing else of this project."""
+"""What another application asks over asyncpg: a ticket's status, at a read or at a moment, and the feed.
+
+It needs a connection of asyncpg's and nothing else of this project.
+"""
 
 import asyncio
 from collections.abc import AsyncGenerator
@@ -7,6 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+NONE = "none"
 CHANNEL = "freescout_transition"
 """The channel that says that there is something new."""
 LOOK_EVERY = 15.0
@@ -30,6 +34,30 @@ class Transition:
     changed_at: datetime | None
     known_at: datetime
     via: str
+
+
+async def read_ticket(connection: Any, ticket_id: int, *, at: datetime | None = None, deadline: float = 0.25) -> str:
+    """Return a ticket's status for an audit record: ``active``, ``pending``, ``closed``, ``spam`` or ``none``.
+
+    ``none`` whenever the cache cannot vouch, and whatever goes wrong: a server that is away or slow, no rights. With
+    ``at`` it is what was answered then. After a failure the connection may be broken: take another from the pool.
+
+    Args:
+        connection: An asyncpg connection or pool; its role may call ``freescout_ticket_state`` (for ``at``:
+            ``freescout_ticket_state_at``).
+        ticket_id: FreeScout's conversation id, not the number that agents see.
+        at: A moment with its zone.
+        deadline: Seconds after which the answer is ``none``.
+    """
+    query: str = "SELECT freescout_ticket_state($1)"
+    arguments: list[Any] = [ticket_id]
+    if at is not None:
+        query, arguments = "SELECT freescout_ticket_state_at($1, $2)", [ticket_id, at]
+    # The call is left behind, not cancelled: cancelling it waits for a server that may never answer.
+    call = asyncio.ensure_future(connection.fetchval(query, *arguments, timeout=20 * deadline))
+    call.add_done_callback(lambda done: done.cancelled() or done.exception())
+    done, _ = await asyncio.wait({call}, timeout=deadline)
+    return str(call.result()) if done and not call.cancelled() and call.exception() is None else NONE
 
 
 async def transitions(
