@@ -8,7 +8,7 @@ import msgspec
 
 from db.answers import Ahead, Tally, refused_since, verified_at
 from db.standing import Standing
-from freescout_audit.endpoints import AUDIT, RBAC, name_at
+from freescout_audit.endpoints import AUDIT, name_at
 from freescout_audit.trust import vouched_until
 
 State = Literal["ok", "off", "notice", "degraded", "failed"]
@@ -52,16 +52,18 @@ def judge(standing: Standing) -> dict[str, Condition]:
 
 
 def judge_pushes(
-    answers: Mapping[str, Tally], ahead: Ahead | None, endpoints: Sequence[str] = (AUDIT,)
+    answers: Mapping[str, Tally], ahead: Ahead | None, endpoints: Sequence[str] = ()
 ) -> dict[str, Condition]:
-    """Judge how deliveries come in, ``deliveries`` at the audit path, and at RV-4's if it is one of the ``endpoints``.
+    """Judge how deliveries come in to the ``endpoints`` that are on, the audit's if none is.
 
-    A stranger can cause what is wrong here, so it is never more than degraded.
+    ``deliveries`` is the audit path, ``deliveries_rbac`` RV-4's. A stranger can cause what is wrong here, so it is
+    never more than degraded.
     """
-    conditions = {"deliveries": _deliveries(answers, ahead, AUDIT)}
-    if RBAC in endpoints:
-        conditions[name_at(RBAC, "deliveries")] = _deliveries(answers, None, RBAC)
-    return conditions
+    judged = endpoints or (AUDIT,)
+    return {
+        name_at(endpoint, "deliveries"): _deliveries(answers, ahead if endpoint == judged[0] else None, endpoint)
+        for endpoint in judged
+    }
 
 
 def _deliveries(answers: Mapping[str, Tally], ahead: Ahead | None, endpoint: str) -> Condition:

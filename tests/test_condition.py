@@ -164,10 +164,14 @@ def test_what_is_verified_at_one_endpoint_says_nothing_of_the_other(
     assert list(judge_pushes(answers, None)) == ["deliveries"]
 
 
-def test_a_clock_that_is_ahead_is_told_once() -> None:
-    found = judge_pushes({}, Ahead(deliveries=7, seconds=1831.2), ["rbac"])
+def test_a_clock_that_is_ahead_is_told_once_whichever_path_is_on() -> None:
+    def found(*endpoints: str) -> dict[str, str]:
+        judged = judge_pushes({}, Ahead(deliveries=7, seconds=1831.2), endpoints)
+        return {name: each.state for name, each in judged.items()}
 
-    assert {name: each.state for name, each in found.items()} == {"deliveries": "degraded", "deliveries_rbac": "ok"}
+    assert found("audit", "rbac") == {"deliveries": "degraded", "deliveries_rbac": "ok"}
+    assert found("rbac") == {"deliveries_rbac": "degraded"}
+    assert found("audit") == found() == {"deliveries": "degraded"}
 
 
 def test_only_a_first_pass_that_is_under_way_passes_by_itself() -> None:
