@@ -148,8 +148,31 @@ async def test_who_may_see_the_view_sees_it_and_no_table(place: Place) -> None:
     assert await place.may() == ["SELECT freescout_ticket_cache", "function freescout_ticket_state(bigint)"]
 
 
+async def test_who_may_have_the_feed_may_have_nothing_else(place: Place) -> None:
+    await place.grant("feed")
+
+    assert await place.reader.fetch("SELECT * FROM freescout_transitions(0)") == []
+    await place.reader.execute("SELECT freescout_move_cursor('mine', 0)")
+    assert await place.may() == [
+        "function freescout_move_cursor(text,bigint)",
+        "function freescout_read_cursor(text)",
+        "function freescout_transitions(bigint,integer)",
+    ]
+
+
+async def test_who_may_ask_about_moments_may_do_that(place: Place) -> None:
+    await place.grant("answer")
+    await place.grant("moments")
+
+    assert await place.reader.fetchval("SELECT freescout_ticket_state_at($1, now())", TICKET) == "none"
+    assert await place.may() == [
+        "function freescout_ticket_state(bigint)",
+        "function freescout_ticket_state_at(bigint,timestamp with time zone)",
+    ]
+
+
 async def test_what_was_granted_can_be_taken_back(place: Place) -> None:
-    for part in ("answer", "view", "nothing"):
+    for part in ("answer", "view", "moments", "feed", "nothing"):
         await place.grant(part)
 
     assert await place.may() == []

@@ -11,8 +11,19 @@ GRANT EXECUTE ON FUNCTION freescout_ticket_state(bigint) TO audit_writer;
 -- Beside it, the view of all tickets: number, mailbox, status and dates.
 GRANT SELECT ON freescout_ticket_cache TO audit_writer;
 
+-- Beside it, what was answered at a moment.
+GRANT EXECUTE ON FUNCTION freescout_ticket_state_at(bigint, timestamptz) TO audit_writer;
+
+-- The feed of what has changed, and nothing else.
+GRANT USAGE ON SCHEMA public TO audit_writer;
+GRANT EXECUTE ON FUNCTION freescout_transitions(bigint, int) TO audit_writer;
+GRANT EXECUTE ON FUNCTION freescout_read_cursor(text), freescout_move_cursor(text, bigint) TO audit_writer;
+
 -- Nothing any more.
 REVOKE ALL ON FUNCTION freescout_ticket_state(bigint) FROM audit_writer;
+REVOKE ALL ON FUNCTION freescout_ticket_state_at(bigint, timestamptz) FROM audit_writer;
+REVOKE ALL ON FUNCTION freescout_transitions(bigint, int) FROM audit_writer;
+REVOKE ALL ON FUNCTION freescout_read_cursor(text), freescout_move_cursor(text, bigint) FROM audit_writer;
 REVOKE ALL ON freescout_ticket_cache FROM audit_writer;
 REVOKE ALL ON SCHEMA public FROM audit_writer;
 
@@ -21,3 +32,10 @@ REVOKE ALL ON FUNCTION freescout_ticket_state(bigint) FROM PUBLIC;
 REVOKE ALL ON FUNCTION freescout_read_tickets(bigint[]) FROM PUBLIC;
 REVOKE ALL ON FUNCTION freescout_lock_tickets(bigint[], interval) FROM PUBLIC;
 REVOKE ALL ON FUNCTION freescout_write_tickets(json, jsonb, text, json, interval) FROM PUBLIC;
+REVOKE ALL ON FUNCTION freescout_ticket_state_at(bigint, timestamptz) FROM PUBLIC;
+REVOKE ALL ON FUNCTION freescout_note_history(bigint[]) FROM PUBLIC;
+REVOKE ALL ON FUNCTION freescout_note_lease() FROM PUBLIC;
+REVOKE ALL ON FUNCTION freescout_number_transitions(int) FROM PUBLIC;
+REVOKE ALL ON FUNCTION freescout_transitions(bigint, int) FROM PUBLIC;
+REVOKE ALL ON FUNCTION freescout_read_cursor(text) FROM PUBLIC;
+REVOKE ALL ON FUNCTION freescout_move_cursor(text, bigint) FROM PUBLIC;
