@@ -9,6 +9,7 @@ import asyncpg
 import pytest
 
 from db.database import Connection, Database
+from db.transitions import number_for_ever
 from db.url import normalise
 from freescout_audit.rule import Terms
 from poller.freescout import DeskResponse, FreeScout
@@ -30,6 +31,9 @@ class CrashingDatabase(Database):
     """How many more steps to live; below zero for ever."""
 
     def step(self) -> None:
+        task = asyncio.current_task()
+        if task is not None and getattr(task.get_coro(), "__name__", "") == number_for_ever.__name__:
+            return  # the receiver's, which shares this database
         self.steps -= 1
         if self.steps == 0:
             raise CrashError

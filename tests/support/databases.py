@@ -56,7 +56,7 @@ class Clock:
         """Stop the clock of a connection's database. It goes again when the test ends."""
         await connection.execute(_STOPPED)
         await connection.execute("UPDATE test.clock SET at = $1, tick = $2", at, tick)
-        await connection.execute(BEGIN_HISTORY)
+        await connection.execute(f"{BEGIN_HISTORY}; SELECT setval('test.ticks', 1, false)")
         return cls(connection)
 
     async def set(self, moment: datetime) -> None:
