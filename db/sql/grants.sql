@@ -28,14 +28,10 @@ REVOKE ALL ON freescout_ticket_cache FROM audit_writer;
 REVOKE ALL ON SCHEMA public FROM audit_writer;
 
 -- After a restore without privileges: take from everybody what the migrations had taken.
-REVOKE ALL ON FUNCTION freescout_ticket_state(bigint) FROM PUBLIC;
-REVOKE ALL ON FUNCTION freescout_read_tickets(bigint[]) FROM PUBLIC;
-REVOKE ALL ON FUNCTION freescout_lock_tickets(bigint[], interval) FROM PUBLIC;
-REVOKE ALL ON FUNCTION freescout_write_tickets(json, jsonb, text, json, interval) FROM PUBLIC;
-REVOKE ALL ON FUNCTION freescout_ticket_state_at(bigint, timestamptz) FROM PUBLIC;
-REVOKE ALL ON FUNCTION freescout_note_history(bigint[]) FROM PUBLIC;
-REVOKE ALL ON FUNCTION freescout_note_lease() FROM PUBLIC;
-REVOKE ALL ON FUNCTION freescout_number_transitions(int) FROM PUBLIC;
-REVOKE ALL ON FUNCTION freescout_transitions(bigint, int) FROM PUBLIC;
-REVOKE ALL ON FUNCTION freescout_read_cursor(text) FROM PUBLIC;
-REVOKE ALL ON FUNCTION freescout_move_cursor(text, bigint) FROM PUBLIC;
+DO $$ DECLARE ours regprocedure; BEGIN
+    FOR ours IN SELECT oid FROM pg_proc
+        WHERE pronamespace = 'public'::regnamespace AND starts_with(proname, 'freescout_') AND proname <> 'freescout_now'
+    LOOP
+        EXECUTE format('REVOKE ALL ON FUNCTION %s FROM PUBLIC', ours);
+    END LOOP;
+END $$;

@@ -74,8 +74,9 @@ async def asker(name: str, url: str) -> AsyncIterator[Asker]:
         yield await start(name, url, stack)
 
 
-def load(file: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"examples.{file}", EXAMPLES / f"{file}.py")
+def load(file: str, name: str) -> ModuleType:
+    """Run a file as a module of that name, which its logger has too."""
+    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{file}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -99,7 +100,7 @@ def _listen(module: ModuleType, lines: list[str], stack: AsyncExitStack) -> None
 
 async def _class(name: str, url: str, stack: AsyncExitStack) -> Asker:
     """Run what has a class of asynchronous or blocking methods."""
-    module = load(name)
+    module = load(name, name)
     states = module.TicketStates(url)
     lines: list[str] = []
     _listen(module, lines, stack)
@@ -123,11 +124,14 @@ async def _django(name: str, url: str, stack: AsyncExitStack) -> Asker:
     if not settings.configured:
         os.environ["FREESCOUT_AUDIT_URL"] = url
         settings.configure(
-            DATABASES=load("django_settings").DATABASES, ROOT_URLCONF=urls, ALLOWED_HOSTS=["*"], MIDDLEWARE=[]
+            DATABASES=load("django_settings", "django_settings").DATABASES,
+            ROOT_URLCONF=urls,
+            ALLOWED_HOSTS=["*"],
+            MIDDLEWARE=[],
         )
         del os.environ["FREESCOUT_AUDIT_URL"]
         django.setup()
-    module = load("ask_django")
+    module = load("ask_django", name)
     lines: list[str] = []
     _listen(module, lines, stack)
     stack.callback(module.threads.shutdown)
