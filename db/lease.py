@@ -5,7 +5,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
 import msgspec
-from sqlalchemy import case, delete, func, or_, select, true, update
+from sqlalchemy import BigInteger, case, delete, func, literal, or_, select, true, update
+from sqlalchemy.dialects.postgresql import ARRAY
 
 from db import schema
 from db.database import Connection, Database
@@ -120,6 +121,25 @@ async def change_desk(database: Database, url: str, *, forget: bool) -> None:
         await forget_history(connection)
         await connection.execute(schema.lease.insert().values(desk_url=url, renewed_by_pass=schema.now))
         await connection.execute(schema.poller.insert())
+
+
+async def vouch_for_nothing(database: Database) -> int:
+    """Let every ticket read none until FreeScout is asked anew; return how many had an answer of their own.
+
+    For a database that was restored: what it held was right when the backup was made. The lease ends, no pass that is
+    under way renews it, and what deliveries and questions had prolonged expires.
+    """
+    ticket, lease = schema.ticket.c, schema.lease.c
+    # In the order in which every writer locks them.
+    lasting = select(ticket.ticket_id).where(ticket.expires_at > schema.now)
+    lasting_ids = lasting.order_by(ticket.ticket_id).with_for_update().cte("lasting")
+    async with database.transaction(_FORGETTING) as connection:
+        ended = case((lease.lease_until > schema.now, schema.now), else_=lease.lease_until)
+        await connection.execute(update(schema.lease).values(lease_until=ended, renewed_by_pass=schema.now))
+        expired = update(schema.ticket).where(ticket.ticket_id == lasting_ids.c.ticket_id)
+        ids = await connection.column(expired.values(expires_at=schema.now).returning(ticket.ticket_id))
+        await connection.execute(select(func.freescout_note_history(literal(ids, ARRAY(BigInteger)))))
+    return len(ids)
 
 
 async def beat(

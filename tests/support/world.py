@@ -144,7 +144,7 @@ async def make_world(
         api = Api(desk)
         transport = await stack.enter_async_context(HttpTransport())
         key = desk.api_key  # as it is now: nobody tells us when the desk's changes
-        ask: Transport = _without_sockets(api, key)
+        ask: Transport = without_sockets(api, key)
         if sockets:
             url = await stack.enter_async_context(serve_desk(desk, api=api))
             ask = await stack.enter_async_context(http_transport(url, lambda: Secret(key), patience=5))
@@ -188,7 +188,7 @@ def _questions(freescout: FreeScout, database: Database, *, page_size: int, cloc
     )
 
 
-def _without_sockets(api: Api, key: str) -> Transport:
+def without_sockets(api: Api, key: str) -> Transport:
     async def ask(path: str, query: Mapping[str, str], /) -> DeskResponse:
         headers = {"X-FreeScout-API-Key": key, "Accept": "application/json"}
         answer = api.answer(ApiRequest("GET", f"/api/{path}", query, headers))
