@@ -18,6 +18,7 @@ from freescout_audit.events import RECEIVER_FAULT
 from freescout_audit.rule import Claim, Terms
 from support.databases import Clock
 from support.examples import at, claim, not_found, truth
+from support.grants import MAY_NOT, may_make_roles
 
 TERMS = Terms()
 
@@ -261,6 +262,8 @@ async def test_a_reader_of_a_desk_that_was_forgotten_has_to_begin_again(
 async def test_a_role_may_have_the_feed_and_nothing_else(
     database: Database, database_url: str, sql: asyncpg.Connection
 ) -> None:
+    if not await may_make_roles(sql):
+        pytest.skip(MAY_NOT)
     await deliver(database, claim("active", 0))
     await number_transitions(database)
     await sql.execute(
