@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import delete, func, select, tuple_, update
+from sqlalchemy import ColumnElement, Delete, delete, func, or_, select, tuple_, update
 
 from db import schema, statements
 from db.database import Connection, Database
@@ -15,6 +15,8 @@ from freescout_audit.trust import AHEAD
 _history, _lease, _feed = schema.history.c, schema.lease_history.c, schema.feed.c
 AT_ONCE = 5000
 """Rows that are deleted in one statement."""
+_BEYOND = 1_000_000_000
+"""More transitions than there have been since any backup."""
 
 
 async def read_at(database: Database, ticket_id: int, at: datetime, *, deadline: float = 0.25) -> Reading:
@@ -73,49 +75,77 @@ def _was_vouched_for(record: Mapping[str, Any], at: datetime) -> bool:
 async def prune_history(database: Database, *, keep: float) -> int:
     """Delete what is older than ``keep`` seconds, a little at a time, and return how many rows.
 
-    For each ticket the row in force at that time stays. Transitions go with their rows.
+    For each ticket the row in force at that time stays, but is no transition any more: the feed begins with the first
+    one that was known since then.
 
     Raises:
         DatabaseUnavailableError: PostgreSQL is away or not migrated.
     """
     horizon = schema.now - timedelta(seconds=keep)
-    later = schema.history.alias()
-    key = (_history.ticket_id, _history.known_at, _history.entry_id)
-    old = (
-        select(*key)
-        .where(
-            _history.known_at < horizon,
-            select(1)
-            .where(
-                later.c.ticket_id == _history.ticket_id,
-                tuple_(later.c.known_at, later.c.entry_id) > tuple_(_history.known_at, _history.entry_id),
-                later.c.known_at <= horizon,
-            )
-            .exists(),
-            (_history.before.is_(None) | _history.transition_id.is_not(None)),
-        )
-        .limit(AT_ONCE)
-    )
-    newer = schema.lease_history.alias()
-    over = delete(schema.lease_history).where(
-        select(1).where(newer.c.began_at > _lease.began_at, newer.c.began_at <= horizon).exists()
-    )
-    pruned = 0
+    kept = select(func.min(_history.transition_id)).where(_history.known_at >= horizon)
     async with database.connection() as connection:
         await connection.execute(update(schema.feed).values(kept_since=func.greatest(_feed.kept_since, horizon)))
-        await connection.execute(over)
+        await connection.execute(_over(horizon))
+        unnumbered = await connection.scalar(select(_feed.last_id)) + 1
+        first: int = await connection.scalar(kept) or unnumbered
+        await connection.execute(
+            update(schema.feed).values(pruned_through=func.greatest(_feed.pruned_through, first - 1))
+        )
+    # Whoever reads on from an older place is told so from now on.
+    pruned = await _delete(database, horizon, first)
+    await _end_transitions(database, first)
+    return pruned
+
+
+def _over(horizon: ColumnElement[datetime]) -> Delete:
+    """Return what deletes the stretches of the lease before the one in force."""
+    newer = schema.lease_history.alias()
+    follows = select(1).where(newer.c.began_at > _lease.began_at, newer.c.began_at <= horizon).exists()
+    return delete(schema.lease_history).where(follows)
+
+
+async def _delete(database: Database, horizon: ColumnElement[datetime], first: int) -> int:
+    """Delete the rows that another has followed by then; those of transitions that are kept stay."""
+    later = schema.history.alias()
+    key = (_history.ticket_id, _history.known_at, _history.entry_id)
+    follows = (
+        select(1)
+        .where(
+            later.c.ticket_id == _history.ticket_id,
+            tuple_(later.c.known_at, later.c.entry_id) > tuple_(_history.known_at, _history.entry_id),
+            later.c.known_at <= horizon,
+        )
+        .exists()
+    )
+    is_over = or_(_history.before.is_(None), _history.transition_id < first)
+    old = select(*key).where(_history.known_at < horizon, is_over, follows).limit(AT_ONCE)
+    pruned = 0
     while True:
-        async with database.transaction() as connection:
-            deleted = await connection.column(
-                delete(schema.history).where(tuple_(*key).in_(old)).returning(_history.transition_id)
-            )
-            through = max((number for number in deleted if number is not None), default=0)
-            if through:
-                moved = func.greatest(_feed.pruned_through, through)
-                await connection.execute(update(schema.feed).values(pruned_through=moved))
-        pruned += len(deleted)
-        if len(deleted) < AT_ONCE:
+        async with database.connection() as connection:
+            result = await connection.execute(delete(schema.history).where(tuple_(*key).in_(old)))
+        pruned += result.rowcount
+        if result.rowcount < AT_ONCE:
             return pruned
+
+
+async def _end_transitions(database: Database, first: int) -> None:
+    """Let what is in force, and older than the feed, be no transition."""
+    old = select(_history.transition_id).where(_history.transition_id < first).limit(AT_ONCE)
+    nothing = dict.fromkeys(("before", "reason", "changed_at", "transition_id"))
+    while True:
+        async with database.connection() as connection:
+            ended = update(schema.history).where(_history.transition_id.in_(old)).values(nothing)
+            result = await connection.execute(ended)
+        if result.rowcount < AT_ONCE:
+            return
+
+
+async def begin_the_feed_again(connection: Connection) -> None:
+    """Number all transitions anew, beyond any number that a reader may have: after a restore it may have later ones."""
+    await connection.execute(update(schema.history).values(transition_id=_history.transition_id + _BEYOND))
+    await connection.execute(
+        update(schema.feed).values(last_id=_feed.last_id + _BEYOND, pruned_through=_feed.pruned_through + _BEYOND)
+    )
 
 
 async def forget_history(connection: Connection) -> None:

@@ -10,7 +10,7 @@ from sqlalchemy.dialects.postgresql import ARRAY
 
 from db import schema
 from db.database import Connection, Database
-from db.history import forget_history
+from db.history import begin_the_feed_again, forget_history
 from freescout_audit.desk_clock import DeskClock, note_desk_clock, note_rows_ahead
 from freescout_audit.errors import DatabaseUnavailableError, FreescoutAuditError
 from freescout_audit.rule import AHEAD, Lease, Terms
@@ -139,6 +139,7 @@ async def vouch_for_nothing(database: Database) -> int:
         expired = update(schema.ticket).where(ticket.ticket_id == lasting_ids.c.ticket_id)
         ids = await connection.column(expired.values(expires_at=schema.now).returning(ticket.ticket_id))
         await connection.execute(select(func.freescout_note_history(literal(ids, ARRAY(BigInteger)))))
+        await begin_the_feed_again(connection)
     return len(ids)
 
 

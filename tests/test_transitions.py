@@ -9,7 +9,7 @@ import pytest
 
 from db.database import Database
 from db.history import prune_history
-from db.lease import change_desk
+from db.lease import change_desk, vouch_for_nothing
 from db.store import Delivery, record_deliveries, record_truths
 from db.transitions import number_for_ever, number_transitions, read_transitions
 from db.url import normalise
@@ -235,11 +235,45 @@ async def test_a_reader_whose_place_is_not_kept_is_told_where_to_begin(
     await number_transitions(database)
     await prune_history(database, keep=1.5 * 86400)
 
-    with pytest.raises(asyncpg.InvalidParameterValueError, match="not kept any more: the first one kept is 3") as told:
+    with pytest.raises(asyncpg.InvalidParameterValueError, match="not kept any more: the first one kept is 4") as told:
         await sql.fetch("SELECT * FROM freescout_transitions(1)")
     assert told.value.hint == "begin again at 0"
-    assert [row["transition_id"] for row in await sql.fetch("SELECT * FROM freescout_transitions(0)")] == [3, 4, 5]
+    after, read = 0, []
+    while rows := await sql.fetch("SELECT * FROM freescout_transitions($1, 1)", after):
+        after = rows[0]["transition_id"]
+        read.append(after)
+    assert read == [4, 5]
     assert [row["transition_id"] for row in await sql.fetch("SELECT * FROM freescout_transitions(4)")] == [5]
+
+
+async def test_what_is_in_force_and_older_than_is_kept_is_no_transition_and_leads_to_the_next(
+    database: Database, sql: asyncpg.Connection, clock: Clock
+) -> None:
+    await deliver(database, claim("active", 0, ticket_id=1))
+    await deliver(database, claim("active", 0, ticket_id=2))
+    await clock.set(at(5 * 86400))
+    await deliver(database, claim("closed", 5 * 86400, ticket_id=2))
+    await number_transitions(database)
+    await prune_history(database, keep=86400)
+
+    assert steps(await feed(database)) == [(3, 2, "active", "closed")]
+    with pytest.raises(asyncpg.InvalidParameterValueError):
+        await sql.fetch("SELECT * FROM freescout_transitions(1)")
+    await deliver(database, claim("closed", 5 * 86400 + 1, ticket_id=1))
+    assert steps(await feed(database, after=3)) == [(4, 1, "active", "closed")]
+
+
+async def test_after_a_restore_every_reader_begins_again(database: Database, sql: asyncpg.Connection) -> None:
+    await deliver(database, claim("active", 0))
+    await number_transitions(database)
+    await vouch_for_nothing(database)
+
+    for place in (1, 2, 500):
+        with pytest.raises(asyncpg.InvalidParameterValueError):
+            await sql.fetch("SELECT * FROM freescout_transitions($1)", place)
+    (again,) = await feed(database)
+    assert (again.ticket_id, again.after) == (7, "active")
+    assert await feed(database, after=again.transition_id) == []
 
 
 async def test_a_reader_that_is_ahead_of_a_restored_database_is_told(sql: asyncpg.Connection) -> None:
