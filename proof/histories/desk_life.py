@@ -160,6 +160,31 @@ def turn_over(desk: Desk, rng: random.Random) -> str:
     return f"ticket {desk.customer_writes(mailbox_id=row.mailbox_id, created=row.created)} is written"
 
 
+def change_all(desk: Desk, rng: random.Random) -> str:
+    """Let an agent give all tickets one status at once, as the UI allows: they bear one date."""
+    status = rng.choice(STATUSES)
+    desk.bulk_set_status([row.id for row in desk.truth() if row.state == "published"], status)
+    return f"all tickets are {status}"
+
+
+def note_at_rest(desk: Desk) -> str:
+    """Let an agent note something on the ticket that has been at rest the longest: what tells of it bears its date."""
+    row = min(desk.truth(), key=lambda row: row.updated)
+    desk.note_through_api(row.id)
+    return f"ticket {row.id} has a note"
+
+
+def replace_one(desk: Desk, rng: random.Random) -> str:
+    """Let a ticket be deleted for ever, if enough are left, and a mail come in that is as old as the oldest ticket."""
+    rows = list(desk.truth())
+    oldest = min(rows, key=lambda row: row.created)
+    gone = rng.choice(rows)
+    if len(rows) > FEWEST:
+        desk.delete_forever(gone.id)
+    ticket_id = desk.customer_writes(mailbox_id=oldest.mailbox_id, created=oldest.created)
+    return f"ticket {gone.id} is deleted for ever, and {ticket_id} is written"
+
+
 def change_and_go(desk: Desk, rng: random.Random, *, time_passes: Callable[[], None]) -> str:
     """Let a ticket change twice in one second, once more later, and be deleted for ever."""
     rows = [row for row in desk.truth() if row.state == "published"]

@@ -5,8 +5,9 @@ Everything is our own code and the simulated desk, on a real PostgreSQL, in one 
 
 import asyncio
 import json
+import math
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
@@ -24,7 +25,17 @@ from poller.peek import Peeks
 from poller.questions import Questions
 from proof.histories.afterwards import Afterwards
 from proof.histories.cache import MICROSECOND, CacheFaults, Look, StagedCache
-from proof.histories.desk_life import WitnessedDesk, change_and_go, come_and_go, happen, lose_a_mailbox, turn_over
+from proof.histories.desk_life import (
+    WitnessedDesk,
+    change_all,
+    change_and_go,
+    come_and_go,
+    happen,
+    lose_a_mailbox,
+    note_at_rest,
+    replace_one,
+    turn_over,
+)
 from proof.histories.faults import FaultLog
 from proof.histories.http import PATH, Handler, make_handler, not_what_was_asked, request_of
 from proof.histories.mix import Mix
@@ -57,8 +68,10 @@ PATIENCE = timedelta(seconds=60)
 """How long a poller waits for an answer."""
 _DROPPED = ("*", "sortField", "sortOrder", "pageSize", "page", "page", "page")
 """What a proxy may drop of a query string; what else there is only shows rows that are true as well."""
-_ANSWERED, _MOST_TURNS = 3, 60
-"""The turns of a peek until FreeScout has answered it, and those of a pass at the most, more or less."""
+_ANSWERED, _WRITTEN, _MOST_TURNS = 3, 8, 60
+"""The turns of a peek until FreeScout has answered it and until it is written, and those of a pass, more or less."""
+_NAP = 6.0
+"""Seconds in which FreeScout's worker looks at its queue at least once."""
 PASS_EVERY = timedelta(seconds=120)
 PEEK_EVERY = 3.0
 LONG_AGO = datetime.min.replace(tzinfo=UTC)
@@ -170,6 +183,9 @@ class History:
         self._faulty = False
         self._dropped: frozenset[str] = frozenset()
         """What a proxy drops of some list requests."""
+        self._told: datetime | timedelta = timedelta()
+        """What a ``Date`` that lies says, or how far it is from any clock; and until when it does."""
+        self._lies_until = LONG_AGO
         self._stage = Stage(rng)
         self._world = Process("FreeScout's worker")
         self._working: asyncio.Task[object] | None = None
@@ -201,7 +217,7 @@ class History:
         try:
             self._oracle.note(self._desk.truth(), self._clock.now())
             # A cache may deceive who has not read the desk's clock yet: that comes first.
-            if self._rng.random() < 0.7 or self._mix.cached:
+            if self._rng.random() < self._mix.known or self._mix.cached:
                 await self._stage.alone(self._pollers[0].process, self._pass(self._pollers[0]))
             self._set_faults(on=True)
             for _ in range(self._steps):
@@ -231,6 +247,9 @@ class History:
             (mix.replay * bool(self._received), self._replay),
             (mix.peek * bool(self._oracle.passed), self._peek_alone),
             (mix.across * bool(self._oracle.passed), self._peek_across_a_pass),
+            (mix.midst, self._act_across_a_pass),
+            (mix.glance, self._act_across_a_peek),
+            (mix.rewind * bool(self._oracle.passed), self._act_across_a_set_back),
             (5 * mix.crash, self._crash),
             (5 * mix.away, self._send_a_poller_away),
             (5 * mix.clock, self._jump),
@@ -275,6 +294,10 @@ class History:
                 self._say(change_and_go(self._desk, self._rng, time_passes=self._some_seconds_pass))
             elif self._rng.random() < self._mix.turnover:
                 self._say(turn_over(self._desk, self._rng))
+            elif self._mix.crowd and self._rng.random() < self._mix.crowd:
+                self._say(change_all(self._desk, self._rng))
+            elif self._mix.quiet and self._rng.random() < self._mix.quiet:
+                self._say(note_at_rest(self._desk))
             else:
                 self._say(happen(self._desk, self._rng, again=self._mix.again))
             self._oracle.note(self._desk.truth(), self._clock.now())
@@ -296,7 +319,7 @@ class History:
         """Let a ticket make every list with it fail, and perhaps a read of it alone; or let all of them be well."""
         faults, rng = self._desk.faults, self._rng
         if not faults.unlistable or rng.random() < 1 / 2:
-            row = max(self._desk.truth(), key=lambda row: row.updated)
+            row = max(self._desk.truth(), key=lambda row: (row.updated, row.id))
             faults.unlistable.add(row.id)
             if rng.random() < 1 / 2:
                 faults.unreadable.add(row.id)
@@ -322,14 +345,18 @@ class History:
         self._back_at[number] = self._clock.now() + timedelta(seconds=seconds)
         self._say(f"{self._pollers[number].process.name} is away for {seconds:.0f} s")
 
-    def _jump(self) -> None:
-        """Set the desk's clock. Two jumps between two passes can cancel, and nobody could tell: one at the most."""
+    def _jump(self, seconds: float | None = None) -> None:
+        """Set the desk's clock, by so many seconds if they are given.
+
+        Two jumps between two passes can cancel, and nobody could tell: one at the most.
+        """
         if self._jumped_since_a_pass:
             return
         self._jumped_since_a_pass = True
-        back = self._rng.random() < self._mix.back
-        far, signs = ((8000,), (-1,)) if back else ((2, 30, 600, 3600, 8000), (-1, 1))
-        seconds = self._rng.choice(signs) * self._rng.choice(far) * self._rng.uniform(0.5, 1)
+        back = seconds is None and self._rng.random() < self._mix.back
+        if seconds is None:
+            far, signs = ((8000,), (-1,)) if back else ((2, 30, 600, 3600, 8000), (-1, 1))
+            seconds = self._rng.choice(signs) * self._rng.choice(far) * self._rng.uniform(0.5, 1)
         self._desk.faults.clock_offset += seconds
         if seconds < 0:
             self._oracle.set_back = self._clock.now()
@@ -401,8 +428,8 @@ class History:
             self._in_the_air.remove(arrival)
             self._stage.start(self._world, self._receive(arrival[1]))
         worker_due = self._worker.next_due()
-        if (self._working is None or self._working.done()) and worker_due is not None and worker_due <= now:
-            self._working = self._stage.start(self._world, self._worker.run_due(self._carry))
+        if worker_due is not None and worker_due <= now:
+            self._send_what_waits()
         for number, poller in enumerate(self._pollers):
             if number not in self._back_at and not self._unpolled:
                 self._start_jobs(poller, now)
@@ -539,6 +566,76 @@ class History:
         await self._stage.finish(peeker.process)
         await self._stage.finish(passer.process)
 
+    async def _act_across_a_pass(self) -> None:
+        """Let people act before a pass and somewhere in the middle of it, and perhaps be told of before it goes on."""
+        poller, imported = self._start_poller(8), self._mix.imported
+        self._let_people_act()
+        if imported and self._rng.random() < imported:
+            self._say(replace_one(self._desk, self._rng))
+            self._oracle.note(self._desk.truth(), self._clock.now())
+            self._poison()
+        self._clock.advance(MICROSECOND)
+        self._stage.start(poller.process, self._pass(poller))
+        await self._stage.finish(poller.process, turns=self._rng.randint(0, _MOST_TURNS))
+        self._clock.advance(MICROSECOND)
+        self._let_people_act()
+        if imported and self._rng.random() < HALF:
+            self._heal()
+        if self._rng.random() < HALF:
+            await self._deliver()
+        await self._look_if_something_changed()
+        await self._stage.finish(poller.process)
+
+    async def _act_across_a_peek(self) -> None:
+        """Let people act when a peek has been answered, and be told of before it is written."""
+        poller = self._start_poller(7)
+        self._stage.start(poller.process, self._peek(poller))
+        await self._stage.finish(poller.process, turns=self._rng.randint(_ANSWERED, _WRITTEN))
+        self._clock.advance(MICROSECOND)
+        self._let_people_act()
+        await self._deliver()
+        await self._look_if_something_changed()
+        await self._stage.finish(poller.process)
+
+    async def _deliver(self) -> None:
+        """Let FreeScout's worker send what is due, and the receiver take it, while everybody else waits."""
+        self._clock.advance(self._rng.uniform(0, _NAP))
+        self._send_what_waits()
+        for process in (self._world, self._receiver, self._world):
+            await self._stage.finish(process)
+        await self._restart_the_dead()
+
+    async def _act_across_a_set_back(self) -> None:
+        """Let people act before and after the desk's clock is set back; passes read what came of it, or die over it.
+
+        What tells of it comes after that, when perhaps no poller is there any more.
+        """
+        if self._jumped_since_a_pass:
+            return
+        self._let_people_act()
+        # What is dated later than the clock that was set back is from the future, but for a minute.
+        seconds = self._rng.choice((30, 120, 600)) * self._rng.uniform(0.2, 1)
+        self._jump(-seconds)
+        for _ in range(self._rng.randint(1, 2)):
+            self._clock.advance(self._rng.uniform(0, seconds / 4))
+            self._let_people_act()
+            self._clock.advance(self._rng.uniform(0, seconds / 8))
+            poller = self._start_poller(8)
+            self._stage.start(poller.process, self._pass(poller))
+            dies = self._rng.random() < HALF
+            await self._stage.finish(poller.process, turns=self._rng.randint(0, _MOST_TURNS) if dies else math.inf)
+            await self._stage.kill(poller.process)
+        if self._rng.random() < HALF:
+            for _ in self._pollers:
+                await self._send_a_poller_away()
+            self._clock.advance(self._rng.uniform(1, 3) * TERMS.lease.total_seconds())
+        self._send_what_waits()
+        await self._let_all_finish()
+
+    def _send_what_waits(self) -> None:
+        if self._working is None or self._working.done():
+            self._working = self._stage.start(self._world, self._worker.run_due(self._carry))
+
     async def _beat(self) -> None:
         try:
             await lease.beat(self._cache, TERMS)
@@ -560,10 +657,11 @@ class History:
         if self._mix.dropped:
             drops = self._faulty and rng.random() < self._mix.dropped
             faults.dropped = self._dropped if drops else frozenset()
-        if self._faulty and self._mix.dates and rng.random() < self._mix.dates:
-            faults.date = rng.choice(
-                (*LYING_DATES, *(self._clock.now() + rng.choice((-1, 1)) * timedelta(days=days) for days in (2, 20)))
-            )
+        several = path == "conversations" and query["pageSize"] != "1"
+        if self._mix.fails and self._faulty and several and rng.random() < self._mix.fails:
+            faults.api = ApiFault.SERVER_ERROR
+        if self._mix.dates:
+            faults.date = self._lie() if self._faulty else None
         headers = {"X-FreeScout-API-Key": self._api_key, "Accept": "application/json"}
         answer = self._api.answer(ApiRequest("GET", f"/api/{path}", query, headers))
         self._say(f"the desk answers {answer.status} to {path} {dict(query)}")
@@ -578,6 +676,17 @@ class History:
         return DeskResponse(
             status=answer.status, headers={name.lower(): value for name, value in answer.headers}, body=answer.body
         )
+
+    def _lie(self) -> datetime | None:
+        """Return what a ``Date`` says that lies, once or for a while; None: it tells the truth."""
+        now = self._clock.now()
+        if self._lies_until < now:
+            if self._rng.random() >= self._mix.dates:
+                return None
+            lies: Sequence[datetime | timedelta] = (*LYING_DATES, *(timedelta(days=days) for days in (-20, -2, 2, 20)))
+            self._told = self._rng.choice(lies)
+            self._lies_until = now + timedelta(seconds=self._rng.choice((0, 0, 600)))
+        return self._told if isinstance(self._told, datetime) else now + self._told
 
     async def _carry(self, delivery: Attempt, /) -> int:
         """Carry a delivery through a bad network."""

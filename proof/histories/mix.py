@@ -9,7 +9,16 @@ from proof.histories.cache import CacheFaults
 
 THEMES: Mapping[str, Mapping[str, float]] = {
     "clock": {"abrupt": 0.2, "again": 0.5, "fleeting": 0.2, "lost": 0.3, "late": 0.5, "twice": 0.3, "away": 0.06},
-    "hour": {"burst": 0.8, "slow": 0.5, "lost": 0.9, "again": 0.9, "tickets": 6, "days": 0.01, "page_size": 2},
+    "hour": {
+        "midst": 2,
+        "burst": 0.5,
+        "slow": 0.5,
+        "lost": 0.9,
+        "again": 0.9,
+        "tickets": 6,
+        "days": 0.01,
+        "page_size": 2,
+    },
     "ahead": {
         "late": 0.7,
         "overdue": 0.8,
@@ -25,14 +34,15 @@ THEMES: Mapping[str, Mapping[str, float]] = {
     "alone": {"away": 0.1, "late": 0.4, "twice": 0.3, "api": 0.2, "replay": 6},
     "back": {"clock": 0.15, "back": 1, "turnover": 0.7, "lost": 0.7, "tickets": 6, "days": 0.1, "page_size": 4},
     "deletions": {
-        "turnover": 0.6,
+        "midst": 3,
+        "turnover": 1,
         "dense": 0.3,
         "mailbox": 0.01,
         "lost": 0.9,
         "burst": 0,
         "tickets": 8,
         "days": 0.3,
-        "page_size": 4,
+        "page_size": 6,
     },
     "cached": {"cached": 1, "lost": 0.6, "late": 0.3, "again": 0.4, "turnover": 0.5, "tickets": 5, "api": 0},
     "capped": {
@@ -67,12 +77,60 @@ THEMES: Mapping[str, Mapping[str, float]] = {
         "burst": 0.6,
         "lost": 0.05,
         "doomed": 0.3,
+        "quiet": 0.1,
+        "known": 0.3,
         "tickets": 5,
         "days": 30,
     },
     "dates": {"dates": 0.15, "lost": 0.7, "burst": 0.5, "tickets": 4},
     "ours": {"ours": 0.2, "lost": 0.8, "slow": 0.5, "tickets": 7, "page_size": 3, "clock": 0, "crash": 0},
     "pollers": {"dense": 0.7, "slow": 0.5, "lost": 0.7, "burst": 0.5, "tickets": 3, "days": 0.01, "page_size": 6},
+    "past": {
+        "rewind": 2,
+        "clock": 0,
+        "again": 0.8,
+        "fleeting": 0.3,
+        "burst": 0,
+        "lost": 0.1,
+        "late": 0.2,
+        "tickets": 3,
+        "days": 0.01,
+        "page_size": 6,
+    },
+    "race": {"glance": 3, "again": 0.9, "lost": 0, "late": 0, "tickets": 4, "days": 0.01, "page_size": 6},
+    "rewound": {
+        "cached": 1,
+        "peek": 1,
+        "clock": 0.1,
+        "back": 1,
+        "again": 0.8,
+        "lost": 0.7,
+        "api": 0,
+        "tickets": 4,
+        "days": 0.01,
+    },
+    "nameless": {
+        "midst": 3,
+        "imported": 0.7,
+        "lost": 0.9,
+        "turnover": 0.6,
+        "burst": 0,
+        "api": 0,
+        "clock": 0,
+        "tickets": 7,
+        "days": 0.3,
+        "page_size": 4,
+    },
+    "parts": {
+        "midst": 2,
+        "fails": 0.25,
+        "crowd": 0.7,
+        "burst": 0.1,
+        "lost": 0.9,
+        "tickets": 14,
+        "days": 0.01,
+        "page_size": 16,
+    },
 }
 """What a history may be about: these are as given, and the rest is drawn as ever."""
 THEMED = 0.3
@@ -120,6 +178,12 @@ class Mix:
     """The poller peeks as soon as it may."""
     across: float
     """A peek is answered before a pass, and written in the middle of it, about a ticket that comes and goes."""
+    midst: float
+    """People act before a pass, and once more in the middle of it."""
+    glance: float
+    """People act in the middle of a peek, and are told of before it is written."""
+    rewind: float
+    """People act before and after the desk's clock is set back, and passes see it before anything tells of it."""
     abrupt: float
     """It jumps right after something has happened."""
     back: float
@@ -134,6 +198,12 @@ class Mix:
     """PostgreSQL's clock jumps far ahead, or comes back."""
     fleeting: float
     """What happens is that somebody writes, and is deleted for ever."""
+    crowd: float
+    """What happens is that all tickets change within one second."""
+    quiet: float
+    """What happens is a note on the ticket that has been at rest the longest."""
+    known: float
+    """A pass has been made before anything happens."""
     doomed: float
     """What happens is that a ticket changes twice in one second, once more, and is deleted for ever."""
     turnover: float
@@ -152,6 +222,10 @@ class Mix:
     """A proxy drops a parameter of a list request."""
     poison: float = 0.0
     """A ticket makes every list with it fail."""
+    imported: float = 0.0
+    """One that makes lists fail has just come in before a pass, as old as the oldest; another is deleted for ever."""
+    fails: float = 0.0
+    """A list of several rows answers 500, for no reason that comes again."""
 
     @classmethod
     def draw(cls, rng: random.Random, theme: str | None = None) -> Self:
@@ -182,6 +256,9 @@ class Mix:
             clock=some(0.05, 0.3),
             peek=some(0.5),
             across=0.0,
+            midst=0.0,
+            glance=0.0,
+            rewind=0.0,
             abrupt=0.0,
             back=0.0,
             keys=some(0.03, 0.3),
@@ -190,6 +267,9 @@ class Mix:
             ours=0.0,
             fleeting=0.03,
             dense=0.0,
+            crowd=0.0,
+            quiet=0.0,
+            known=0.7,
             doomed=0.0,
             turnover=0.0,
             again=0.0,

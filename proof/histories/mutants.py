@@ -80,7 +80,7 @@ MUTANTS = (
     Mutant(
         "what a pass has seen follows the desk's clock back",
         ((DESK_CLOCK, "seen = date if lease.seen_through is None else max(lease.seen_through, date)", "seen = date"),),
-        theme="clock",
+        theme="past",
     ),
     Mutant(
         "a clock that was set back is not remembered",
@@ -88,7 +88,7 @@ MUTANTS = (
             (DESK_CLOCK, "max(lease.seen_through or date, date, would_read)", "max(lease.seen_through or date, date)"),
             (DESK_CLOCK, "return _repeating(noted, would_read", "return noted  # (would_read"),
         ),
-        theme="clock",
+        theme="past",
     ),
     Mutant(
         "an hour that is dated ahead is not noticed",
@@ -103,8 +103,7 @@ MUTANTS = (
     Mutant(
         "without a poller only the last pass's own date counts",
         ((RULE, "[lease.complete_through, lease.covered_through]", "[lease.complete_through]"),),
-        theme="clock",
-        first=1000,
+        theme="past",
     ),
     Mutant(
         "a read of the ticket itself has not seen further",
@@ -115,8 +114,7 @@ MUTANTS = (
                 "if False:\n        seen.append(row.truth",
             ),
         ),
-        theme="clock",
-        first=1000,
+        theme="past",
     ),
     Mutant(
         "claims from the future are believed",
@@ -146,6 +144,7 @@ MUTANTS = (
     Mutant(
         "a truth overwrites a claim that came meanwhile",
         ((RULE, "row.touched_at is None or row.touched_at < truth.asked_at:", "True:"),),
+        theme="race",
     ),
     Mutant(
         "what is written meanwhile is overwritten",
@@ -156,6 +155,7 @@ MUTANTS = (
                 _AS_THEY_ARE_NOW,
             ),
         ),
+        theme="race",
     ),
     Mutant(
         "a claim revives a tombstone",
@@ -174,6 +174,7 @@ MUTANTS = (
     Mutant(
         "an overlap of two minutes",
         ((PASSES, "self._overlap = overlap", "self._overlap = timedelta(minutes=2)"),),
+        theme="hour",
     ),
     Mutant(
         "a cursor that turns pages",
@@ -200,7 +201,6 @@ MUTANTS = (
         "what moves past a walk is not missed",
         ((PASSES, "        return missing != 0\n", "        return False\n"),),
         theme="hour",
-        first=1000,
     ),
     Mutant(
         "a clock that is set back during a pass lets it vouch",
@@ -210,7 +210,7 @@ MUTANTS = (
     Mutant(
         "without a poller any news settle a dispute",
         ((RULE, "if said.updated_at <= max(through, lease.seen_through or through):", "if False:"),),
-        theme="alone",
+        theme="push",
     ),
     Mutant(
         "old recordings buy a whole ttl",
@@ -221,7 +221,6 @@ MUTANTS = (
         "what was not believed once is news when it comes again",
         ((RULE, "if newer and doubted is not None and said.updated_at <= doubted:", "if False:"),),
         theme="alone",
-        first=1000,
     ),
     Mutant(
         "a total counts who we do not hold",
@@ -403,6 +402,52 @@ MUTANTS = (
         "stamps from our own future are left where they are",
         ((PASSES, "        await self._clear_stamps_ahead()\n", ""),),
         theme="ours",
+    ),
+    Mutant(
+        "parts of a page lack no row",
+        ((WALK, "                apart = True\n", "                apart = holes > 0\n"),),
+        theme="parts",
+    ),
+    Mutant(
+        "what a walk could not name is not counted",
+        ((PASSES, "            nameless=self._nameless,\n", ""),),
+        theme="nameless",
+    ),
+    Mutant(
+        "an answer that is dated after its question is of now",
+        ((ANSWER, "if dated > asked + _LATEST and not is_absurd(dated, asked):", "if False:"),),
+        theme="rewound",
+    ),
+    Mutant(
+        "a peek takes what a cache gives",
+        ((PEEK, "if beginning.lease.seen_through is None else beginning", "if True else beginning"),),
+        theme="rewound",
+    ),
+    Mutant(
+        "a walk begins no earlier after the clock was set back",
+        ((PASSES, "went_back = clock.went_back(beginning.complete_offset)", "went_back = timedelta()"),),
+        theme="back",
+    ),
+    Mutant(
+        "what a second holds beyond a page is left out",
+        (
+            (
+                WALK,
+                "(cursor is not None and max(dates) <= cursor):\n",
+                "(cursor is not None and max(dates) <= cursor):\n                return\n",
+            ),
+        ),
+        theme="capped",
+    ),
+    Mutant(
+        "the size of a list is whatever it is",
+        ((ASKED, "if rows > self.size:", "if False:"),),
+        theme="dropped",
+    ),
+    Mutant(
+        "the last word against a row bounds its dispute",
+        ((RULE, "through = max(through, disputed_through(before, lease))", "pass"),),
+        theme="push",
     ),
 )
 
