@@ -110,7 +110,7 @@ THEMES: Mapping[str, Mapping[str, float]] = {
         "days": 0.01,
     },
     "nameless": {
-        "midst": 3,
+        "midst": 1.5,
         "imported": 0.7,
         "lost": 0.9,
         "turnover": 0.6,
