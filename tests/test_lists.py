@@ -3,6 +3,7 @@
 import json
 from collections.abc import AsyncIterator, Mapping
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import asyncpg
 import msgspec
@@ -413,6 +414,27 @@ class TestARowThatMakesListsFail:
         await world.advance(6)
 
         assert await world.wrong() == {}
+
+    async def test_nor_does_one_that_vanishes_when_it_was_shown_make_up_for_it(
+        self, world: World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        count, gone = Reader.count, iter([43])
+
+        async def after_one_goes(reader: Reader, *, updated_since: datetime | None = None, **asked: Any) -> int:
+            if updated_since is not None and (ticket_id := next(gone, None)) is not None:
+                world.desk.delete_forever(ticket_id)
+            return await count(reader, updated_since=updated_since, **asked)
+
+        monkeypatch.setattr(Reader, "count", after_one_goes)
+        await self.change(world, *range(41, 50))
+        imported = world.desk.customer_writes(created=world.desk.get(1).created)
+        self.poison(world, imported)
+        world.desk.delete_forever(5)
+
+        await world.poll()
+        await world.advance(6)
+
+        assert await world.wrong() == {imported: ("none", "active")}
 
     async def test_the_second_time_it_is_found_with_few_requests(self, world: World) -> None:
         await self.change(world, *range(41, 57), 60)
