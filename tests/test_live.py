@@ -8,14 +8,18 @@ from dataclasses import replace
 import aiohttp
 import pytest
 
-from conftest import ENVIRONMENT, Receive, Receiver
+from conftest import ENVIRONMENT, Log, Receive, Receiver
+from db.verdict import Verdict
+from freescout_audit.rule import Lease
 from receiver.access import COOKIE, SESSION
 from receiver.app import SHUTDOWN_TIMEOUT
 from receiver.page import live
 from receiver.page.live import MOST
+from receiver.page.snapshot import Snapshot, Snapshots
 from settings import Secret
-from support.examples import body
+from support.examples import NOON, at, body
 from support.sessions import cookie_of, seconds_ago
+from support.standings import standing
 
 TOKEN = "a token of the operators"
 STREAM = "/internal/freescout-audit/live"
@@ -84,3 +88,52 @@ async def test_a_stream_ends_with_its_session(receive: Receive) -> None:
                 await stream.content.read()
         async with following(receiver, Cookie=f"{COOKIE}={session}") as stream:
             assert stream.status == 401
+
+
+def snapshot(**changes: object) -> Snapshot:
+    return Snapshot(
+        verdict=Verdict(state="ok", sentence=["Answers can be trusted until ", NOON, "."]),
+        step=None,
+        lights={},
+        day=None,
+        latest=[],
+        standing=standing(**changes),
+        refusals={},
+        gaps=None,
+        disputes=None,
+        counts=None,
+        keys={},
+    )
+
+
+def test_a_heart_that_beats_is_no_change_of_the_page_and_a_pass_is() -> None:
+    beaten = Lease(heartbeat_at=at(5), lease_until=at(800))
+    beat = {"lease": beaten, "now": at(9), "leads_until": at(15), "peeked_at": at(8), "desk_answered_at": at(8)}
+
+    assert snapshot().digest == snapshot(**beat).digest
+    assert snapshot().digest != snapshot(passed_at=at(9)).digest
+
+
+async def test_a_look_that_fails_is_logged_and_the_next_one_comes(
+    receiver: Receiver, log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with following(receiver) as stream:
+        await until_it_says(stream, b"event: changed")
+        current = Snapshots.current
+        failed = asyncio.Event()
+
+        async def fail_once(snapshots: Snapshots) -> Snapshot:
+            if not failed.is_set():
+                failed.set()
+                raise ValueError("customer7@example.org")
+            return await current(snapshots)
+
+        monkeypatch.setattr(Snapshots, "current", fail_once)
+        async with asyncio.timeout(10):
+            await failed.wait()
+        await receiver.deliver(body("closed"))
+
+        await until_it_says(stream, b"event: changed")
+    (fault,) = log.lines("receiver.fault")
+    assert (fault["error"], fault["where"]) == ("ValueError", "page")
+    assert "customer7" not in log.text

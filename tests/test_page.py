@@ -8,6 +8,7 @@ from html import unescape
 import aiohttp
 import asyncpg
 import pytest
+from yarl import URL
 
 from conftest import ENVIRONMENT, Log, Receive, Receiver
 from freescout_audit.signature import fingerprint
@@ -281,6 +282,13 @@ class TestSafety:
                 text = await response.text()
             assert "<script>" not in text.replace('<script src="static/page.js" defer></script>', "")
             assert "<b" not in re.sub(r"<(body|button)", "", text)
+
+    @pytest.mark.parametrize("path", ["static/../deliveries", "static/%2e%2e/deliveries", "static/..%2f..%2fviews.py"])
+    async def test_what_is_public_leads_nowhere_else(self, receive: Receive, path: str) -> None:
+        async with receive(GUARDED) as receiver:
+            url = URL(f"{receiver.url}{PAGE}{path}", encoded=True)
+            async with receiver.client.get(url) as response:
+                assert response.status in {401, 403, 404}
 
     async def test_every_answer_forbids_what_is_not_ours(self, receive: Receive) -> None:
         async with receive(GUARDED) as receiver:

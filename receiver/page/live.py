@@ -7,6 +7,8 @@ from collections.abc import Callable
 
 from aiohttp import web
 
+from freescout_audit.events import RECEIVER_FAULT
+from freescout_audit.repeats import Repeats
 from receiver.page.snapshot import Snapshots
 
 MOST = 20
@@ -83,9 +85,14 @@ class Streams:
             return False
 
     async def _look_for_ever(self) -> None:
+        repeats = Repeats()
         while True:
             await asyncio.sleep(LOOK_EVERY)
-            digest = (await self._snapshots.current()).digest
+            try:
+                digest = (await self._snapshots.current()).digest
+            except Exception as error:  # noqa: BLE001 - the next look comes, whatever this one met
+                repeats.emit(RECEIVER_FAULT, type(error).__name__, error=type(error).__name__, where="page")
+                continue
             if digest != self._digest:
                 async with self._changed:
                     self._digest = digest

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import datetime
 
 import asyncpg
 import msgspec
@@ -32,7 +32,6 @@ FRESH = 1.0
 _DAY_FRESH = 30.0
 """The same for the day: each process adds a row a minute."""
 _LATEST = 10
-_NO_TIME = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class NextStep(msgspec.Struct, frozen=True, kw_only=True):
@@ -65,11 +64,9 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def digest(self) -> str:
-        """The same for all that looks the same: our clock is left out."""
-        standing = self.standing and msgspec.structs.replace(
-            self.standing, now=_NO_TIME, lease=msgspec.structs.replace(self.standing.lease, heartbeat_at=None)
-        )
-        shown = msgspec.json.encode(msgspec.structs.replace(self, standing=standing))
+        """The same for all that looks the same: of what stands only what the page shows."""
+        standing = self.standing and (self.standing.passed_at, self.standing.load_cursor)
+        shown = msgspec.json.encode((msgspec.structs.replace(self, standing=None), standing))
         return hashlib.blake2b(shown, digest_size=8).hexdigest()
 
 

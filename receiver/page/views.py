@@ -101,7 +101,11 @@ class Page:
         """Let in who may see the page, and give each answer its headers."""
         public = request.path == f"{PATH}login" or request.path.startswith(f"{PATH}static/")
         if public or self._access.may_see(request) or self._access.session_ends(request) is not None:
-            response = await handler(request)
+            try:
+                response = await handler(request)
+            except web.HTTPException as raised:
+                raised.headers.update(_HEADERS)
+                raise
         else:
             response = self._form(request, status=401)
         if not response.prepared:
