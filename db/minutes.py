@@ -27,7 +27,7 @@ EVERY = 60.0
 """Seconds from one row of a process to the next."""
 KEEP = timedelta(days=7)
 LIGHTS = ("push", "pull", "desk", "database")
-COUNTS = ("applied", "duplicate", "stale", "disputed", "unusable", "ignored", "refused", "passes", "failed_passes")
+COUNTS = schema.COUNTED
 LAG_BOUNDS = (0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 900, 3600)
 """Upper bounds, in seconds, of the groups that changes are counted in; the last group has none."""
 _WAITING = 24 * 60

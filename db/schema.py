@@ -4,8 +4,6 @@ This is the one place where tables, columns, defaults and indexes stand. `db/sql
 file each. The migrations lead to exactly this; tests/test_schema.py compares the two. Every date is a ``timestamptz``.
 """
 
-from pathlib import Path
-
 from sqlalchemy import (
     BigInteger,
     Boolean,
@@ -26,24 +24,6 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import ARRAY
 
 from freescout_audit.endpoints import AUDIT, RBAC
-
-SQL = Path(__file__).parent / "sql"
-DEFINITIONS = (
-    "freescout_now",
-    "freescout_ticket_cache",
-    "freescout_ticket_state",
-    "freescout_read_tickets",
-    "freescout_lock_tickets",
-    "freescout_note_history",
-    "freescout_note_lease",
-    "freescout_write_tickets",
-    "freescout_ticket_state_at",
-    "freescout_number_transitions",
-    "freescout_transitions",
-    "freescout_read_cursor",
-    "freescout_move_cursor",
-)
-"""The files of `db/sql/`, each after those that it uses."""
 
 metadata = MetaData()
 
@@ -376,6 +356,9 @@ cursor = Table(
     comment="How far each reader of the feed has come, by its name.",
 )
 
+COUNTED = ("applied", "duplicate", "stale", "disputed", "unusable", "ignored", "refused", "passes", "failed_passes")
+"""What a process counts each minute."""
+
 minute = Table(
     "freescout_minute",
     metadata,
@@ -385,20 +368,7 @@ minute = Table(
     Column("pull", Text),
     Column("desk", Text),
     Column("database", Text),
-    *(
-        Column(name, BigInteger, nullable=False, server_default=text("0"))
-        for name in (
-            "applied",
-            "duplicate",
-            "stale",
-            "disputed",
-            "unusable",
-            "ignored",
-            "refused",
-            "passes",
-            "failed_passes",
-        )
-    ),
+    *(Column(name, BigInteger, nullable=False, server_default=text("0")) for name in COUNTED),
     Column(
         "lags",
         ARRAY(BigInteger),

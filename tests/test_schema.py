@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
 from db import schema
+from db.definitions import DEFINITIONS, SQL
 from db.journal import Entry
 from db.url import normalise
 from freescout_audit.rule import Lease, Row
@@ -60,8 +61,8 @@ async def drawn(postgres: Callable[[str], str], database_url: str) -> AsyncItera
     async with engine.begin() as connection:
         await connection.run_sync(schema.metadata.create_all)
     connection = await asyncpg.connect(postgres(name))
-    for file in schema.DEFINITIONS:
-        await connection.execute((schema.SQL / f"{file}.sql").read_text(encoding="utf-8"))
+    for file in DEFINITIONS:
+        await connection.execute((SQL / f"{file}.sql").read_text(encoding="utf-8"))
     yield connection
     await connection.close()
     await administrator.execute(f"DROP DATABASE {name} WITH (FORCE)")
@@ -98,8 +99,8 @@ async def test_the_migrations_lead_to_what_the_schema_says(
 
 
 def test_each_definition_has_its_file_and_each_file_its_definition() -> None:
-    files = {file.name for file in schema.SQL.iterdir()} - {"grants.sql"}  # an operator's
-    assert {f"{name}.sql" for name in schema.DEFINITIONS} == files
+    files = {file.name for file in SQL.iterdir()} - {"grants.sql"}  # an operator's
+    assert {f"{name}.sql" for name in DEFINITIONS} == files
 
 
 @pytest.mark.parametrize(
