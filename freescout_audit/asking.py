@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+STATUSES = ("active", "pending", "closed", "spam")
 NONE = "none"
 CHANNEL = "freescout_transition"
 """The channel that says that there is something new."""
@@ -57,7 +58,8 @@ async def read_ticket(connection: Any, ticket_id: int, *, at: datetime | None = 
     call = asyncio.ensure_future(connection.fetchval(query, *arguments, timeout=20 * deadline))
     call.add_done_callback(lambda done: done.cancelled() or done.exception())
     done, _ = await asyncio.wait({call}, timeout=deadline)
-    return str(call.result()) if done and not call.cancelled() and call.exception() is None else NONE
+    answer = call.result() if done and not call.cancelled() and call.exception() is None else NONE
+    return answer if answer in STATUSES else NONE
 
 
 async def transitions(
