@@ -1,7 +1,7 @@
 """How poller, lease and desk are, judged once for readiness, `doctor`, `status`, metrics and log. Pure."""
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Literal
 
 import msgspec
@@ -18,6 +18,8 @@ WRONG: frozenset[State] = frozenset({"degraded", "failed"})
 STATES: tuple[State, ...] = ("ok", "off", "notice", "degraded", "failed")
 """From the best to the worst."""
 
+FEED_OVERDUE = timedelta(seconds=60)
+"""A transition gets its place in the feed within seconds."""
 START_THE_POLLER = "start the process poller; if push alone is meant: freescout-audit poller retire"
 _COMPARE_THE_KEY = "compare the webhook key with FreeScout's Manage » Settings » API & Webhooks; has APP_KEY changed?"
 _COMPARE_RBACS_KEY = (
@@ -48,7 +50,12 @@ def worst(*states: State) -> State:
 
 def judge(standing: Standing) -> dict[str, Condition]:
     """Judge what stands in the database, each part by its name."""
-    return {"poller": _poller(standing), "lease": _lease(standing), "desk": _desk(standing)}
+    return {
+        "poller": _poller(standing),
+        "lease": _lease(standing),
+        "desk": _desk(standing),
+        "feed": _feed(standing),
+    }
 
 
 def judge_pushes(
@@ -183,6 +190,20 @@ def _desk(standing: Standing) -> Condition:
         detail=standing.desk_detail if silent is None else f"neither push nor pull works: {standing.desk_detail}",
         next_step=standing.desk_next_step,
         since=since if silent is None else silent,
+    )
+
+
+def _feed(standing: Standing) -> Condition:
+    """Judge whether transitions get their places in the feed."""
+    since = standing.unnumbered_since
+    if since is None or standing.now - since < FEED_OVERDUE:
+        return Condition(state="ok", detail="what changes gets its place in the feed")
+    return Condition(
+        state="degraded",
+        detail=f"what has changed since {_moment(since)} has no place in the feed: its readers are not told",
+        next_step="start a receiver or a poller; if one is running, its lines receiver.fault or poller.fault say why",
+        since=since,
+        brief="readers of the feed are not told of changes",
     )
 
 

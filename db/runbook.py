@@ -13,6 +13,7 @@ HEADINGS: Mapping[str, str] = {
     "poller": "poller",
     "lease": "lease",
     "desk": "desk",
+    "feed": "feed",
     "deliveries": "deliveries",
     "deliveries_rbac": "deliveries",
     # Checks of doctor.

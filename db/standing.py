@@ -51,6 +51,8 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
     retired_at: datetime | None
     desk_answered_at: datetime | None
     peeked_at: datetime | None
+    unnumbered_since: datetime | None
+    """Since when a transition waits for its place in the feed; None: none does."""
 
     @property
     def poller(self) -> PollerState:
@@ -70,11 +72,20 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
 
 
 _REPORTS = tuple(schema.poller.c[name] for name in Standing.__struct_fields__ if name in schema.poller.c)
+_history = schema.history.c
+_UNNUMBERED = (
+    select(_history.known_at)
+    .where(_history.before.is_not(None), _history.transition_id.is_(None))
+    .order_by(_history.entry_id)
+    .limit(1)
+    .scalar_subquery()
+)
 _STANDING = select(
     schema.now.label("now"),
     select(schema.revision.c.version_num).scalar_subquery().label("revision"),
     func.pg_backend_pid().label("backend"),
     schema.lease.c.desk_url,
+    _UNNUMBERED.label("unnumbered_since"),
     *COLUMNS,
     *_REPORTS,
 ).join_from(schema.lease, schema.poller, true())
@@ -98,6 +109,7 @@ async def read_standing(database: Database) -> Standing | None:
         behind_pooler=row["backend"] != session,
         lease=lease_of(row),
         desk_url=row["desk_url"],
+        unnumbered_since=row["unnumbered_since"],
         **{column.name: row[column.name] for column in _REPORTS},
     )
 

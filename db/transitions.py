@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from contextlib import suppress
 from datetime import datetime
 
-import asyncpg
 from sqlalchemy import func, select
 
 from db import schema
@@ -53,7 +52,7 @@ async def number_for_ever(database: Database, at_fault: LogEvent) -> None:
         database.written.clear()
         try:
             await number_transitions(database)
-        except (DatabaseUnavailableError, asyncpg.PostgresError):
+        except DatabaseUnavailableError:
             await asyncio.sleep(1)  # readiness says so
         except Exception as error:  # noqa: BLE001 - the next time comes, whatever this one met
             repeats.emit(at_fault, type(error).__name__, error=type(error).__name__, where="transitions")

@@ -17,10 +17,10 @@ LIGHTS: Mapping[str, Sequence[str]] = {
     "push": (*RECEIVING, "vault", *(name_at(endpoint, "deliveries") for endpoint in ENDPOINTS)),
     "pull": ("poller", "lease"),
     "desk": ("desk",),
-    "database": ("database",),
+    "database": ("database", "feed"),
 }
 """The four lights, and the parts that each of them shows, the most important first."""
-_BY_IMPORTANCE = ("database", *LIGHTS["push"][:3], "poller", "lease", "desk", *LIGHTS["push"][3:])
+_BY_IMPORTANCE = ("database", *LIGHTS["push"][:3], "poller", "lease", "desk", *LIGHTS["push"][3:], "feed")
 
 
 class Part(Protocol):

@@ -262,7 +262,7 @@ class Health:
         self.standing = None
         self._note("database", "failed", detail, next_step)
         pushes = judge_pushes({}, None, self._environment.endpoints)
-        for name in ("poller", "lease", "desk", *pushes):
+        for name in ("poller", "lease", "desk", "feed", *pushes):
             self.components.pop(name, None)
             self._metrics.component(name, None)
         self.counting.forget()

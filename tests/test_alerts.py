@@ -290,6 +290,16 @@ class TestMadeHere:
         async with receive() as receiver:
             await self.expect(receiver, tmp_path, "DeliveriesLost", severity="warning")
 
+    async def test_a_feed_that_stands_still(self, receive: Receive, sql: asyncpg.Connection, tmp_path: Path) -> None:
+        await sql.execute(
+            "INSERT INTO freescout_history (ticket_id, known_at, seen_at, gone, is_dated, expires_at, settled, before,"
+            " via) SELECT 9, now() - interval '2 minutes', now(), false, true, now(), 'closed', 'active', 'webhook'"
+        )
+        await sql.execute("ALTER FUNCTION freescout_number_transitions(int) RENAME TO away")
+        async with receive() as receiver:
+            await self.expect(receiver, tmp_path, "FeedStandsStill", severity="warning")
+        await sql.execute("ALTER FUNCTION away(int) RENAME TO freescout_number_transitions")
+
     async def test_a_receiver_without_a_key(self, receive: Receive, tmp_path: Path) -> None:
         async with receive(replace(ENVIRONMENT, webhook_secrets=())) as receiver:
             await self.expect(receiver, tmp_path, "NoKey", severity="critical")

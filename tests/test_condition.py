@@ -184,3 +184,12 @@ def test_only_a_first_pass_that_is_under_way_passes_by_itself() -> None:
     passing = [[name for name, each in judge(one).items() if each.passes] for one in seen]
 
     assert passing == [[], [], [], ["lease"]]
+
+
+@pytest.mark.parametrize(("waits", "state"), [(None, "ok"), (59, "ok"), (60, "degraded"), (-5, "ok")])
+def test_the_feed(waits: float | None, state: str) -> None:
+    feed = judge(standing(unnumbered_since=None if waits is None else at(-waits)))["feed"]
+
+    assert feed.state == state
+    assert bool(feed.next_step) == (state == "degraded")
+    assert ("has no place in the feed" in feed.detail) == (state == "degraded")

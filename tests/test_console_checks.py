@@ -83,10 +83,11 @@ async def test_a_healthy_app_is_green_from_top_to_bottom(operator: Operator) -> 
         "self-test",
         "poller",
         "lease",
+        "feed",
         "silence",
         "gaps",
     ]
-    assert (said.code, said.json["green"], said.json["red"]) == (0, 21, 0)
+    assert (said.code, said.json["green"], said.json["red"]) == (0, 22, 0)
 
 
 async def test_for_cron_it_says_what_is_red_in_one_line_and_else_nothing(
@@ -280,6 +281,7 @@ def test_poller_lease_desk_and_silence_are_what_readiness_has() -> None:
         "poller": "green",
         "lease": "green",
         "desk": "green",
+        "feed": "green",
         "silence": "green",
     }
     assert checks["silence"].detail == "at least one of push and pull is working"
@@ -288,7 +290,7 @@ def test_poller_lease_desk_and_silence_are_what_readiness_has() -> None:
 def test_without_a_poller_the_repeated_hour_is_named_and_the_lease_is_shown() -> None:
     checks = {check.name: check for check in stands(standing(lease=Lease()))}
 
-    assert set(checks) == {"poller", "lease"}
+    assert set(checks) == {"poller", "lease", "feed"}
     assert checks["poller"].state == "yellow"
     assert "no poller is running: tickets without a recent delivery read none" in checks["poller"].detail
     assert "daylight saving repeats" in checks["poller"].detail

@@ -75,6 +75,7 @@ async def test_who_holds_the_token_gets_the_whole_story(receive: Receive) -> Non
             "poller": NO_POLLER,
             "lease": ("off", "no pass has been complete", ""),
             "desk": ("off", "FreeScout has not been asked lately", ""),
+            "feed": ("ok", "what changes gets its place in the feed", ""),
             "deliveries": ("ok", "none is refused that looks like FreeScout's", ""),
         }
 

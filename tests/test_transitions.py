@@ -7,9 +7,11 @@ from contextlib import aclosing
 import asyncpg
 import pytest
 
+from conftest import Log
 from db.database import Database
 from db.history import prune_history
 from db.lease import change_desk, vouch_for_nothing
+from db.standing import read_standing
 from db.store import Delivery, record_deliveries, record_truths
 from db.transitions import number_for_ever, number_transitions, read_transitions
 from db.url import normalise
@@ -175,6 +177,44 @@ async def test_what_a_process_committed_before_it_died_is_numbered_by_another(
         while not await read_transitions(database):  # noqa: ASYNC110 - the database is asked
             await asyncio.sleep(0.01)
     numbering.cancel()
+
+
+async def test_what_waits_for_its_place_is_known_and_since_when(database: Database, clock: Clock) -> None:
+    await deliver(database, claim("active", 0))
+    await clock.set(at(90))
+    await deliver(database, claim("closed", 80))
+
+    waiting = await read_standing(database)
+    await number_transitions(database)
+    numbered = await read_standing(database)
+
+    assert waiting is not None
+    assert numbered is not None
+    assert (waiting.unnumbered_since, numbered.unnumbered_since) == (at(0), None)
+
+
+async def test_numbering_that_fails_says_why_and_is_tried_again(
+    database: Database, sql: asyncpg.Connection, log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("db.transitions.LOOK_EVERY", 0.01)
+    await deliver(database, claim("active", 0))
+    await sql.execute("ALTER FUNCTION freescout_number_transitions(int) RENAME TO away")
+    await sql.execute(
+        "CREATE FUNCTION freescout_number_transitions(int) RETURNS bigint LANGUAGE plpgsql"
+        " AS $$ BEGIN RAISE EXCEPTION 'customer7@example.org'; END $$"
+    )
+    numbering = asyncio.create_task(number_for_ever(database, RECEIVER_FAULT))
+    async with asyncio.timeout(10):
+        while not log.lines("receiver.fault"):  # noqa: ASYNC110 - the log is asked
+            await asyncio.sleep(0.01)
+        await sql.execute("DROP FUNCTION freescout_number_transitions(int)")
+        await sql.execute("ALTER FUNCTION away(int) RENAME TO freescout_number_transitions")
+        while not await read_transitions(database):  # noqa: ASYNC110 - the database is asked
+            await asyncio.sleep(0.01)
+    numbering.cancel()
+
+    assert log.lines("receiver.fault")[0]["where"] == "transitions"
+    assert "customer7" not in log.text
 
 
 Follow = Callable[[], AsyncGenerator[Transition | None]]
