@@ -129,7 +129,7 @@ async def _delete(database: Database, horizon: ColumnElement[datetime], first: i
 
 
 async def _end_transitions(database: Database, first: int) -> None:
-    """Let what is in force, and older than the feed, be no transition."""
+    """End the transitions that are older than the feed; the rows in force stay."""
     old = select(_history.transition_id).where(_history.transition_id < first).limit(AT_ONCE)
     nothing = dict.fromkeys(("before", "reason", "changed_at", "transition_id"))
     while True:

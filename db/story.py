@@ -16,7 +16,7 @@ from freescout_audit.words import content, span
 WHY: Mapping[Reason, str] = {
     "ok": "vouched for",
     "miss": "a complete pass has seen no such ticket: is that its id, and not its number?",
-    "expired": "nobody has vouched for it lately: is a poller running, do deliveries come?",
+    "expired": "nothing has vouched for it lately: is a poller running, do deliveries come?",
     "disputed": "sightings contradict each other, and FreeScout has not been asked yet: heal it, or run a poller",
     "unpublished": "a draft, or in the Deleted folder",
     "gone": "deleted for ever",

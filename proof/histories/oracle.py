@@ -135,7 +135,7 @@ class Oracle:
         )
 
     def _was_dated_late(self, ticket: _Ticket, seen: Seen) -> bool:
-        """Tell whether nobody could know better: a delivery of what bears a date too late, and no pass since.
+        """Tell whether nothing showed that it was wrong: a delivery of what bears a date too late, and no pass since.
 
         So is the date of what happened in the first pass of a repeated hour in some zones, and of what happened before
         the desk's clock was set back, if no complete pass had read that clock before.
