@@ -1,5 +1,6 @@
 """A release beside the processes at work: it blocks no reader, and knows older, newer and forgotten schemas."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 
@@ -21,8 +22,8 @@ from support.processes import process
 FIRST_RELEASE = "0008"
 
 
-async def go_back(url: str) -> None:
-    """Make the schema of the first release, in a database that has a newer one."""
+async def go_back(url: str, to: str = FIRST_RELEASE) -> None:
+    """Make an older schema, in a database that has a newer one: by default that of the first release."""
 
     def make(connection: Connection) -> None:
         connection.execute(text("DROP SCHEMA public CASCADE"))
@@ -30,7 +31,7 @@ async def go_back(url: str) -> None:
         config = Config()
         config.set_main_option("script_location", str(SCRIPTS))
         config.attributes["connection"] = connection
-        command.upgrade(config, FIRST_RELEASE)
+        command.upgrade(config, to)
 
     engine = create_async_engine(normalise(url), poolclass=NullPool)
     async with engine.begin() as connection:
@@ -180,3 +181,24 @@ async def test_a_release_waits_for_nobody_who_has_locked_our_first_table(
 
     with pytest.raises(LockedError, match=f"by session {sql.get_server_pid()}"):
         await migrate(normalise(database_url), tries=1)
+
+
+async def test_what_is_written_while_history_begins_is_in_it(database_url: str, sql: asyncpg.Connection) -> None:
+    await go_back(database_url, to="0016")
+    writer = await asyncpg.connect(database_url)
+    await writer.execute(
+        "BEGIN; INSERT INTO freescout_ticket (ticket_id, status, state, gone, observed_at, observed_via, expires_at,"
+        " touched_at) VALUES (7, 'active', 'published', false, now(), 'webhook', now() + interval '1 hour', now())"
+    )
+
+    async def written() -> None:
+        waits = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'freescout_ticket'::regclass"
+        while not await sql.fetchval(waits):
+            continue
+        await writer.execute("COMMIT")
+
+    async with asyncio.timeout(30):
+        await asyncio.gather(migrate(normalise(database_url)), written())
+    await writer.close()
+
+    assert await sql.fetchval("SELECT status FROM freescout_history WHERE ticket_id = 7") == "active"

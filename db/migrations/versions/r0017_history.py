@@ -464,6 +464,7 @@ FROM freescout_lease, (SELECT freescout_now() AS clock) c
     """
 DO $do$
 DECLARE
+    began timestamptz := freescout_now() - interval '5 minutes';
     after bigint := 0;
     tickets bigint[];
 BEGIN
@@ -473,6 +474,15 @@ BEGIN
         EXIT WHEN tickets IS NULL;
         PERFORM freescout_note_history(tickets);
     END LOOP;
+    -- What was written meanwhile passed through the function of before. Whoever waits here finds the lease written,
+    -- and tries again, with the new function.
+    LOCK TABLE freescout_ticket IN SHARE ROW EXCLUSIVE MODE;
+    SELECT array_agg(ticket_id) INTO tickets FROM freescout_ticket
+    WHERE greatest(observed_at, touched_at, truth_until, disputed_at) >= began;
+    IF tickets IS NOT NULL THEN
+        PERFORM freescout_note_history(tickets);
+    END IF;
+    UPDATE freescout_lease SET lease_until = lease_until;
 END $do$
 """,
 )
