@@ -69,11 +69,11 @@ async def shown_for_an_hour(receiver: Receiver) -> Scrapes:
             async with receiver.client.get(receiver.url + "/metrics") as response:
                 if "tickets_counted_timestamp_seconds NaN" not in await response.text():
                     break
-    recorder = Recorder(receiver.url, receiver.client, what="an hour", every=15)
+    recorder = Recorder(receiver.url, receiver.client, what="an hour", every=60)
     await recorder.scrape()
     scrapes = recorder.end()
-    scrapes.series = {name: " ".join([value] * 240) for name, value in scrapes.series.items()}
-    scrapes.count = 240
+    scrapes.series = {name: " ".join([value] * 60) for name, value in scrapes.series.items()}
+    scrapes.count = 60
     return scrapes
 
 
@@ -260,6 +260,7 @@ class TestMadeHere:
             series(scrapes, INSTANCES[0]),
             fired(*names, end=_HOUR),
             fired(*names, end=_HOUR, severity=severity),
+            every=scrapes.every,
         )
 
     async def test_nothing_when_all_is_well(self, receiver: Receiver, tmp_path: Path) -> None:

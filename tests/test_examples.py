@@ -41,6 +41,8 @@ ANSWERS = {
     "restarted": "closed",
 }
 """The stages of the story, and what each application has to answer."""
+SLOW = re.compile(r"no answer within|statement timeout|TimeoutError\(\)")
+"""What is logged when an answer comes too late: of a server that is well, because this machine is busy."""
 PATIENCE = 20
 """Seconds until an application that does not answer again fails its test."""
 
@@ -89,16 +91,20 @@ async def _tell(server: EmbeddedPostgres) -> dict[str, Told]:
     async with AsyncExitStack() as stack:
         askers = {name: await stack.enter_async_context(asker(name, url)) for name in told}
 
-        async def stage(name: str, ticket_id: int, *, until: str = "", at_once: int = 1) -> None:
+        async def stage(name: str, ticket_id: int, *, until: str = "", well: bool = False, at_once: int = 1) -> None:
             async with asyncio.timeout(PATIENCE):
                 await asyncio.gather(
-                    *(_ask(askers[each], told[each], name, ticket_id, until) for each in told for _ in range(at_once))
+                    *(
+                        _ask(askers[each], told[each], name, ticket_id, until, well=well)
+                        for each in told
+                        for _ in range(at_once)
+                    )
                 )
 
         await stage("started while it is away", CLOSED)
         await asyncio.to_thread(server.start)
         await stage("after the start", CLOSED, until="closed")
-        await stage("no answer to vouch for", UNKNOWN)
+        await stage("no answer to vouch for", UNKNOWN, well=True)
         async with _locked(server.url()):
             await stage("slow", CLOSED, at_once=5)  # so a pool opens all its connections
         await stage("fast again", CLOSED, until="closed")
@@ -108,7 +114,7 @@ async def _tell(server: EmbeddedPostgres) -> dict[str, Told]:
         await stage("thawed", CLOSED, until="closed")
         await asyncio.to_thread(server.stop)
         await asyncio.to_thread(server.start)
-        await stage("restarted between two questions", CLOSED)
+        await stage("restarted between two questions", CLOSED, well=True)
         await asyncio.to_thread(server.stop)
         await stage("away", CLOSED)
         await stage("away still", CLOSED)
@@ -117,13 +123,15 @@ async def _tell(server: EmbeddedPostgres) -> dict[str, Told]:
     return told
 
 
-async def _ask(asker: Asker, told: Told, stage: str, ticket_id: int, until: str) -> None:
-    asker.lines.clear()
+async def _ask(asker: Asker, told: Told, stage: str, ticket_id: int, until: str, *, well: bool) -> None:
+    """Ask until it answers so; of a server that is well, until it answers in time."""
     while True:
+        asker.lines.clear()
         began = time.monotonic()
         told.answers[stage] = await asker.ask(ticket_id)
         told.seconds[stage] = max(told.seconds.get(stage, 0), time.monotonic() - began)
-        if not until or told.answers[stage] == until:
+        late = well and any(SLOW.search(line) for line in asker.lines)
+        if not late and told.answers[stage] == (until or told.answers[stage]):
             break
         await asyncio.sleep(0.05)
     told.lines[stage] = list(asker.lines)

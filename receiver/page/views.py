@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
@@ -71,18 +72,7 @@ class Page:
         self._drawn: tuple[Day | None, Markup] = None, Markup()
         self.app = web.Application(middlewares=[self._guard])
         self.app.on_shutdown.append(streams.close)
-        environment = self._templates = aiohttp_jinja2.setup(
-            self.app,
-            loader=jinja2.FileSystemLoader(_HERE / "templates"),
-            undefined=jinja2.StrictUndefined,
-            trim_blocks=True,
-            lstrip_blocks=True,
-            auto_reload=False,
-        )
-        environment.filters.update(time=time_of, content=lambda row: content(row.status, row.state), span=span)
-        environment.globals.update(strip=charts.strip, documents=documents.NAMES)
-        for name in environment.list_templates():
-            environment.get_template(name)  # those of this code, also when a newer checkout lies there
+        self.app[aiohttp_jinja2.APP_KEY] = self._templates = _templates()
         routes = self.app.router
         routes.add_get("/", self._show)
         routes.add_get("/ticket", self._show_ticket)
@@ -249,6 +239,24 @@ class Page:
 async def lead_to_the_page(_request: web.Request) -> web.Response:
     """Answer `PATH` without its last slash."""
     return web.Response(status=308, headers={"Location": "freescout-audit/"})
+
+
+@cache
+def _templates() -> jinja2.Environment:
+    """Return the templates as they lie there now: those of this code, also when a newer checkout lies there later."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_HERE / "templates"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        auto_reload=False,
+    )
+    environment.filters.update(time=time_of, content=lambda row: content(row.status, row.state), span=span)
+    environment.globals.update(strip=charts.strip, documents=documents.NAMES)
+    for name in environment.list_templates():
+        environment.get_template(name)
+    return environment
 
 
 async def _typed_token(request: web.Request) -> str:
