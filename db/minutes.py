@@ -21,7 +21,7 @@ from db.condition import STATES, State, worst
 from db.database import Database
 from freescout_audit.errors import DatabaseUnavailableError
 from freescout_audit.events import LogEvent
-from freescout_audit.logs import emit
+from freescout_audit.repeats import Repeats
 
 EVERY = 60.0
 """Seconds from one row of a process to the next."""
@@ -30,6 +30,8 @@ LIGHTS = ("push", "pull", "desk", "database")
 COUNTS = schema.COUNTED
 LAG_BOUNDS = (0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 900, 3600)
 """Upper bounds, in seconds, of the groups that changes are counted in; the last group has none."""
+_SAID_EVERY = 900.0
+"""Seconds from one line about an error to the next: it comes each minute."""
 _WAITING = 24 * 60
 """Minutes that wait for the database at the most; the oldest goes first."""
 
@@ -123,6 +125,7 @@ class MinuteBook:
 
     async def keep(self, at_fault: LogEvent) -> None:
         """Write a row each minute, for ever; an error that is not the database's is logged as ``at_fault``."""
+        repeats = Repeats(every=_SAID_EVERY)
         while True:
             await asyncio.sleep(EVERY)
             try:
@@ -130,7 +133,7 @@ class MinuteBook:
             except DatabaseUnavailableError:
                 pass  # readiness says so
             except Exception as error:  # noqa: BLE001 - the next minute comes, whatever this one met
-                emit(at_fault, error=type(error).__name__, where="minutes")
+                repeats.emit(at_fault, type(error).__name__, error=type(error).__name__, where="minutes")
 
     async def write(self) -> None:
         """End the minute, and write it with those that wait; what cannot be written goes on waiting."""

@@ -4,8 +4,6 @@ import asyncio
 import time
 from contextlib import suppress
 
-import asyncpg
-
 from db.counts import Counts, count
 from db.database import Database
 from freescout_audit.errors import DatabaseUnavailableError
@@ -54,12 +52,15 @@ class Counting:
                     await self._wanted.wait()
 
     async def count_once(self) -> None:
-        """Count, and show it; what cannot be counted is not known."""
+        """Count, and show it; what cannot be counted is not known.
+
+        A count reads every row, which readiness does not: an error of PostgreSQL's may show here alone.
+        """
         self._wanted.clear()
         counts = None
         try:
             counts = await count(self._database, deadline=DEADLINE)
-        except (DatabaseUnavailableError, asyncpg.PostgresError):
+        except DatabaseUnavailableError:
             pass  # readiness tells of the database
         except Exception as error:  # noqa: BLE001 - the next count comes, whatever this one met
             self._repeats.emit(RECEIVER_FAULT, type(error).__name__, error=type(error).__name__, where="counting")

@@ -9,7 +9,7 @@ import asyncpg
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from conftest import Receive
+from conftest import Log, Receive
 from db.counts import REASONS, count
 from db.database import Database
 from db.reads import read_from
@@ -118,6 +118,23 @@ async def test_what_cannot_be_counted_in_time_is_not_known(
 
     assert value(metrics, "freescout_audit_longest_gap_seconds") != 0
     assert math.isnan(value(metrics, "freescout_audit_tickets", reason="ok"))
+
+
+async def test_an_error_that_counting_alone_meets_is_said_and_said_once(
+    database: Database, log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def meet_a_damaged_row(*_arguments: object, **_named: object) -> None:
+        raise asyncpg.DataCorruptedError("x")
+
+    monkeypatch.setattr(module, "count", meet_a_damaged_row)
+    counting = Counting(database, Metrics())
+
+    for _ in range(3):
+        await counting.count_once()
+
+    (line,) = log.lines("receiver.fault")
+    assert (line["error"], line["where"]) == ("DataCorruptedError", "counting")
+    assert counting.counts is None
 
 
 async def test_it_counts_again_at_once_when_the_lease_ends_and_not_before_a_minute_else(

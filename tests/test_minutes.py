@@ -1,15 +1,18 @@
 """The minutes: what each process counted and found, kept so that the page can draw a day."""
 
+import asyncio
 import math
 from datetime import timedelta
 
 import asyncpg
 import pytest
 
+from conftest import Log
 from db.condition import State
 from db.database import Database
 from db.minutes import LAG_BOUNDS, MinuteBook, added, percentile, read_columns, read_counted
 from freescout_audit.errors import DatabaseUnavailableError
+from freescout_audit.events import RECEIVER_FAULT
 from support.databases import Clock
 from support.examples import NOON, at
 
@@ -122,6 +125,31 @@ async def test_what_cannot_be_written_waits_and_keeps_its_time(
         (at(180), None),
     ]
     assert [each.counts["applied"] for each in counted] == [1, 1, 1, 0]
+
+
+async def test_an_error_that_comes_each_minute_is_said_once(
+    database: Database, log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    times = 0
+    often = asyncio.Event()
+
+    async def fail() -> None:
+        nonlocal times
+        times += 1
+        if times == 5:
+            often.set()
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("db.minutes.EVERY", 0.0)
+    book = MinuteBook(database, "web.1")
+    monkeypatch.setattr(book, "write", fail)
+    keeping = asyncio.create_task(book.keep(RECEIVER_FAULT))
+    async with asyncio.timeout(10):
+        await often.wait()
+    keeping.cancel()
+
+    (line,) = log.lines("receiver.fault")
+    assert (line["error"], line["where"]) == ("ZeroDivisionError", "minutes")
 
 
 @pytest.mark.usefixtures("clock")
