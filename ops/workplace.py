@@ -166,7 +166,7 @@ class Workplace:
         if yes:
             return
         if self.as_json or not sys.stdin.isatty():
-            raise CommandError(f"nobody is there to be asked: {what}", "add --yes", Exit.USAGE)
+            raise CommandError(f"there is no terminal to ask on: {what}", "add --yes", Exit.USAGE)
         if not typer.confirm(f"{what} Go on?", err=True):
             raise CommandError("nothing was changed")
 

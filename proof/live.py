@@ -77,7 +77,7 @@ def stop_if_ended(tasks: Iterable["asyncio.Task[None]"]) -> None:
 
 
 def free_port() -> int:
-    """Return a port that nobody listens on now."""
+    """Return a port that is free now."""
     with socket.socket() as probe:
         probe.bind((HOST, 0))
         return int(probe.getsockname()[1])
@@ -103,14 +103,14 @@ class Process:
         self._unread: int | None = None
         """The end of the pipe that is never read, which must stay open."""
 
-    async def start(self, *, log_to_nobody: bool = False) -> None:
-        """Start it; it runs when it says so. ``log_to_nobody``: its log is a pipe that is never read."""
+    async def start(self, *, log_unread: bool = False) -> None:
+        """Start it; it runs when it says so. ``log_unread``: its log is a pipe that is never read."""
         self.starts += 1
         kept = {name: os.environ[name] for name in _KEPT if name in os.environ}
         with ExitStack() as stack:
             out: int | IO[bytes] = stack.enter_context(self._output("out").open("wb"))
             err = stack.enter_context(self._output("err").open("wb"))
-            if log_to_nobody:
+            if log_unread:
                 self._unread, out = os.pipe()
                 fcntl.fcntl(out, fcntl.F_SETPIPE_SZ, 4096)
                 stack.callback(os.close, out)
@@ -158,7 +158,7 @@ class Process:
                     yield json.loads(line)
 
     def complaints(self) -> list[str]:
-        """Return what it should not have said: anything on stderr, and errors that nobody caused on purpose."""
+        """Return what it should not have said: anything on stderr, and errors that were not caused on purpose."""
         found = Counter[str]()
         for path in self._files("err"):
             said = path.read_text(encoding="utf-8", errors="replace").strip()
@@ -205,7 +205,7 @@ def name_processes(
 
 
 def _was_expected(line: Mapping[str, object]) -> bool:
-    # A job that lost its database says a reason; an error that nobody thought of says its type and its place.
+    # A job that lost its database says a reason; an error that is not expected says its type and its place.
     return line["event"] in _EXPECTED_ERRORS or (line["event"] == "poller.fault" and "error" not in line)
 
 

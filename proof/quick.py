@@ -25,7 +25,7 @@ def quicken(factor: float) -> None:
     async def shorter(seconds: float) -> None:
         await sleep(seconds / factor)
 
-    asyncio.sleep = shorter  # type: ignore[assignment]  # nobody here uses its second argument
+    asyncio.sleep = shorter  # type: ignore[assignment]  # its second argument is not used here
     from poller import jobs, questions  # noqa: PLC0415 - after the line above, which it keeps
 
     for name in ("BEAT_EVERY", "QUESTIONS_EVERY", "GAPS_EVERY", "WATCH_EVERY", "PRUNE_EVERY"):

@@ -404,7 +404,7 @@ class Soak:
                 self._poller.variables["FREESCOUT_API_KEY"] = desk.api_key
                 await self._restart(self._receiver, self._poller)
             case unknown:
-                raise ValueError(f"nobody knows what happens in: {unknown}")
+                raise ValueError(f"it is not known what happens in: {unknown}")
 
     async def _restart(self, *processes: Process) -> None:
         """Restart processes as a platform does on a deploy, SIGTERM and then the next one; not at high speed."""

@@ -28,7 +28,7 @@ _DEADLINE = 2.0
 
 
 class Standstill:
-    """A desk that tells nobody of its changes, and how long each of them was unknown.
+    """A desk that sends no deliveries, and how long each of its changes was unknown.
 
     Args:
         database_url: A migrated database of its own.
@@ -87,7 +87,7 @@ class Standstill:
         return sorted(self.unknown_for)
 
     def _change(self) -> None:
-        """Change one ticket, or take in a new one; not one whose last change nobody knows yet."""
+        """Change one ticket, or take in a new one; not one whose last change is not known yet."""
         if self._chance.random() < 1 / 4:
             ticket_id = self._desk.customer_writes()
         else:

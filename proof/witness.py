@@ -1,6 +1,6 @@
 """Knows what was true at the desk and when, looks at what readers get, and says when the two disagree.
 
-The promise it watches: after a complete pass that began at *s*, nobody reads an answer that was already false at *s*,
+The promise it watches: after a complete pass that began at *s*, no reader gets an answer that was already false at *s*,
 but for the dispute grace. An answer is wrong while it is neither true nor ``none``; that is allowed for as long as no
 pass that began later is complete.
 """

@@ -50,7 +50,7 @@ EXPECTED: Mapping[str, Sequence[str]] = {
     "the module is off": ["BothSilent"],
     "the vault is away": ["VaultFails"],
     "the host's clock is set back": [],
-    "nobody reads the log": ["LogLinesDropped"],
+    "the log's reader hangs": ["LogLinesDropped"],
 }
 """The alerts that a failure may raise; never two at a time."""
 

@@ -541,7 +541,7 @@ class TestWebhook:
         blind = await operator.types("webhook", "register", operator.receiver, "--json")
         forgotten = await operator.types("webhook", "remove", "--forget", "--json")
 
-        assert (lost.code, "nobody knows whether it is registered" in lost.json["error"]) == (3, True)
+        assert (lost.code, "it is not known whether it is registered" in lost.json["error"]) == (3, True)
         assert (blind.code, "did not end" in blind.json["error"]) == (1, True)
         assert lost.json["next_step"] == blind.json["next_step"]
         assert "If not: webhook remove --forget, and register again" in lost.json["next_step"]

@@ -336,7 +336,7 @@ def _draw_desk(status: Status) -> Text:
     if desk.state == "ok":
         return Text.assemble(("answers", "green"), f"{since}{clock}")
     if desk.state == "unknown":
-        return Text("nobody has asked FreeScout yet", "yellow")
+        return Text("FreeScout has not been asked yet", "yellow")
     return Text(f"{desk.state}{since}: {desk.detail}", "red")
 
 

@@ -198,7 +198,7 @@ async def _tell_the_desk(database: Database, desk: Desk, endpoint: str, url: str
         raise
     except DeskError as error:
         raise CommandError(
-            f"{error.problem}; nobody knows whether it is registered",
+            f"{error.problem}; it is not known whether it is registered",
             _look_there(endpoint)
             if old is None
             else f"look at {PAGE}. If it is there: webhook register URL{option_of(endpoint)} --id ID, then"
@@ -269,7 +269,7 @@ async def _remove(
         ours = None if known is None else known.webhook_id
         if forget:
             if ours is not None:
-                workplace.confirm(f"Nobody here will know of webhook {ours}; at the desk nothing changes.", yes=yes)
+                workplace.confirm(f"This service will forget webhook {ours}; at the desk nothing changes.", yes=yes)
             await forget_webhook(database, endpoint)
             removal = Removal(endpoint=endpoint, webhook_id=ours, existed=None)
             return CommandResult(removal, "Forgotten here; FreeScout was not told.")

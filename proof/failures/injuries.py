@@ -192,10 +192,10 @@ async def _start_unfaked(stage: Stage) -> None:
     await stage.poller.start()
 
 
-async def _nobody_reads_the_log(stage: Stage) -> None:
+async def _hang_the_logs_reader(stage: Stage) -> None:
     """The receiver's log is a pipe that is full, and requests go on."""
     await stage.receiver.end()
-    await stage.receiver.start(log_to_nobody=True)
+    await stage.receiver.start(log_unread=True)
     await _until_it_listens(stage)
 
 
@@ -208,7 +208,7 @@ async def _until_it_listens(stage: Stage) -> None:
             await asyncio.sleep(0.1)
 
 
-async def _somebody_reads_the_log(stage: Stage) -> None:
+async def _read_the_log_again(stage: Stage) -> None:
     await stage.receiver.end()
     await stage.receiver.start()
 
@@ -240,9 +240,9 @@ FAILURES: Sequence[Failure] = (
         why_not=_no_faketime,
     ),
     Failure(
-        "nobody reads the log",
-        _nobody_reads_the_log,
-        _somebody_reads_the_log,
+        "the log's reader hangs",
+        _hang_the_logs_reader,
+        _read_the_log_again,
         "green",
         ("doctor", "metrics"),
         check="log",

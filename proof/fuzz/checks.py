@@ -53,7 +53,7 @@ SELECT (SELECT count(*) FROM freescout_delivery d WHERE strpos(d::text, $1) > 0)
 
 
 def label_problems(exposition: str) -> list[str]:
-    """Return what is wrong with the labels of the metrics: nobody who sends may invent one."""
+    """Return what is wrong with the labels of the metrics: a sender may not invent one."""
     problems = []
     for line in exposition.splitlines():
         series = _SERIES.match(line)

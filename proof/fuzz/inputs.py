@@ -17,7 +17,7 @@ from freescout_audit.signature import sign
 from proof.fuzz.bodies import CANARY, EITHER, FORGED, TAKEN, UNUSABLE, Sample, hostile, mutated
 from proof.fuzz.http import KEY, PATH, Header, broken, chunks, delivery, request, signature
 
-OPS_TOKEN = "fuzz-ops-token"  # noqa: S105 - of a receiver that nobody else reaches
+OPS_TOKEN = "fuzz-ops-token"  # noqa: S105 - of a receiver on loopback
 MAX_BODY = 12_000_000
 """The receiver's limit while it is fuzzed, so that what is over it need not be 64 MiB."""
 BODY_TIMEOUT = 2.0
@@ -135,7 +135,7 @@ class Inputs:
         )
 
     def _signed_with_strange_headers(self, chance: Random) -> Input:
-        """A good body under headers that nobody signed: whatever they are, it is taken."""
+        """A good body under any headers, which no signature covers: it is taken."""
         body = chance.choice(self._conversations).body
         strange = chance.choice(
             (

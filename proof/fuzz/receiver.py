@@ -89,14 +89,14 @@ class Watched:
     memory_peak: int = 0
 
     def memory(self) -> int:
-        """Return its resident memory in bytes, 0 where nobody tells."""
+        """Return its resident memory in bytes, 0 where the system does not tell."""
         with suppress(OSError, ValueError, IndexError):
             pages = int(Path(f"/proc/{self.process.pid}/statm").read_text(encoding="ascii").split()[1])
             return pages * os.sysconf("SC_PAGE_SIZE")
         return 0
 
     def files(self) -> int | None:
-        """Return how many files and connections it has open, None where nobody tells."""
+        """Return how many files and connections it has open, None where the system does not tell."""
         try:
             return len(list(Path(f"/proc/{self.process.pid}/fd").iterdir()))
         except OSError:

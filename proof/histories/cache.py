@@ -64,7 +64,7 @@ SELECT setval('freescout_delivery_delivery_id_seq', 1, false);
 
 MICROSECOND = 1e-6
 _CONNECTIONS = 40
-"""Nobody ever waits for one: whoever has read tickets and waits for its turn to write them keeps its own."""
+"""No writer ever waits for one: a writer that has read tickets and waits for its turn to write them keeps its own."""
 
 
 @dataclass
@@ -304,7 +304,7 @@ class StagedCache(Database):
         )
 
     async def outside(self, query: str, *arguments: object) -> Sequence[asyncpg.Record]:
-        """Ask the cache something as nobody's turn."""
+        """Ask the cache something outside of all turns."""
         async with super().session() as connection:
             driver = StagedDriver(connection.driver, self.clock, self._let_others_use_it)
             return await driver.fetch(query, *arguments)

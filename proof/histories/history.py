@@ -348,7 +348,7 @@ class History:
     def _jump(self, seconds: float | None = None) -> None:
         """Set the desk's clock, by so many seconds if they are given.
 
-        Two jumps between two passes can cancel, and nobody could tell: one at the most.
+        Two jumps between two passes can cancel each other unseen: one at the most.
         """
         if self._jumped_since_a_pass:
             return
@@ -519,13 +519,13 @@ class History:
         try:
             await poller.questions.look()
         except DatabaseUnavailableError:
-            self._say(f"{poller.process.name}: nobody knows what is open")
+            self._say(f"{poller.process.name}: it is not known what is open")
 
     async def _peek(self, poller: _Poller) -> None:
         try:
             await poller.peeks.look()
         except DatabaseUnavailableError:
-            self._say(f"{poller.process.name}: nobody knows what a peek has seen")
+            self._say(f"{poller.process.name}: it is not known what a peek has seen")
         else:
             self._say(f"{poller.process.name}: it has peeked")
         poller.next_peek = self._clock.now() + timedelta(seconds=poller.peeks.pause)
@@ -643,7 +643,7 @@ class History:
             self._say("a heartbeat is lost")
 
     async def _sleep(self, seconds: float) -> None:
-        """Wait as a poller does before it asks again: until so much time has passed, or nobody has anything to do."""
+        """Wait as a poller does before it asks again: until so much time has passed, or all have nothing to do."""
         await self._stage.turn(f"has waited {seconds:.0f} s")
 
     # Between us and the desk.
@@ -732,7 +732,7 @@ class History:
         return status
 
     def _is_not_from_the_future(self, delivery: Attempt, ahead: timedelta) -> None:
-        """Nobody believes what is dated later than the desk's clock can be."""
+        """What is dated later than the desk's clock can be is not believed."""
         dated = datetime.fromisoformat(json.loads(delivery.body)["updatedAt"])
         latest = self._clock.now() + self._cache.most_ahead + ahead + FUTURE_TOLERANCE
         if dated > latest:

@@ -67,7 +67,7 @@ def request_of(delivery: Attempt, request_id: str) -> web.Request:
     headers = CIMultiDict(delivery.headers)
     headers["X-Request-ID"] = request_id
     headers["Content-Length"] = str(len(delivery.body))
-    # Nobody waits to be asked for a body that is there.
+    # The body is there: no sender waits to be asked for it.
     headers.popall("Expect", None)
     message = RawRequestMessage(
         "POST",
@@ -81,10 +81,10 @@ def request_of(delivery: Attempt, request_id: str) -> web.Request:
         chunked=False,
         url=URL(PATH),
     )
-    return web.Request(message, body, _NOBODY, _NOBODY, _NOBODY, loop)  # type: ignore[arg-type] # nobody looks at them
+    return web.Request(message, body, _UNUSED, _UNUSED, _UNUSED, loop)  # type: ignore[arg-type] # they are not looked at
 
 
-_NOBODY = SimpleNamespace(transport=None, ssl_context=None, peername=None, sockname=None)
+_UNUSED = SimpleNamespace(transport=None, ssl_context=None, peername=None, sockname=None)
 """Stands in for the connection, its writer and its task."""
 
 

@@ -10,7 +10,7 @@ from simulator import Conversation
 
 NONE = "none"
 AT_ONCE = timedelta(seconds=2)
-"""Dates have whole seconds, and so has what is known of the desk's clock: what lies so close nobody can tell apart."""
+"""Dates have whole seconds, and so has what is known of the desk's clock: what lies so close cannot be told apart."""
 LONG_PAST = timedelta(hours=12)
 """News dated so long before it came is no retry, wherever the desk's clock may have jumped meanwhile."""
 
@@ -181,7 +181,7 @@ class Oracle:
         if not seen.disputed:
             if before is not None and before[1].truth_at == seen.truth_at:
                 if alive_since:
-                    raise WrongError(f"ticket {ticket_id} is disputed no longer, and nobody has asked FreeScout")
+                    raise WrongError(f"ticket {ticket_id} is disputed no longer, and FreeScout was not asked")
                 self._was_settled_by_news(ticket_id, ticket, before[1], seen)
             ticket.dispute = None
             return

@@ -49,7 +49,7 @@ class Stage:
     def __init__(self, rng: random.Random) -> None:
         self.busy = 0
         self.failures: list[BaseException] = []
-        """What tasks ended in that nobody expected."""
+        """What tasks ended in unexpectedly."""
         self._rng = rng
         self._waiting: list[_Waiting] = []
         self._favourite: asyncio.Task[Any] | None = None
@@ -118,7 +118,7 @@ class Stage:
         return task.result()
 
     async def finish(self, process: Process, *, turns: float = math.inf) -> None:
-        """Let a process go on, and nobody else, until nothing of it waits for a turn, or for just so many turns."""
+        """Let this process alone go on, until nothing of it waits for a turn, or for just so many turns."""
         others = [each for each in self._waiting if each.process is not process]
         self._waiting = [each for each in self._waiting if each.process is process]
         await self.settle()
