@@ -54,7 +54,11 @@ async def test_a_quiet_stream_is_kept_open_by_comments(receiver: Receiver, monke
             await until_it_says(stream, b": still here")
 
 
-async def test_so_many_are_served_and_the_next_is_told_to_come_later(receiver: Receiver) -> None:
+async def test_so_many_are_served_and_the_next_is_told_to_come_later(
+    receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The receiver notices that one has gone when it next writes to it.
+    monkeypatch.setattr(live, "COMMENT_EVERY", 0.05)
     async with AsyncExitStack() as stack:
         streams = [await stack.enter_async_context(following(receiver)) for _ in range(MOST + 1)]
 
@@ -62,7 +66,6 @@ async def test_so_many_are_served_and_the_next_is_told_to_come_later(receiver: R
         assert streams[-1].headers["Retry-After"] == "60"
         streams[0].close()
         async with asyncio.timeout(10):
-            # The receiver notices that one has gone when it next writes to it.
             while (await stack.enter_async_context(following(receiver))).status != 200:  # noqa: ASYNC110 - it is asked
                 await asyncio.sleep(0.1)
 
