@@ -121,9 +121,9 @@ def _poller(standing: Standing) -> Condition:
 def _stepped_down(standing: Standing) -> Condition:
     until, ended = vouched_until(standing.lease, standing.now), standing.stepped_down_at
     if until is not None and until > standing.now:
-        detail = f"it stepped down at {_moment(ended)}; its last pass vouches until {_moment(until)}"
+        detail = f"the poller stepped down at {_moment(ended)}; its last pass vouches until {_moment(until)}"
         return Condition(state="notice", detail=detail, next_step=START_THE_POLLER, since=ended)
-    detail = f"it stepped down at {_moment(ended)}, and its lease is over: {_READS_NONE}"
+    detail = f"the poller stepped down at {_moment(ended)}, and its lease is over: {_READS_NONE}"
     return Condition(
         state="failed",
         detail=detail,
@@ -137,11 +137,13 @@ def _lease(standing: Standing) -> Condition:
     lease, now = standing.lease, standing.now
     until = vouched_until(lease, now)
     if until is not None and until > now:
-        return Condition(state="ok", detail=f"valid until {_moment(until)}")
+        return Condition(state="ok", detail=f"the lease is valid until {_moment(until)}")
     if standing.poller != "leads":
         # What became of the poller says whether that is wrong.
         there = (
-            "no pass has been complete" if lease.lease_until is None else f"it ended at {_moment(lease.lease_until)}"
+            "no pass has been complete"
+            if lease.lease_until is None
+            else f"the lease ended at {_moment(lease.lease_until)}"
         )
         return Condition(state="off", detail=there)
     if lease.lease_until is None:
@@ -157,13 +159,13 @@ def _lease(standing: Standing) -> Condition:
     if until is None:
         return Condition(
             state="failed",
-            detail=f"it was renewed at {_moment(lease.renewed_by_pass)}, ahead of the database's clock",
+            detail=f"the lease was renewed at {_moment(lease.renewed_by_pass)}, ahead of the database's clock",
             next_step="wait for the next pass, and look at the time server of the database's host",
         )
     because = f": {standing.desk_detail}" if standing.desk_detail else ", and no pass has been complete since"
     return Condition(
         state="failed",
-        detail=f"it ended at {_moment(until)}{because}",
+        detail=f"the lease ended at {_moment(until)}{because}",
         next_step=standing.desk_next_step or "freescout-audit logs --event pass.failed says why",
         since=until,
     )

@@ -128,7 +128,7 @@ class FreeScout:
         """What keeps list requests from being answered just now, before the one who asked gives them up."""
         waited = asyncio.get_running_loop().time() - min(self._waiting, default=math.inf)
         if waited >= HANGS_AFTER:
-            return DeskUnavailableError(f"FreeScout has not answered for {waited:.0f} s", _IS_IT_UP)
+            return DeskUnavailableError("FreeScout does not answer", _IS_IT_UP)
         return self._trouble
 
     async def page(

@@ -72,7 +72,7 @@ def test_the_poller(seen: Standing, state: str, said: str) -> None:
         (
             standing(lease=beating(lease_until=at(0)), desk_detail="it answers 401", desk_next_step="the key"),
             "failed",
-            "it ended at 2024-11-23 12:00:00 UTC: it answers 401",
+            "the lease ended at 2024-11-23 12:00:00 UTC: it answers 401",
             "the key",
         ),
         (standing(lease=beating(lease_until=at(-9))), "failed", "no pass has been complete", "pass.failed"),
@@ -82,7 +82,7 @@ def test_the_poller(seen: Standing, state: str, said: str) -> None:
             "ahead of the database's clock",
             "time server",
         ),
-        (standing(lease=Lease(heartbeat_at=at(-90), lease_until=at(-9))), "off", "it ended at", ""),
+        (standing(lease=Lease(heartbeat_at=at(-90), lease_until=at(-9))), "off", "the lease ended at", ""),
         (standing(lease=Lease()), "off", "no pass has been complete", ""),
     ],
 )

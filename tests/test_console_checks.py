@@ -99,7 +99,7 @@ async def test_for_cron_it_says_what_is_red_in_one_line_and_else_nothing(
     await sql.execute("UPDATE freescout_lease SET lease_until = freescout_now() - interval '1 minute'")
     said = await operator.types("doctor", "--quiet")
     assert said.code == 1
-    assert said.out.startswith("lease: it ended at ")
+    assert said.out.startswith("lease: the lease ended at ")
     assert said.out.count("\n") == 1
 
 

@@ -19,7 +19,7 @@ def test_what_fails_is_shown_wherever_one_looks_and_heals(tmp_path: Path) -> Non
     assert [(result.failure.name, result.wrong) for result in results] == [(name, []) for name in CHOSEN]
     said = {result.failure.name: {name: says for name, (_, says) in result.shown.items()} for result in results}
     assert said["the desk answers 401"].keys() == set(SURFACES)
-    assert said["the desk answers 401"]["/readyz"].startswith("503 lease: it ended at")
+    assert said["the desk answers 401"]["/readyz"].startswith("503 lease: the lease ended at")
 
 
 def test_a_surface_that_shows_nothing_is_in_the_table() -> None:

@@ -535,7 +535,7 @@ class TestADeskThatHangs:
             (line,) = log.lines("desk.state")
 
         assert line["level"] == "error"
-        assert line["detail"].startswith("FreeScout has not answered for ")
+        assert line["detail"] == "FreeScout does not answer"
         assert line["next_step"] == "is FREESCOUT_URL right, and is the desk up?"
 
     async def test_a_conversation_that_keeps_failing_is_named_until_it_answers(
