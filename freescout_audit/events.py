@@ -70,7 +70,9 @@ RECEIVER_STOPPING = LogEvent("receiver.stopping", "info", "The receiver finishes
 RECEIVER_STATE = LogEvent(
     "receiver.state", "info", "Readiness changed: `component` is `state` now and was `before`; `detail` says why."
 )
-RECEIVER_FAULT = LogEvent("receiver.fault", "error", "A request or a job ended in an unexpected error; please report it.")
+RECEIVER_FAULT = LogEvent(
+    "receiver.fault", "error", "A request or a job ended in an unexpected error; please report it."
+)
 JOURNAL_PRUNED = LogEvent("journal.pruned", "info", "Deliveries older than `journal.keep` were deleted.")
 DATABASE_EMBEDDED = LogEvent("database.embedded", "info", "What the embedded PostgreSQL is doing; laptops only.")
 DATABASE_MIGRATED = LogEvent("database.migrated", "info", "The schema is at the newest revision.")

@@ -115,7 +115,8 @@ async def hunt(
 ) -> dict[str, tuple[int, str | None]]:
     """Play histories on each mutant until one is caught; return how many that took, and what was wrong.
 
-    A history that goes wrong on the code as it is catches no mutant. ``first`` is added to the seed that each begins with.
+    A history that goes wrong on the code as it is catches no mutant. ``first`` is added to the seed that each begins
+    with.
     """
     caught: dict[str, tuple[int, str | None]] = {}
     bar, waiting = show.add_task("mutants", total=len(names)), list(names)
