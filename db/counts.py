@@ -40,7 +40,7 @@ class Counts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def count(database: Database, *, deadline: float) -> Counts:
-    """Count everything, on one connection and without PostgreSQL's parallel workers.
+    """Count everything, on one connection and without PostgreSQL's parallel workers, also on a standby.
 
     Raises:
         DatabaseUnavailableError: PostgreSQL is away, not migrated, or was not done within ``deadline`` seconds.
@@ -52,7 +52,7 @@ async def count(database: Database, *, deadline: float) -> Counts:
         .join_from(schema.ticket, stands, true())
         .group_by(reason)
     )
-    async with database.transaction(deadline) as connection:
+    async with database.transaction(deadline, writes=False) as connection:
         await connection.execute(text("SET LOCAL max_parallel_workers_per_gather = 0"))
         rows = await connection.rows(query)
         at: datetime = rows[0]["at"] if rows else await connection.scalar(select(schema.now))

@@ -200,17 +200,20 @@ class Database:
             ) from error
 
     @asynccontextmanager
-    async def transaction(self, deadline: float | None = None, *, durable: bool = True) -> AsyncIterator[Connection]:
+    async def transaction(
+        self, deadline: float | None = None, *, durable: bool = True, writes: bool = True
+    ) -> AsyncIterator[Connection]:
         """Lend a connection inside a READ COMMITTED transaction, committed at the end; errors as in `connection`.
 
         One that is not ``durable`` does not wait for the disk. A crash of PostgreSQL may take back the last half second
-        of those, but none that was committed before a durable one.
+        of those, but none that was committed before a durable one. A standby takes only one that ``writes`` nothing.
         """
         async with self.connection(deadline) as connection:
             limit = math.ceil(1000 * (self._patience if deadline is None else deadline))
             # By the driver: to SQLAlchemy the connection commits each statement, so it begins no transaction itself.
             await connection.driver.execute(
-                f"BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SET LOCAL statement_timeout = {limit:d}"
+                f"BEGIN ISOLATION LEVEL READ COMMITTED{' READ WRITE' if writes else ''};"
+                f" SET LOCAL statement_timeout = {limit:d}"
                 + ("" if durable else "; SET LOCAL synchronous_commit = off")
             )
             try:

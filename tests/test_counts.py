@@ -4,6 +4,7 @@ import asyncio
 import math
 from collections import Counter
 from datetime import timedelta
+from typing import Any
 
 import asyncpg
 import pytest
@@ -61,6 +62,24 @@ async def test_an_empty_cache_holds_none_of_any_kind(database: Database, clock: 
 
     assert counts.tickets == dict.fromkeys(REASONS, 0)
     assert counts.longest_gap == timedelta()
+
+
+async def test_counting_asks_for_no_right_to_write_which_a_standby_refuses(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    execute = asyncpg.Connection.execute
+
+    async def listen(self: asyncpg.Connection, query: str, *arguments: object, **named: Any) -> str:
+        said.append(query)
+        return await execute(self, query, *arguments, **named)
+
+    monkeypatch.setattr(asyncpg.Connection, "execute", listen)
+
+    await count(database, deadline=5)
+
+    (begin,) = (query for query in said if query.startswith("BEGIN"))
+    assert "READ WRITE" not in begin
 
 
 async def test_the_longest_gap_is_by_our_clock_and_of_the_last_day(
