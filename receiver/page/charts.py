@@ -171,7 +171,7 @@ def _times(day: Day) -> Chart:
         hours=[hour.at for hour in day.hours],
         top="1 hour, on a logarithmic scale",
         line=round(HEIGHT * (1 - _share(PROMISE)), 1),
-        line_says=f"the promise: {PROMISE:g} s",
+        line_says=f"the promise of {PROMISE:g} s",
     )
 
 
