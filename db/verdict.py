@@ -55,6 +55,8 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     part: str | None = None
     until: datetime | None = None
     """Until when answers can be trusted although something is wrong; None: the sentence says it, or they cannot."""
+    passes_go_on: bool = False
+    """Whether passes are complete meanwhile, each of which moves ``until`` on."""
 
 
 class Light(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,7 +80,23 @@ def find_lights(parts: Mapping[str, Part]) -> Mapping[str, Light]:
             since = max((part.since for part in so.values() if part.since is not None), default=None)
             detail = "; ".join(so[part].detail for part in RECEIVING if part in so) or first.detail
             lights[name] = Light(state=state, detail=detail, since=since if state == "ok" else first.since)
-    return lights
+    database = parts.get("database")
+    return lights if database is None or database.state != "failed" else _while_nothing_is_saved(lights)
+
+
+def _while_nothing_is_saved(lights: Mapping[str, Light]) -> Mapping[str, Light]:
+    """Return the lights with what the database keeps from being true or known of them.
+
+    Deliveries are answered 503; a poller can neither say that it is there, nor what FreeScout answers.
+    """
+    shown, pull = dict(lights), lights.get("pull")
+    if (push := lights.get("push")) is not None and push.state == "ok":
+        shown["push"] = msgspec.structs.replace(push, detail=f"{push.detail}; the database saves none of them")
+    if pull is not None and pull.state == "failed":
+        shown["pull"] = msgspec.structs.replace(pull, detail=f"{pull.detail}; the database saves none")
+        if lights["desk"].state == "off":
+            del shown["desk"]
+    return shown
 
 
 def _is_left_out(name: str, parts: Mapping[str, Part]) -> bool:
@@ -100,9 +118,15 @@ def judge_all(parts: Mapping[str, Part], standing: Standing | None, *, answered:
         return _without_a_database(parts.get("database"))
     until = vouched_until(standing.lease, standing.now)
     if until is not None and until > standing.now:
-        if name is None:
-            return Verdict(state="ok", sentence=["Answers can be trusted until ", until, "."])
-        return _right_so_far("Right so far, but ", parts, name, until)
+        if name is not None:
+            goes_on = standing.poller == "leads" and not any(
+                _is_wrong(parts.get(each)) for each in ("database", "desk")
+            )
+            return _right_so_far("Right so far, but ", parts, name, until, passes_go_on=goes_on)
+        if standing.poller == "stepped_down" and standing.retired_at is None:
+            sentence = ["Answers can be trusted until ", until, ", and no poller runs."]
+            return Verdict(state="notice", sentence=sentence, part="poller")
+        return Verdict(state="ok", sentence=["Answers can be trusted until ", until, "."])
     read_none = "every ticket reads none" if answered == 0 else "tickets without a recent delivery read none"
     if standing.poller == "leads":
         return _without_a_lease(parts, standing, name, read_none)
@@ -141,10 +165,13 @@ def _without_a_poller(parts: Mapping[str, Part], standing: Standing, name: str |
     return Verdict(state="notice", sentence=[f"No poller is running: {read_none}."], part="poller")
 
 
-def _right_so_far(begin: str, parts: Mapping[str, Part], name: str, until: datetime | None = None) -> Verdict:
+def _right_so_far(
+    begin: str, parts: Mapping[str, Part], name: str, until: datetime | None = None, *, passes_go_on: bool = False
+) -> Verdict:
     part = parts[name]
     since: Sequence[str | datetime] = ["since ", part.since, " "] if part.since is not None else []
-    return Verdict(state=part.state, sentence=[begin, *since, brief(part), "."], part=name, until=until)
+    sentence = [begin, *since, brief(part), "."]
+    return Verdict(state=part.state, sentence=sentence, part=name, until=until, passes_go_on=passes_go_on)
 
 
 def most_important(parts: Mapping[str, Part]) -> str | None:

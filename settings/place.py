@@ -10,13 +10,15 @@ _DOCKERENV = Path("/.dockerenv")
 
 
 class Place(NamedTuple):
-    """How it is done where we run, each in a few words that follow an arrow."""
+    """How it is done where we run: commands to copy, and what is set in a few words that follow an arrow."""
 
     kind: Kind
     console: str
     start_poller: str
-    restart: str
-    look_into_the_log: str
+    restart_poller: str
+    """Starts one that has ended, and ends one that hangs before that."""
+    logs: str
+    """Lets `freescout-audit logs` read what was logged lately; empty: where that is we do not know."""
     to_set: str
     to_unset: str
 
@@ -34,8 +36,8 @@ PLACES: Mapping[Kind, Place] = {
         "heroku",
         "heroku run -- bin/freescout-audit",
         "heroku ps:scale poller=1",
-        "heroku ps:restart",
-        "heroku logs --tail | freescout-audit logs",
+        "heroku ps:restart poller",
+        "heroku logs --num 1500 | bin/freescout-audit logs",
         "heroku config:set {variable}={value}",
         "heroku config:unset {variable}",
     ),
@@ -44,8 +46,8 @@ PLACES: Mapping[Kind, Place] = {
         "container",
         "docker compose exec web bin/freescout-audit",
         "docker compose up --detach poller",
-        "docker compose restart web poller",
-        "docker compose logs --follow | docker compose exec -T web bin/freescout-audit logs",
+        "docker compose restart poller",
+        "docker compose logs | docker compose exec -T web bin/freescout-audit logs",
         "set {variable}={value} in .env, then docker compose up --detach",
         "take {variable} out of .env, then docker compose up --detach",
     ),
@@ -54,17 +56,17 @@ PLACES: Mapping[Kind, Place] = {
         "systemd",
         "sudo freescout-audit",
         "systemctl enable --now freescout-audit-poller",
-        "systemctl restart freescout-audit.target",
-        "journalctl --follow --output=cat --unit='freescout-audit-*' | freescout-audit logs",
+        "systemctl restart freescout-audit-poller",
+        "journalctl --since=-2h --output=cat --unit='freescout-audit-*' | freescout-audit logs",
         "set {variable}={value} in /etc/freescout-audit/env, then systemctl restart freescout-audit.target",
         "take {variable} out of /etc/freescout-audit/env, then systemctl restart freescout-audit.target",
     ),
     "checkout": Place(
         "checkout",
         "bin/freescout-audit",
-        "python -m poller, in a process of its own",
-        "end the processes, and start them again",
-        "freescout-audit logs FILE",
+        "python -m poller",
+        "python -m poller",
+        "",
         "set {variable}={value}, and start the processes again",
         "unset {variable}, and start the processes again",
     ),

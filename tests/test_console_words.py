@@ -210,7 +210,7 @@ class TestProcesses:
         ({"container": "podman"}, False, "docker compose up --detach poller"),
         ({}, True, "docker compose up --detach poller"),
         ({"INVOCATION_ID": "x"}, True, "systemctl enable --now freescout-audit-poller"),
-        ({}, False, "python -m poller, in a process of its own"),
+        ({}, False, "python -m poller"),
     ],
 )
 def test_next_steps_fit_where_we_run(variables: dict[str, str], marked: bool, start: str, tmp_path: Path) -> None:  # noqa: FBT001

@@ -169,7 +169,7 @@ def test_what_next_steps_name_is_there() -> None:
     compose = (ROOT / "compose.yaml").read_text(encoding="utf-8")
     place = PLACES["container"]
 
-    for words in (place.console, place.start_poller, place.restart, place.look_into_the_log):
+    for words in (place.console, place.start_poller, place.restart_poller, place.logs):
         for name in re.findall(r"\b(web|poller)\b", words):
             assert f"\n  {name}:\n" in compose
     assert (ROOT / "bin" / "freescout-audit").exists()

@@ -167,9 +167,73 @@ class TestWhatItShows:
 
         assert status == 200
         assert "No poller is running: tickets without a recent delivery read none." in text
-        assert "start the process poller" in text
+        assert "Start the process poller; if push alone is meant: freescout-audit poller retire." in text
         for light in ("Push: well", "Pull: off", "FreeScout: off", "Database: well"):
             assert light in text
+
+    @pytest.mark.parametrize(
+        ("stands", "says", "command"),
+        [
+            ("heartbeat_at = NULL", "No poller is running", "heroku ps:scale poller=1"),
+            ("heartbeat_at = now() - interval '1 minute'", "the poller vanished", "heroku ps:restart poller"),
+            (
+                "heartbeat_at = now()",
+                "The first pass is under way",
+                "heroku run -- bin/freescout-audit status",
+            ),
+            (
+                "heartbeat_at = now(), lease_until = now() - interval '1 s', renewed_by_pass = now() - interval '1 h'",
+                "tickets without a recent delivery read none",
+                "heroku logs --num 1500 | bin/freescout-audit logs --event pass.failed",
+            ),
+        ],
+    )
+    async def test_the_next_step_is_a_command_that_fits_what_is_wrong_and_where_we_run(
+        self,
+        receive: Receive,
+        sql: asyncpg.Connection,
+        monkeypatch: pytest.MonkeyPatch,
+        stands: str,
+        says: str,
+        command: str,
+    ) -> None:
+        monkeypatch.setenv("DYNO", "web.1")
+        await sql.execute(f"UPDATE freescout_lease SET {stands}")
+        async with receive() as receiver, receiver.client.get(receiver.url + PAGE) as response:
+            text = unescape(await response.text())
+
+        assert says in re.sub(r"<[^>]+>", "", text)
+        assert f'<code id="command">{command}</code>' in text
+
+    @pytest.mark.parametrize(
+        ("heartbeat", "says"), [("1 s", "; each complete pass moves that on."), ("1 m", ", unless a pass is complete")]
+    )
+    async def test_until_when_answers_are_right_depends_on_whether_passes_go_on(
+        self, receiver: Receiver, sql: asyncpg.Connection, heartbeat: str, says: str
+    ) -> None:
+        await sql.execute(
+            f"UPDATE freescout_lease SET heartbeat_at = now() - interval '{heartbeat}',"
+            " lease_until = now() + interval '1 h', renewed_by_pass = now()"
+        )
+        await sql.execute("INSERT INTO freescout_answer VALUES ('unverified_like_freescouts', 1, now(), now())")
+
+        async with asyncio.timeout(10):
+            while says not in (await get(receiver))[1]:  # noqa: ASYNC110 - a page is asked
+                await asyncio.sleep(0.1)
+
+    async def test_a_strip_ends_as_the_light_beside_it_is(self, receiver: Receiver, sql: asyncpg.Connection) -> None:
+        await sql.execute(
+            "UPDATE freescout_lease SET heartbeat_at = now(), lease_until = now() + interval '1 h',"
+            " renewed_by_pass = now()"
+        )
+        async with asyncio.timeout(20):
+            while "Pull: well" not in (await get(receiver))[1]:  # noqa: ASYNC110 - a page is asked
+                await asyncio.sleep(0.1)
+            await sql.execute("UPDATE freescout_lease SET heartbeat_at = now() - interval '1 m'")
+            while "Pull: failed" not in (text := (await get(receiver))[1]):  # noqa: ASYNC110 - a page is asked
+                await asyncio.sleep(0.1)
+
+        assert "24 hours: failed for 5 min" in text
 
     async def test_a_delivery_shows_and_leads_to_its_ticket(self, receiver: Receiver) -> None:
         await receiver.deliver(body("closed"))

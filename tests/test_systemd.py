@@ -67,7 +67,7 @@ def test_they_start_what_the_procfile_starts() -> None:
 
 def test_what_next_steps_name_is_there() -> None:
     place = PLACES["systemd"]
-    words = " ".join((place.start_poller, place.restart, place.look_into_the_log, place.set_variable("X")))
+    words = " ".join((place.start_poller, place.restart_poller, place.logs, place.set_variable("X")))
     names = set(re.findall(r"freescout-audit[-.][\w.*]+", words))
 
     assert names == {"freescout-audit-poller", "freescout-audit.target", "freescout-audit-*"}

@@ -63,6 +63,14 @@ def written(sentence: Sequence[str | datetime]) -> str:
             "Right so far, but since 11:48:20 the poller vanished.",
         ),
         (
+            standing(lease=STILL_VALID, stepped_down_at=at(-700)),
+            {},
+            {},
+            "notice",
+            "poller",
+            "Answers can be trusted until 12:01:40, and no poller runs.",
+        ),
+        (
             standing(lease=OVER, desk_state="refused", desk_detail="FreeScout answers 401", desk_since=at(-950)),
             {},
             {},
@@ -164,6 +172,27 @@ def test_what_is_right_so_far_is_right_until_the_lease_ends() -> None:
     assert judge_all(parts(over), over).until is None
 
 
+@pytest.mark.parametrize(
+    ("seen", "answers", "others", "goes_on"),
+    [
+        (standing(), REFUSED, {}, True),
+        (standing(lease=STILL_VALID), {}, {}, False),
+        (standing(lease=STILL_VALID, stepped_down_at=at(-700)), REFUSED, {}, False),
+        (standing(desk_state="unavailable", desk_detail="FreeScout does not answer"), REFUSED, {}, False),
+        (standing(), REFUSED, {"database": NOT_SAVED}, False),
+    ],
+)
+def test_the_lease_moves_on_while_passes_are_complete(
+    seen: Standing,
+    answers: Mapping[str, Tally],
+    others: Mapping[str, Condition],
+    goes_on: bool,  # noqa: FBT001
+) -> None:
+    verdict = judge_all(parts(seen, answers, **others), seen)
+
+    assert (verdict.until is not None, verdict.passes_go_on) == (True, goes_on)
+
+
 def test_when_no_ticket_is_answered_the_sentence_says_so() -> None:
     seen = standing(lease=VANISHED)
 
@@ -194,6 +223,18 @@ def test_a_light_is_as_its_worst_part_and_well_since_the_last_of_them_is() -> No
         "desk": ("off", None),
         "database": ("ok", at(-400)),
     }
+
+
+def test_while_nothing_is_saved_no_light_says_otherwise() -> None:
+    seen = standing(lease=VANISHED)
+
+    lights = find_lights(parts(seen, database=NOT_SAVED))
+
+    assert lights["push"].detail == "deliveries are taken; the database saves none of them"
+    assert lights["pull"].detail.endswith(
+        "it has had no heartbeat since 2024-11-23 11:48:20 UTC; the database saves none"
+    )
+    assert "desk" not in lights, "the poller may well ask"
 
 
 def test_of_what_is_not_known_there_is_no_light() -> None:

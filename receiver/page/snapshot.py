@@ -12,7 +12,7 @@ import asyncpg
 import msgspec
 
 from db.answers import Tally, refusals_of
-from db.condition import WRONG
+from db.condition import WRONG, State
 from db.counts import Counts
 from db.database import Database
 from db.gaps import read_verdicts
@@ -32,10 +32,13 @@ FRESH = 1.0
 _DAY_FRESH = 30.0
 """The same for the day: each process adds a row a minute."""
 _LATEST = 10
+_TOLD_BY_THE_LOG = {"lease": "pass.failed", "feed": "'*.fault'"}
+"""Parts of which `doctor` can say only that the log says why, and the events that do."""
+_COMMANDS = ("freescout-audit ", "heroku ", "python ")
 
 
 class NextStep(msgspec.Struct, frozen=True, kw_only=True):
-    """What to do: in words, as a command, and where the runbook has more."""
+    """What to do: in a sentence, as a command, and where the runbook has more."""
 
     words: str
     command: str
@@ -92,6 +95,8 @@ class Snapshots:
         self._taken_at = -math.inf
         self._day: Day | None = None
         self._day_at = -math.inf
+        self._day_lights: Mapping[str, State] = {}
+        """How the lights were when the day was read last: it ends with them."""
 
     async def current(self) -> Snapshot:
         """Return how the service is; never raises for the database's sake."""
@@ -130,7 +135,8 @@ class Snapshots:
         )
 
     async def _read_day(self, now: datetime, lights: Mapping[str, Light]) -> None:
-        if self._clock() - self._day_at < _DAY_FRESH:
+        states = {name: each.state for name, each in lights.items()}
+        if states == self._day_lights and self._clock() - self._day_at < _DAY_FRESH:
             return
         times = times_of(now)
         self._day = summarise(
@@ -138,16 +144,32 @@ class Snapshots:
             await read_columns(self._database, times.columns, STEP),
             await read_counted(self._database, times.hours, HOUR),
             await read_verdicts(self._database, DAY),
-            {name: each.state for name, each in lights.items()},
+            states,
         )
-        self._day_at = self._clock()
+        self._day_at, self._day_lights = self._clock(), states
 
     def _next_step(self, parts: Mapping[str, Component], verdict: Verdict) -> NextStep | None:
-        part = None if verdict.part is None else parts.get(verdict.part)
-        if part is None or not part.next_step:
+        name = verdict.part
+        part = None if name is None else parts.get(name)
+        if name is None or part is None or not part.next_step:
             return None
-        command = f"{self._place.console} doctor"
-        if verdict.part == "poller":
-            command = self._place.start_poller
         heading = part.runbook.partition("#")[2] if part.state in WRONG else ""
-        return NextStep(words=part.next_step, command=command, heading=heading or verdict.part or "")
+        return NextStep(words=_as_sentence(part.next_step), command=self._command(name, part), heading=heading or name)
+
+    def _command(self, name: str, part: Component) -> str:
+        """Return what to type first."""
+        place, standing = self._place, self._health.standing
+        if name == "poller":
+            vanished = standing is not None and standing.poller == "vanished"
+            return place.restart_poller if vanished else place.start_poller
+        if part.state not in WRONG:
+            return f"{place.console} status"
+        if name in _TOLD_BY_THE_LOG and place.logs:
+            return f"{place.logs} --event {_TOLD_BY_THE_LOG[name]}"
+        return f"{place.console} doctor"
+
+
+def _as_sentence(words: str) -> str:
+    """Return a next step, which follows an arrow elsewhere, as a sentence; a command keeps its small letter."""
+    begun = words if words.startswith(_COMMANDS) else words[:1].upper() + words[1:]
+    return begun if begun.endswith(("?", "!", ".")) else f"{begun}."
