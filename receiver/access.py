@@ -123,6 +123,17 @@ def is_same_site(request: web.Request) -> bool:
     return origin is None or origin.partition("://")[2] == request.headers.get("Host")
 
 
+def comes_by_a_link_from_elsewhere(request: web.Request) -> bool:
+    """Whether a browser follows a link of another site, for which it keeps a session's cookie back.
+
+    A page that then loads itself anew is asked for by itself, so the browser sends the cookie, and says ``same-origin``
+    (https://www.w3.org/TR/fetch-metadata/#sec-fetch-site-header): the second answer is never this one again.
+    """
+    wanted = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document"}
+    told = {name: request.headers.get(name) for name in wanted}
+    return request.method == "GET" and COOKIE not in request.cookies and told == wanted
+
+
 def _session(token: Secret, until: int) -> str:
     """Return a session's cookie: when it ends, signed with the token, so that a new token ends every session."""
     signature = hmac.new(token.reveal().encode(), f"freescout-audit session {until}".encode(), hashlib.sha256).digest()

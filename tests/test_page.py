@@ -143,6 +143,47 @@ class TestAccess:
 
             assert answer.status == 403
 
+    async def test_a_link_of_another_site_leads_to_a_page_that_loads_itself_once_more(self, receive: Receive) -> None:
+        link = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document"}
+        async with receive(GUARDED) as receiver:
+            for path in ("", "ticket?which=7"):
+                async with receiver.client.get(receiver.url + PAGE + path, headers=link) as response:
+                    text = await response.text()
+                assert response.status == 401
+                assert '<meta http-equiv="refresh" content="0">' in text
+                assert unescape(re.sub(r"<[^>]+>", "", text)).split() == ["freescout-audit", "freescout-audit"]
+                assert "Set-Cookie" not in response.headers
+                assert "default-src 'none'" in response.headers["Content-Security-Policy"]
+
+    @pytest.mark.parametrize(
+        "changed",
+        [
+            {"Sec-Fetch-Site": "same-origin"},  # what comes of it: the form, never the same again
+            {"Sec-Fetch-Site": "same-site"},
+            {"Sec-Fetch-Site": "none"},
+            {"Sec-Fetch-Dest": "iframe"},
+            {"Sec-Fetch-Mode": "no-cors", "Sec-Fetch-Dest": "image"},
+            {"Cookie": f"{COOKIE}={cookie_of('the token before')}"},
+        ],
+    )
+    async def test_nothing_else_loads_itself_once_more(self, receive: Receive, changed: dict[str, str]) -> None:
+        link = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document"}
+        async with receive(GUARDED) as receiver:
+            status, text = await get(receiver, **link | changed)
+
+        assert (status, "Token" in text) == (401, True)
+
+    async def test_a_link_of_another_site_leads_in_who_shows_the_token(self, receive: Receive) -> None:
+        link = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document"}
+        async with receive(GUARDED) as receiver:
+            assert (await get(receiver, **link, **BEARER))[0] == 200
+
+    async def test_a_page_that_is_closed_says_so_to_a_link_as_well(self, receiver: Receiver) -> None:
+        link = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document"}
+        _, text = await get(receiver, **link, **{"X-Forwarded-For": "203.0.113.7"})
+
+        assert "closed: OPS_TOKEN is not set" in text
+
     async def test_without_a_token_it_is_open_on_this_machine_alone(self, receiver: Receiver) -> None:
         assert (await get(receiver))[0] == 200
 

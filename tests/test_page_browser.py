@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import aiohttp
 import pytest
+from aiohttp import web
 
 from conftest import ENVIRONMENT, Receive, Receiver
 from db.database import Database
@@ -40,6 +41,33 @@ async def test_who_was_woken_logs_in_reads_the_verdict_and_finds_a_ticket(browse
         await browser.type("which", "7")
         await browser.until("Ticket 7 reads closed: vouched for.")
         assert await browser.run("return document.cookie") == ""
+
+
+async def test_a_link_in_a_chat_leads_in_who_has_logged_in_and_others_to_the_form(
+    browser: Browser, receive: Receive
+) -> None:
+    async def show_chat(_request: web.Request) -> web.Response:
+        link = f'<a id="link" href="{receiver.url}{PAGE}deliveries?outcome=applied">Look here</a>'
+        return web.Response(text=link, content_type="text/html")
+
+    chat = web.Application()
+    chat.router.add_get("/", show_chat)
+    async with (
+        receive(replace(ENVIRONMENT, ops_token=Secret("another token"))) as receiver,
+        serve(chat, host="127.0.0.1", port=0) as port,
+    ):
+        # To a browser, localhost is another site than 127.0.0.1.
+        await browser.open(f"http://localhost:{port}/")
+        await browser.follow("link")
+        await browser.until("Token")
+        assert await browser.text("body") == "freescout-audit\nToken\nLog in"
+
+        await browser.type("token", "another token")
+        await browser.until("read", "#verdict")
+        await browser.open(f"http://localhost:{port}/")
+        await browser.follow("link")
+        await browser.until("There is none that fits.")
+        assert (await browser.run("return location.search")) == "?outcome=applied"
 
 
 async def test_a_delivery_shows_without_a_reload_and_a_lost_stream_is_said_and_comes_back(

@@ -23,7 +23,7 @@ from freescout_audit.delivery import both_names
 from freescout_audit.errors import DatabaseUnavailableError
 from freescout_audit.words import content, span
 from receiver import refusals as why
-from receiver.access import COOKIE, Access, is_same_site
+from receiver.access import COOKIE, Access, comes_by_a_link_from_elsewhere, is_same_site
 from receiver.page import charts, documents
 from receiver.page.day import Day
 from receiver.page.live import Streams
@@ -96,6 +96,8 @@ class Page:
             except web.HTTPException as raised:
                 raised.headers.update(_HEADERS)
                 raise
+        elif not self._access.is_closed and comes_by_a_link_from_elsewhere(request):
+            response = aiohttp_jinja2.render_template("again.html", request, {}, status=401)
         else:
             response = self._form(request, status=401)
         if not response.prepared:

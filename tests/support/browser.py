@@ -70,6 +70,10 @@ class Browser:
 
         await asyncio.to_thread(type_it)
 
+    async def follow(self, element_id: str) -> None:
+        """Follow a link."""
+        await asyncio.to_thread(lambda: self._driver.find_element(By.ID, element_id).click())
+
     async def text(self, selector: str = "main") -> str:
         """Return what a part of the page says."""
         said: str = await self.run("return document.querySelector(arguments[0]).innerText", selector)
