@@ -272,9 +272,11 @@ class StagedCache(Database):
         return self.clock
 
     @asynccontextmanager
-    async def transaction(self, deadline: float | None = None, *, durable: bool = True) -> AsyncIterator[Connection]:
+    async def transaction(
+        self, deadline: float | None = None, *, durable: bool = True, writes: bool = True
+    ) -> AsyncIterator[Connection]:
         """Lend a connection inside a transaction, which may fail before its commit."""
-        async with super().transaction(deadline, durable=durable) as connection:
+        async with super().transaction(deadline, durable=durable, writes=writes) as connection:
             yield connection
             self._go_wrong()
 
