@@ -174,8 +174,14 @@ def _lease(standing: Standing) -> Condition:
 def _desk(standing: Standing) -> Condition:
     """Judge what the poller reports of FreeScout's API; without a poller it is not known."""
     state, since = standing.desk_state, standing.desk_since
-    if standing.poller != "leads" or state == "unknown":
+    if standing.poller != "leads":
         return Condition(state="off", detail="FreeScout has not been asked lately")
+    if state == "unknown":
+        # It is reported at the end of a pass, and the first one may take long.
+        led, answered = standing.led_since, standing.desk_answered_at
+        if led is not None and answered is not None and answered >= led:
+            return Condition(state="ok", detail="FreeScout's API answers")
+        return Condition(state="off", detail="FreeScout has not answered yet")
     if state == "ok":
         if standing.trouble:
             return Condition(

@@ -124,8 +124,8 @@ def judge_all(parts: Mapping[str, Part], standing: Standing | None, *, answered:
             )
             return _right_so_far("Right so far, but ", parts, name, until, passes_go_on=goes_on)
         if standing.poller == "stepped_down" and standing.retired_at is None:
-            sentence = ["Answers can be trusted until ", until, ", and no poller runs."]
-            return Verdict(state="notice", sentence=sentence, part="poller")
+            there: Sequence[str | datetime] = ["Answers can be trusted until ", until, ", and no poller runs."]
+            return Verdict(state="notice", sentence=there, part="poller")
         return Verdict(state="ok", sentence=["Answers can be trusted until ", until, "."])
     read_none = "every ticket reads none" if answered == 0 else "tickets without a recent delivery read none"
     if standing.poller == "leads":

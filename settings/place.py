@@ -17,6 +17,7 @@ class Place(NamedTuple):
     start_poller: str
     restart_poller: str
     """Starts one that has ended, and ends one that hangs before that."""
+    migrate: str
     logs: str
     """Lets `freescout-audit logs` read what was logged lately; empty: where that is we do not know."""
     to_set: str
@@ -37,6 +38,7 @@ PLACES: Mapping[Kind, Place] = {
         "heroku run -- bin/freescout-audit",
         "heroku ps:scale poller=1",
         "heroku ps:restart poller",
+        "heroku run -- python -m db.migrate",
         "heroku logs --num 1500 | bin/freescout-audit logs",
         "heroku config:set {variable}={value}",
         "heroku config:unset {variable}",
@@ -47,6 +49,7 @@ PLACES: Mapping[Kind, Place] = {
         "docker compose exec web bin/freescout-audit",
         "docker compose up --detach poller",
         "docker compose restart poller",
+        "docker compose run --rm migrate",
         "docker compose logs | docker compose exec -T web bin/freescout-audit logs",
         "set {variable}={value} in .env, then docker compose up --detach",
         "take {variable} out of .env, then docker compose up --detach",
@@ -57,6 +60,7 @@ PLACES: Mapping[Kind, Place] = {
         "sudo freescout-audit",
         "systemctl enable --now freescout-audit-poller",
         "systemctl restart freescout-audit-poller",
+        "systemctl restart freescout-audit-migrate",
         "journalctl --since=-2h --output=cat --unit='freescout-audit-*' | freescout-audit logs",
         "set {variable}={value} in /etc/freescout-audit/env, then systemctl restart freescout-audit.target",
         "take {variable} out of /etc/freescout-audit/env, then systemctl restart freescout-audit.target",
@@ -66,6 +70,7 @@ PLACES: Mapping[Kind, Place] = {
         "bin/freescout-audit",
         "python -m poller",
         "python -m poller",
+        "python -m db.migrate",
         "",
         "set {variable}={value}, and start the processes again",
         "unset {variable}, and start the processes again",

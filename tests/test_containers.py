@@ -169,8 +169,8 @@ def test_what_next_steps_name_is_there() -> None:
     compose = (ROOT / "compose.yaml").read_text(encoding="utf-8")
     place = PLACES["container"]
 
-    for words in (place.console, place.start_poller, place.restart_poller, place.logs):
-        for name in re.findall(r"\b(web|poller)\b", words):
+    for words in (place.console, place.start_poller, place.restart_poller, place.migrate, place.logs):
+        for name in re.findall(r"\b(web|poller|migrate)\b", words):
             assert f"\n  {name}:\n" in compose
     assert (ROOT / "bin" / "freescout-audit").exists()
 

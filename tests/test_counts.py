@@ -72,7 +72,8 @@ async def test_counting_asks_for_no_right_to_write_which_a_standby_refuses(
 
     async def listen(self: asyncpg.Connection, query: str, *arguments: object, **named: Any) -> str:
         said.append(query)
-        return await execute(self, query, *arguments, **named)
+        answer: str = await execute(self, query, *arguments, **named)
+        return answer
 
     monkeypatch.setattr(asyncpg.Connection, "execute", listen)
 

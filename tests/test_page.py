@@ -1,6 +1,7 @@
 """The page: who gets to see it, what it says, and that nothing in it can be turned against who looks at it."""
 
 import asyncio
+import os
 import re
 from dataclasses import replace
 from html import unescape
@@ -15,6 +16,7 @@ from freescout_audit.signature import fingerprint
 from receiver.access import COOKIE, SESSION, Access
 from receiver.page import documents
 from settings import Secret
+from settings.place import where_we_run
 from support.examples import KEY, body, signed
 from support.sessions import cookie_of, seconds_ago
 
@@ -336,6 +338,12 @@ class TestWhatItShows:
 
         assert (status, "type one of the ids 7, 8" in text) == (400, True)
 
+    async def test_where_nothing_has_come_it_says_what_to_look_at(self, receiver: Receiver) -> None:
+        _, text = await get(receiver)
+
+        assert "None has come yet. Does FreeScout know where to send them? Runbook: webhook" in text
+        assert "Passes\nnone" in text
+
     async def test_refusals_are_counts(self, receiver: Receiver, sql: asyncpg.Connection) -> None:
         await sql.execute(
             "INSERT INTO freescout_answer VALUES ('unverified', 1234, now(), now()), ('verified', 9, now(), now())"
@@ -360,6 +368,7 @@ class TestWhatItShows:
     async def test_a_database_that_is_away_is_said_and_the_page_stays(
         self, receiver: Receiver, sql: asyncpg.Connection
     ) -> None:
+        place = where_we_run(os.environ)
         await sql.execute("ALTER TABLE freescout_lease RENAME TO away")
         try:
             async with asyncio.timeout(10):
@@ -373,6 +382,7 @@ class TestWhatItShows:
         assert "every application reads none, and no delivery is saved: the database lacks our schema" in text
         assert [status for status, _ in lists] == [200, 503]
         assert "run python -m db.migrate" in lists[1][1]
+        assert place.migrate in text
 
 
 class TestSafety:

@@ -67,11 +67,12 @@ def test_they_start_what_the_procfile_starts() -> None:
 
 def test_what_next_steps_name_is_there() -> None:
     place = PLACES["systemd"]
-    words = " ".join((place.start_poller, place.restart_poller, place.logs, place.set_variable("X")))
+    words = " ".join((place.start_poller, place.restart_poller, place.migrate, place.logs, place.set_variable("X")))
     names = set(re.findall(r"freescout-audit[-.][\w.*]+", words))
 
-    assert names == {"freescout-audit-poller", "freescout-audit.target", "freescout-audit-*"}
+    assert names == {"freescout-audit-poller", "freescout-audit-migrate", "freescout-audit.target", "freescout-audit-*"}
     assert (UNITS / "freescout-audit-poller.service").exists()
+    assert (UNITS / "freescout-audit-migrate.service").exists()
     assert (UNITS / "freescout-audit.target").exists()
     common = (UNITS / "freescout-audit-.service.d" / "common.conf").read_text(encoding="utf-8")
     (env,) = re.findall(r"^EnvironmentFile=(.+)$", common, flags=re.MULTILINE)

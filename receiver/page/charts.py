@@ -105,7 +105,8 @@ def charts(day: Day) -> Sequence[Chart]:
 
 def _stacked(hours: Sequence[Hour], name: str, title: str, labels: Mapping[str, str]) -> Chart:
     """Return a chart of counts, one upon the other, the first at the bottom."""
-    top = max([sum(hour.counts.get(kind, 0) for kind in labels) for hour in hours] or [0]) or 1
+    most = max([sum(hour.counts.get(kind, 0) for kind in labels) for hour in hours] or [0])
+    top = most or 1
     boxes, width = [], WIDTH / max(len(hours), 1)
     for at, hour in enumerate(hours):
         base = float(HEIGHT)
@@ -134,7 +135,14 @@ def _stacked(hours: Sequence[Hour], name: str, title: str, labels: Mapping[str, 
         for kind, label in labels.items()
     ]
     hours_at = [hour.at for hour in hours]
-    return Chart(name=name, title=title, boxes=boxes, series=series, hours=hours_at, top=f"{top:,} an hour")
+    return Chart(
+        name=name,
+        title=title,
+        boxes=boxes,
+        series=series,
+        hours=hours_at,
+        top=f"up to {most:,} an hour" if most else "none",
+    )
 
 
 def _times(day: Day) -> Chart:
@@ -169,7 +177,7 @@ def _times(day: Day) -> Chart:
         boxes=boxes,
         series=series,
         hours=[hour.at for hour in day.hours],
-        top="1 hour, on a logarithmic scale",
+        top="up to 1 hour, on a logarithmic scale",
         line=round(HEIGHT * (1 - _share(PROMISE)), 1),
         line_says=f"the promise of {PROMISE:g} s",
     )

@@ -164,6 +164,8 @@ class Snapshots:
             return place.restart_poller if vanished else place.start_poller
         if part.state not in WRONG:
             return f"{place.console} status"
+        if "db.migrate" in part.next_step:
+            return place.migrate
         if name in _TOLD_BY_THE_LOG and place.logs:
             return f"{place.logs} --event {_TOLD_BY_THE_LOG[name]}"
         return f"{place.console} doctor"
