@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 import msgspec
-from sqlalchemy import func, select
+from sqlalchemy import func, select, true
 
 from db import schema
 from db.database import Database
@@ -171,12 +171,13 @@ async def open_disputes(database: Database, *, at_most: int) -> Sequence[Dispute
         return [Dispute(**row) for row in await connection.rows(query)]
 
 
-async def read_disputes(database: Database, *, at_most: int) -> Sequence[OpenDispute]:
-    """Return the open disputes, the newest first."""
+async def read_disputes(database: Database, *, at_most: int, ticket_id: int | None = None) -> Sequence[OpenDispute]:
+    """Return the open disputes, the newest first; with ``ticket_id`` that ticket's alone."""
     columns = (_ticket[name] for name in OpenDispute.__struct_fields__)
+    wanted = true() if ticket_id is None else _ticket.ticket_id == ticket_id
     query = (
         select(*columns)
-        .where(_ticket.disputed_at.is_not(None))
+        .where(_ticket.disputed_at.is_not(None), wanted)
         .order_by(_ticket.touched_at.desc().nulls_last(), _ticket.ticket_id)
         .limit(at_most)
     )

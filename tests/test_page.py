@@ -364,6 +364,8 @@ class TestWhatItShows:
         assert re.search(r"8\s*active\s*closed", (await get(receiver, "gaps?verdict=lost"))[1])
         assert "There is none that fits." in (await get(receiver, "gaps?verdict=late"))[1]
         assert re.search(r"9\s*gone", (await get(receiver, "disputes"))[1])
+        assert re.search(r"9\s*gone", (await get(receiver, "disputes?ticket=9"))[1])
+        assert "There is none that fits." in (await get(receiver, "disputes?ticket=8"))[1]
 
     async def test_a_database_that_is_away_is_said_and_the_page_stays(
         self, receiver: Receiver, sql: asyncpg.Connection

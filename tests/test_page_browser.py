@@ -120,6 +120,16 @@ async def test_nothing_serious_stands_in_anybodys_way(browser: Browser, receiver
     await browser.open("about:blank")
 
 
+async def test_the_form_stands_in_the_way_of_a_wrong_token_alone(browser: Browser, receive: Receive) -> None:
+    axe()
+    async with receive(replace(ENVIRONMENT, ops_token=Secret("yet another token"))) as receiver:
+        await browser.open(receiver.url + PAGE)
+        await browser.type("token", "wrong")
+        await browser.until("That is not the token.")
+
+        assert await browser.find_barriers() == []
+
+
 async def test_without_a_script_it_says_the_same(receiver: Receiver) -> None:
     async with receiver.client.get(receiver.url + PAGE) as response:
         text = await response.text()

@@ -215,10 +215,13 @@ class Page:
         return await self._look(request, "gaps.html", look, verdict=verdict, ticket=ticket, verdicts=VERDICTS)
 
     async def _show_disputes(self, request: web.Request) -> web.Response:
-        async def look() -> dict[str, Any]:
-            return {"disputes": await read_disputes(self._database, at_most=_LIST)}
+        ticket = request.query.get("ticket", "").strip()
 
-        return await self._look(request, "disputes.html", look)
+        async def look() -> dict[str, Any]:
+            ticket_id = await self._find(ticket) if ticket else None
+            return {"disputes": await read_disputes(self._database, ticket_id=ticket_id, at_most=_LIST)}
+
+        return await self._look(request, "disputes.html", look, ticket=ticket)
 
     async def _look(
         self, request: web.Request, template: str, look: Callable[[], Awaitable[Mapping[str, Any]]], **context: object
