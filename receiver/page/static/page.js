@@ -11,8 +11,8 @@ function addLocalTimes(part) {
     if (at.getTimezoneOffset() !== 0 && !time.closest(".axis, tbody th")) {
       const local = document.createElement("span");
       local.className = "local";
-      local.textContent = ` (${at.toLocaleTimeString([], { hourCycle: "h23" })} here)`;
-      time.append(local);
+      local.textContent = `(${at.toLocaleTimeString([], { hourCycle: "h23" })} here)`;
+      time.append(" ", local);
     }
   }
 }
