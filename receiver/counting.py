@@ -32,9 +32,14 @@ class Counting:
         self.counts: Counts | None = None
 
     def look(self, *, vouches: bool) -> None:
-        """Take notice of whether the lease vouches: when that changes, so does what most tickets read."""
+        """Take notice of whether the lease vouches: when that changes, so does what most tickets read.
+
+        What was counted before is then not known to be so any more.
+        """
         if vouches != self._vouches:
             self._wanted.set()
+            if self._vouches is not None:
+                self.counts = None
         self._vouches = vouches
 
     def forget(self) -> None:

@@ -140,6 +140,20 @@ async def test_what_cannot_be_counted_in_time_is_not_known(
     assert math.isnan(value(metrics, "freescout_audit_tickets", reason="ok"))
 
 
+async def test_what_was_counted_before_the_lease_ended_or_came_back_is_not_shown(database: Database) -> None:
+    counting = Counting(database, Metrics())
+    await counting.count_once()
+    counting.look(vouches=False)
+    before = counting.counts
+
+    counting.look(vouches=True)
+
+    assert (before is not None, counting.counts) == (True, None)
+    await counting.count_once()
+    counting.look(vouches=True)
+    assert counting.counts is not None
+
+
 async def test_an_error_that_counting_alone_meets_is_said_and_said_once(
     database: Database, log: Log, monkeypatch: pytest.MonkeyPatch
 ) -> None:
