@@ -9,6 +9,7 @@ DEFINITIONS = (
     "freescout_ticket_state",
     "freescout_read_tickets",
     "freescout_lock_tickets",
+    "freescout_lock_feed",
     "freescout_note_history",
     "freescout_note_lease",
     "freescout_write_tickets",

@@ -142,6 +142,7 @@ async def _end_transitions(database: Database, first: int) -> None:
 
 async def begin_the_feed_again(connection: Connection) -> None:
     """Number all transitions anew, beyond any number that a reader may have: after a restore it may have later ones."""
+    await _lock_the_feed(connection)
     await connection.execute(update(schema.history).values(transition_id=_history.transition_id + _BEYOND))
     await connection.execute(
         update(schema.feed).values(last_id=_feed.last_id + _BEYOND, pruned_through=_feed.pruned_through + _BEYOND)
@@ -150,7 +151,13 @@ async def begin_the_feed_again(connection: Connection) -> None:
 
 async def forget_history(connection: Connection) -> None:
     """Forget all of it, in the transaction that forgets the tickets: readers of the feed have to begin again."""
+    await _lock_the_feed(connection)
     await connection.execute(delete(schema.history))
     await connection.execute(delete(schema.lease_history))
     ended = _feed.last_id + 1
     await connection.execute(update(schema.feed).values(pruned_through=ended, last_id=ended, kept_since=schema.now))
+
+
+async def _lock_the_feed(connection: Connection) -> None:
+    """Before the history's rows, as who numbers them does."""
+    await connection.execute(select(func.freescout_lock_feed(False)))  # noqa: FBT003 - SQL's argument

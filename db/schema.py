@@ -344,6 +344,7 @@ feed = Table(
         comment="The last number that is not kept any more.",
     ),
     Column("kept_since", _moment, nullable=False, comment="Since when the history is whole."),
+    Column("origin", Text, comment="Which server, database and timeline numbered last: a restored one is another."),
     comment="How far the feed of transitions goes.",
 )
 

@@ -17,6 +17,7 @@ from db.database import Database
 from db.lease import vouch_for_nothing
 from db.revision import NEWEST
 from db.standing import read_standing
+from db.transitions import last_transition_id, number_transitions
 from db.url import normalise
 from poller.freescout import DeskResponse, FreeScout
 from support.backups import Backup, programs_of
@@ -164,6 +165,26 @@ async def test_a_pass_that_began_before_the_restore_was_told_of_vouches_for_noth
 
     lease_until, now = await copy.sql.fetchrow("SELECT lease_until, freescout_now() FROM freescout_lease")
     assert lease_until <= now
+
+
+async def test_a_reader_of_the_feed_that_had_more_than_the_backup_is_told_without_a_command(story: Story) -> None:
+    await story.world.poll()
+    await number_transitions(story.world.database)
+    kept = await last_transition_id(story.world.database)
+    await story.back_up()
+    await number_transitions(story.world.database)
+    had = await last_transition_id(story.world.database)
+    copy = await story.restore(after=240)
+    for ticket_id in range(2, 9):
+        story.change(ticket_id)
+    await copy.poll()
+    await number_transitions(copy.database)
+
+    new = await copy.sql.fetch("SELECT ticket_id FROM freescout_transitions($1)", kept)
+    assert kept < had
+    assert {row["ticket_id"] for row in new} == set(range(1, 9))
+    with pytest.raises(asyncpg.InvalidParameterValueError, match=f"transition {had} is not known"):
+        await copy.sql.fetch("SELECT * FROM freescout_transitions($1)", had)
 
 
 async def test_the_runbooks_command_leaves_a_right_cache(story: Story) -> None:

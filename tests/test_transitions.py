@@ -166,10 +166,59 @@ async def test_many_writers_at_once_give_each_reader_each_transition_once_and_in
         assert len(ids) >= len(tickets)
 
 
+async def test_a_delivery_gets_its_place_as_it_is_written(database: Database, sql: asyncpg.Connection) -> None:
+    await deliver(database, claim("active", 0, ticket_id=9), claim("active", 0, ticket_id=8))
+    await deliver(database, claim("active", 0, ticket_id=9), claim("closed", 9, ticket_id=8))
+
+    found = await sql.fetch("SELECT transition_id, ticket_id, after FROM freescout_transitions()")
+    assert [tuple(row) for row in found] == [(1, 8, "active"), (2, 9, "active"), (3, 8, "closed")]
+    assert await sql.fetchval("SELECT last_id FROM freescout_feed") == 3
+
+
+async def test_one_that_finds_the_feed_locked_waits_for_nobody_and_gets_its_place_afterwards(
+    database: Database, database_url: str
+) -> None:
+    other = await asyncpg.connect(database_url)
+    async with other.transaction():
+        await other.execute("SELECT freescout_lock_feed(false)")
+        await deliver(database, claim("active", 0))
+        assert await read_transitions(database) == []
+    await other.close()
+
+    assert steps(await feed(database)) == [(1, 7, "none", "active")]
+
+
+async def test_one_that_comes_after_what_has_no_place_yet_gets_its_own_after_that(
+    database: Database, clock: Clock
+) -> None:
+    await record_truths(database, [truth("active", -60, asked=0)], terms=TERMS)
+    await clock.set(at(10))
+    await deliver(database, claim("closed", 9))
+    assert await read_transitions(database) == []
+
+    assert steps(await feed(database)) == [(1, 7, "none", "active"), (2, 7, "active", "closed")]
+
+
+async def test_a_place_in_the_feed_is_no_number_before_it_is_committed(database: Database, database_url: str) -> None:
+    """Who reads in between must not be given the later one first."""
+    slow = await asyncpg.connect(database_url)
+    async with slow.transaction():
+        await slow.execute(
+            "INSERT INTO freescout_ticket (ticket_id, status, state, updated_at, gone)"
+            " VALUES (1, 'active', 'published', now(), false)"
+        )
+        await slow.execute("SELECT freescout_note_history('{1}', true)")
+        await deliver(database, claim("closed", 0, ticket_id=2))
+        assert await read_transitions(database) == []
+    await slow.close()
+
+    assert steps(await feed(database)) == [(1, 1, "none", "active"), (2, 2, "none", "closed")]
+
+
 async def test_what_a_process_committed_before_it_died_is_numbered_by_another(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await deliver(database, claim("active", 0))
+    await record_truths(database, [truth("active", -60, asked=0)], terms=TERMS)
     database.written.clear()
     monkeypatch.setattr("db.transitions.LOOK_EVERY", 0.01)
     numbering = asyncio.create_task(number_for_ever(database, RECEIVER_FAULT))
@@ -180,7 +229,7 @@ async def test_what_a_process_committed_before_it_died_is_numbered_by_another(
 
 
 async def test_what_waits_for_its_place_is_known_and_since_when(database: Database, clock: Clock) -> None:
-    await deliver(database, claim("active", 0))
+    await record_truths(database, [truth("active", -60, asked=0)], terms=TERMS)
     await clock.set(at(90))
     await deliver(database, claim("closed", 80))
 
@@ -197,7 +246,7 @@ async def test_numbering_that_fails_says_why_and_is_tried_again(
     database: Database, sql: asyncpg.Connection, log: Log, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("db.transitions.LOOK_EVERY", 0.01)
-    await deliver(database, claim("active", 0))
+    await record_truths(database, [truth("active", -60, asked=0)], terms=TERMS)
     await sql.execute("ALTER FUNCTION freescout_number_transitions(int) RENAME TO away")
     await sql.execute(
         "CREATE FUNCTION freescout_number_transitions(int) RETURNS bigint LANGUAGE plpgsql"
@@ -254,16 +303,26 @@ async def test_a_reader_goes_on_where_it_was_and_has_what_it_died_over_again(
 
 async def test_a_reader_is_told_at_once(database: Database, database_url: str) -> None:
     connection = await asyncpg.connect(database_url)
-    async with aclosing(transitions(connection, "revoker", look_every=60)) as reading:
+    numbering = asyncio.create_task(number_for_ever(database, RECEIVER_FAULT))
+    async with aclosing(transitions(connection, "revoker", look_every=60)) as reading, asyncio.timeout(20):
         assert await anext(reading) is None
-        waiting = asyncio.ensure_future(anext(reading))
+        waiting = asyncio.ensure_future(_next(reading))
         await deliver(database, claim("active", 0))
-        await number_transitions(database)
-        told = await asyncio.wait_for(waiting, 10)
+        claimed = await waiting
+        waiting = asyncio.ensure_future(_next(reading))
+        await record_truths(database, [truth("closed", -60, asked=0, ticket_id=8)], terms=TERMS)
+        read = await waiting
+    numbering.cancel()
     await connection.close()
 
-    assert told is not None
-    assert told.after == "active"
+    assert (claimed.after, read.after) == ("active", "closed")
+
+
+async def _next(reading: AsyncGenerator[Transition | None]) -> Transition:
+    async for each in reading:
+        if each is not None:
+            return each
+    raise AssertionError("the feed has ended")
 
 
 async def test_a_reader_whose_place_is_not_kept_is_told_where_to_begin(
@@ -314,6 +373,26 @@ async def test_after_a_restore_every_reader_begins_again(database: Database, sql
     (again,) = await feed(database)
     assert (again.ticket_id, again.after) == (7, "active")
     assert await feed(database, after=again.transition_id) == []
+
+
+async def test_after_a_restore_no_number_is_given_twice_and_only_who_had_later_ones_begins_again(
+    database: Database, sql: asyncpg.Connection, clock: Clock
+) -> None:
+    await deliver(database, claim("active", 0))
+    await sql.execute("UPDATE freescout_feed SET origin = 'the server of before'")
+    await clock.set(at(10))
+    await deliver(database, claim("closed", 9))
+    await clock.set(at(20))
+    await record_truths(database, [truth("spam", 15, asked=20)], terms=TERMS)
+    await number_transitions(database)
+
+    (closed, spam) = await sql.fetch("SELECT * FROM freescout_transitions(1)")
+    assert (closed["after"], spam["after"]) == ("closed", "spam")
+    assert spam["transition_id"] == closed["transition_id"] + 1 > 1_000_000_000
+    for lost in (2, 3):
+        with pytest.raises(asyncpg.InvalidParameterValueError, match=f"transition {lost} is not known: it was lost"):
+            await sql.fetch("SELECT * FROM freescout_transitions($1)", lost)
+    assert await sql.fetch("SELECT * FROM freescout_transitions($1)", spam["transition_id"]) == []
 
 
 async def test_a_reader_that_is_ahead_of_a_restored_database_is_told(sql: asyncpg.Connection) -> None:

@@ -11,7 +11,7 @@ DO $do$ BEGIN EXECUTE format($create$
             RETURN 0;
         END IF;
         -- One at a time, and each sees what those before it have numbered: whatever is committed later comes later.
-        SELECT last_id INTO last FROM freescout_feed FOR UPDATE;
+        last := freescout_lock_feed(false);
         WITH unnumbered AS (
             SELECT ticket_id, known_at, entry_id, row_number() OVER (ORDER BY entry_id) AS place
             FROM freescout_history WHERE before IS NOT NULL AND transition_id IS NULL

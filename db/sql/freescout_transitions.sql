@@ -25,6 +25,12 @@ DO $do$ BEGIN EXECUTE format($create$
                                  coalesce(first::text, 'still to come')),
                 HINT = 'begin again at 0';
         END IF;
+        IF after > 0 AND after NOT IN (feed.pruned_through, feed.last_id)
+           AND NOT EXISTS (SELECT FROM freescout_history h WHERE h.transition_id = after) THEN
+            RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
+                MESSAGE = format('transition %%s is not known: it was lost when an older database was restored', after),
+                HINT = 'begin again at 0';
+        END IF;
         RETURN QUERY
         SELECT h.transition_id, h.ticket_id, h.before, h.settled, h.reason, h.changed_at, h.known_at, h.via
         FROM freescout_history h WHERE h.transition_id > after ORDER BY h.transition_id LIMIT at_most;

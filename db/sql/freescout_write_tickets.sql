@@ -37,7 +37,8 @@ DO $do$ BEGIN EXECUTE format($create$
             RAISE EXCEPTION USING ERRCODE = 'serialization_failure', MESSAGE = 'the lease was written meanwhile';
         END IF;
         IF written <> '{}' THEN
-            PERFORM freescout_note_history(written);
+            -- Deliveries are committed at once, and hold the feed up no longer than that takes.
+            PERFORM freescout_note_history(written, json_array_length(journal) > 0);
         END IF;
         INSERT INTO freescout_delivery AS d (
             received_at, endpoint, event, ticket_id, outcome, reason, status, state, updated_at, body_bytes, body_ms,
