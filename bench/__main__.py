@@ -16,7 +16,7 @@ import typer
 import uvloop
 from rich.console import Console
 
-from bench import beside, console, deliveries, passes, reads
+from bench import beside, console, deliveries, history, passes, reads
 from bench.deliveries import MEGABYTE, Plan
 from bench.first_load import Loaded
 from bench.report import ROOT, Line, Point, machine, print_table, write_document, write_plot
@@ -103,6 +103,7 @@ def main(
         take(deliveries.large(url))
         take(deliveries.alone(url, plan))
         take(deliveries.pair(url, plan))
+        take(history.lines(url, plan, tickets=tickets))
         by_size = deliveries.growth(url)
         take(beside.first_load(url, plan))
         take(beside.deletions(url, plan))

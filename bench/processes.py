@@ -115,7 +115,7 @@ async def empty_the_cache(url: str) -> None:
     """Forget what earlier measurements left: their news is known, and a lease makes older news stale."""
     connection = await asyncpg.connect(url)
     await connection.execute(
-        "TRUNCATE freescout_ticket, freescout_delivery, freescout_gap;"
+        "TRUNCATE freescout_ticket, freescout_delivery, freescout_gap, freescout_history;"
         " UPDATE freescout_lease SET complete_through = NULL, covered_through = NULL, seen_through = NULL,"
         " set_back_through = NULL, set_back_at = NULL,"
         " renewed_by_pass = NULL, lease_until = NULL; UPDATE freescout_poller SET load_cursor = NULL, load_began = NULL"
@@ -124,12 +124,12 @@ async def empty_the_cache(url: str) -> None:
 
 
 @contextmanager
-def receiver(database_url: str, **variables: str) -> Iterator[Server]:
-    """Run our receiver over an empty cache."""
+def receiver(database_url: str, *, module: str = "receiver", **variables: str) -> Iterator[Server]:
+    """Run our receiver, or a ``module`` like it, over an empty cache."""
     asyncio.run(empty_the_cache(database_url))
     port = free_port()
     with server(
-        ["-m", "receiver"],
+        ["-m", module],
         port,
         DATABASE_URL=database_url,
         PORT=str(port),
