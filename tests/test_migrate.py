@@ -1,7 +1,8 @@
 """A release beside the processes at work: it blocks no reader, and knows older, newer and forgotten schemas."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import UTC, datetime, timedelta
 
 import asyncpg
@@ -12,14 +13,26 @@ from sqlalchemy import Connection, text
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
-from db.database import Database
+from db import statements
+from db.database import OVERTAKEN, Database
 from db.leadership import claim
 from db.migrate import LockedError, TooOldError, migrate
 from db.revision import NEWEST, SCRIPTS, age_of, scripts
+from db.store import Delivery, record_deliveries
 from db.url import normalise
+from freescout_audit.rule import Terms
+from support.examples import claim as about
 from support.processes import process
 
 FIRST_RELEASE = "0008"
+Begins = Callable[[], AbstractAsyncContextManager[None]]
+
+
+def upgrade(connection: Connection, to: str) -> None:
+    config = Config()
+    config.set_main_option("script_location", str(SCRIPTS))
+    config.attributes["connection"] = connection
+    command.upgrade(config, to)
 
 
 async def go_back(url: str, to: str = FIRST_RELEASE) -> None:
@@ -28,10 +41,7 @@ async def go_back(url: str, to: str = FIRST_RELEASE) -> None:
     def make(connection: Connection) -> None:
         connection.execute(text("DROP SCHEMA public CASCADE"))
         connection.execute(text("CREATE SCHEMA public"))
-        config = Config()
-        config.set_main_option("script_location", str(SCRIPTS))
-        config.attributes["connection"] = connection
-        command.upgrade(config, to)
+        upgrade(connection, to)
 
     engine = create_async_engine(normalise(url), poolclass=NullPool)
     async with engine.begin() as connection:
@@ -202,3 +212,64 @@ async def test_what_is_written_while_history_begins_is_in_it(database_url: str, 
     await writer.close()
 
     assert await sql.fetchval("SELECT status FROM freescout_history WHERE ticket_id = 7") == "active"
+
+
+@pytest.fixture
+async def begins(database_url: str, sql: asyncpg.Connection) -> AsyncIterator[Begins]:
+    """History begins, in a transaction that is not committed before somebody waits for it."""
+    await go_back(database_url, to="0016")
+    engine = create_async_engine(normalise(database_url), poolclass=NullPool)
+
+    @asynccontextmanager
+    async def begins() -> AsyncIterator[None]:
+        async with engine.begin() as migration, asyncio.timeout(30):
+            await migration.run_sync(upgrade, "0017")
+            yield
+            waits = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'freescout_ticket'::regclass"
+            while not await sql.fetchval(waits):  # noqa: ASYNC110 - the database is asked
+                await asyncio.sleep(0)
+
+    yield begins
+    await engine.dispose()
+
+
+async def test_a_delivery_that_waits_while_history_begins_is_in_it(
+    database: Database, sql: asyncpg.Connection, begins: Begins
+) -> None:
+    delivery = Delivery(
+        claim=about("active", 0),
+        endpoint="audit",
+        event="convo.status",
+        body_bytes=9,
+        body_ms=0.5,
+        signed_with="current",
+    )
+    async with begins():
+        delivering = asyncio.create_task(record_deliveries(database, [delivery], terms=Terms()))
+    await delivering
+
+    assert await sql.fetchval("SELECT status FROM freescout_ticket WHERE ticket_id = 7") == "active"
+    assert await sql.fetchval("SELECT settled FROM freescout_history WHERE ticket_id = 7") == "active"
+
+
+async def test_a_write_that_waits_itself_while_history_begins_fails_and_is_tried_again(
+    database_url: str, sql: asyncpg.Connection, begins: Begins
+) -> None:
+    """It has begun with the function of before, which notes no history."""
+    await sql.execute(
+        "INSERT INTO freescout_ticket (ticket_id, status, state, updated_at, gone)"
+        " VALUES (7, 'active', 'published', now(), false)"
+    )
+    writer = await asyncpg.connect(database_url)
+    held = await writer.fetchrow(statements.READ_TICKETS, [7])
+    rows = held["rows"].replace('"active"', '"closed"')
+    async with begins():
+        writing = asyncio.create_task(
+            writer.execute(statements.WRITE_TICKETS, rows, held["versions"], held["lease_version"], "[]", None)
+        )
+    with pytest.raises(OVERTAKEN):
+        await writing
+    await writer.close()
+
+    assert await sql.fetchval("SELECT status FROM freescout_ticket") == "active"
+    assert await sql.fetchval("SELECT settled FROM freescout_history") == "active"
