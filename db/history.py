@@ -1,7 +1,7 @@
 """What was answered at a moment: each ticket's row, and the lease, as they stood then."""
 
 from collections.abc import Mapping
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from sqlalchemy import ColumnElement, Delete, delete, func, or_, select, tuple_, update
@@ -15,6 +15,8 @@ from freescout_audit.trust import AHEAD
 _history, _lease, _feed = schema.history.c, schema.lease_history.c, schema.feed.c
 AT_ONCE = 5000
 """Rows that are deleted in one statement."""
+_SOMETIME = datetime(1970, 1, 1, tzinfo=UTC)
+"""What was written while our clock was ahead has this for its dates."""
 _BEYOND = 1_000_000_000
 """More transitions than there have been since any backup."""
 
@@ -49,7 +51,9 @@ def _beyond(record: Mapping[str, Any], at: datetime) -> Reason | None:
         return "to_come"
     if at < record["kept_since"] or any(stamp > now + AHEAD for stamp in latest):
         return "not_kept"
-    return "miss" if record["entry_id"] is None else None
+    if record["entry_id"] is None:
+        return "miss"
+    return "not_kept" if record["grace_until"] == _SOMETIME else None
 
 
 def _unanswerable(record: Mapping[str, Any], at: datetime) -> Reason | None:

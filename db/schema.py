@@ -328,7 +328,7 @@ lease_history = Table(
     Column("renewed_at", _moment, nullable=False),
     Column("until_at", _moment, comment="Until when it vouched for every ticket; NULL: for none."),
     Column("longest", Interval, nullable=False, comment="How far ahead a row's own time to live counted."),
-    comment="The lease as it was: a row for each stretch without a break, of a day at the most.",
+    comment="The lease as it was: a row for each stretch without a break, of an hour at the most.",
 )
 
 feed = Table(

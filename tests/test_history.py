@@ -178,13 +178,13 @@ async def test_what_each_pass_confirms_adds_no_row_while_the_lease_vouches(cache
     assert [await cache.then(at(seconds)) for seconds in (601, 3000, 6600)] == ["active"] * 3
 
 
-async def test_an_unbroken_lease_is_a_row_a_day(cache: Cache) -> None:
-    for turn in range(2 * 108 + 1):
-        await cache.be_at(800 * turn)
+async def test_an_unbroken_lease_is_a_row_an_hour(cache: Cache) -> None:
+    for turn in range(4 * 30 + 1):
+        await cache.be_at(120 * turn)
         await cache.make_a_pass()
 
     rows = await cache.sql.fetch("SELECT unbroken_since FROM freescout_lease_history WHERE until_at IS NOT NULL")
-    assert 2 <= len(rows) <= 3
+    assert 4 <= len(rows) <= 5
     assert {row["unbroken_since"] for row in rows} == {at(0)}
 
 
@@ -250,6 +250,44 @@ async def test_of_the_time_in_which_our_clock_was_ahead_nothing_is_claimed(cache
 
     assert [await cache.then(at(seconds)) for seconds in (120, 131, 139)] == ["none"] * 3
     assert await cache.then(at(140)) == "closed"
+
+
+async def test_a_clock_that_was_ahead_takes_no_answer_from_the_time_before(cache: Cache) -> None:
+    known = [truth("active", -60, asked=0, ticket_id=ticket) for ticket in (7, 8)]
+    await record_truths(cache.database, known, terms=TERMS)
+    for seconds in (0, 600, 1200, 1800):
+        await cache.be_at(seconds)
+        await cache.make_a_pass()
+    await cache.be_at(DAY)
+    await cache.deliver(claim("closed", DAY, ticket_id=8))
+    await cache.make_a_pass()
+    await cache.be_at(1830)
+    await clear_stamps_ahead(cache.database, look_closely=True)
+    await cache.be_at(1840)
+    await record_truths(cache.database, [truth("closed", 1810, asked=1840, ticket_id=8)], terms=TERMS)
+    await cache.make_a_pass()
+    await cache.be_at(DAY + 10)
+
+    assert [await cache.then(at(seconds)) for seconds in (1, 1000, 1799)] == ["active"] * 3
+    assert [await cache.then(at(seconds)) for seconds in (1801, 1839)] == ["none"] * 2
+    assert await cache.then(at(1850)) == "active"
+    assert [await cache.why(seconds, ticket_id=8) for seconds in (50, 1831, 1850)] == ["not_kept", "disputed", "ok"]
+
+
+async def test_of_a_lease_that_was_renewed_while_our_clock_was_a_little_ahead_an_hour_is_lost(cache: Cache) -> None:
+    await record_truths(cache.database, [truth("active", -60, asked=0)], terms=TERMS)
+    for turn in range(60):
+        await cache.be_at(120 * turn)
+        await cache.make_a_pass()
+    await cache.be_at(120 * 60 + 300)
+    await cache.make_a_pass()
+    await cache.be_at(120 * 60)
+    await clear_stamps_ahead(cache.database, look_closely=True)
+    await cache.make_a_pass()
+    await cache.be_at(120 * 60 + 600)
+
+    assert [await cache.then(at(seconds)) for seconds in (60, HOUR)] == ["active"] * 2
+    assert [await cache.then(at(120 * 60 - seconds)) for seconds in (1, 60)] == ["none"] * 2
 
 
 async def test_what_is_older_than_is_kept_goes_and_what_was_in_force_stays(cache: Cache) -> None:

@@ -72,7 +72,7 @@ DO $do$ BEGIN EXECUTE format($create$
             SET known_at = coalesce((SELECT max(b.known_at) FROM freescout_history b
                                      WHERE b.ticket_id = h.ticket_id AND b.known_at <= clock
                                        AND b.entry_id < h.entry_id), clock),
-                seen_at = clock, grace_until = '-infinity', expires_at = '-infinity'
+                seen_at = clock, grace_until = 'epoch', expires_at = 'epoch'
             WHERE h.ticket_id = ANY (tickets) AND h.known_at > clock;
         END IF;
     END $body$

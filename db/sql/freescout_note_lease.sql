@@ -12,14 +12,17 @@ DO $do$ BEGIN EXECUTE format($create$
     BEGIN
         SELECT * INTO held FROM freescout_lease_history ORDER BY began_at DESC LIMIT 1;
         IF held.renewed_at > clock + interval '1 second' THEN
-            -- It was renewed while our clock was ahead: since when, is not known.
+            -- It was renewed while our clock was ahead. The stretch before vouched until it was renewed last, and if
+            -- that was meanwhile, it is not known until when.
             DELETE FROM freescout_lease_history WHERE began_at > clock;
-            UPDATE freescout_lease_history SET until_at = NULL, renewed_at = least(renewed_at, clock)
+            UPDATE freescout_lease_history
+            SET until_at = CASE WHEN renewed_at <= clock THEN least(until_at, renewed_at) END,
+                renewed_at = least(renewed_at, clock)
             WHERE began_at = (SELECT max(began_at) FROM freescout_lease_history);
             held := NULL;
         END IF;
         goes_on := coalesce(held.until_at >= clock AND until >= held.until_at AND held.longest = longest, false);
-        IF goes_on AND held.began_at > clock - interval '1 day' THEN
+        IF goes_on AND held.began_at > clock - interval '1 hour' THEN
             UPDATE freescout_lease_history SET until_at = until, renewed_at = clock WHERE began_at = held.began_at;
         ELSIF goes_on OR until IS NOT NULL OR held.until_at > clock OR held.longest IS DISTINCT FROM longest THEN
             INSERT INTO freescout_lease_history AS l (began_at, unbroken_since, renewed_at, until_at, longest)

@@ -137,7 +137,7 @@ DO $do$ BEGIN EXECUTE format($create$
             SET known_at = coalesce((SELECT max(b.known_at) FROM freescout_history b
                                      WHERE b.ticket_id = h.ticket_id AND b.known_at <= clock
                                        AND b.entry_id < h.entry_id), clock),
-                seen_at = clock, grace_until = '-infinity', expires_at = '-infinity'
+                seen_at = clock, grace_until = 'epoch', expires_at = 'epoch'
             WHERE h.ticket_id = ANY (tickets) AND h.known_at > clock;
         END IF;
     END $body$
@@ -268,6 +268,50 @@ DO $do$ BEGIN EXECUTE format($create$
         FROM freescout_history h WHERE h.transition_id > after ORDER BY h.transition_id LIMIT at_most;
     END $body$
 $create$, current_schema()); END $do$
+""",
+    """
+DO $do$ BEGIN EXECUTE format($create$
+    CREATE OR REPLACE FUNCTION freescout_note_lease() RETURNS trigger
+        LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, %1$I, pg_temp
+    AS $body$
+    DECLARE
+        clock timestamptz := freescout_now();
+        longest interval := greatest(NEW.cache_lease, NEW.cache_ttl) * interval '1 second';
+        until timestamptz := CASE WHEN (NEW.renewed_by_pass <= clock + interval '1 second') IS NOT FALSE
+                                       AND NEW.lease_until > clock THEN NEW.lease_until END;
+        held freescout_lease_history;
+        goes_on boolean;
+    BEGIN
+        SELECT * INTO held FROM freescout_lease_history ORDER BY began_at DESC LIMIT 1;
+        IF held.renewed_at > clock + interval '1 second' THEN
+            -- It was renewed while our clock was ahead. The stretch before vouched until it was renewed last, and if
+            -- that was meanwhile, it is not known until when.
+            DELETE FROM freescout_lease_history WHERE began_at > clock;
+            UPDATE freescout_lease_history
+            SET until_at = CASE WHEN renewed_at <= clock THEN least(until_at, renewed_at) END,
+                renewed_at = least(renewed_at, clock)
+            WHERE began_at = (SELECT max(began_at) FROM freescout_lease_history);
+            held := NULL;
+        END IF;
+        goes_on := coalesce(held.until_at >= clock AND until >= held.until_at AND held.longest = longest, false);
+        IF goes_on AND held.began_at > clock - interval '1 hour' THEN
+            UPDATE freescout_lease_history SET until_at = until, renewed_at = clock WHERE began_at = held.began_at;
+        ELSIF goes_on OR until IS NOT NULL OR held.until_at > clock OR held.longest IS DISTINCT FROM longest THEN
+            INSERT INTO freescout_lease_history AS l (began_at, unbroken_since, renewed_at, until_at, longest)
+            VALUES (clock, CASE WHEN goes_on THEN held.unbroken_since ELSE clock END, clock, until, longest)
+            ON CONFLICT (began_at) DO UPDATE
+            SET unbroken_since = excluded.unbroken_since, until_at = excluded.until_at, longest = excluded.longest;
+        END IF;
+        RETURN NULL;
+    END $body$
+$create$, current_schema()); END $do$
+""",
+    """
+COMMENT ON TABLE freescout_lease_history
+IS 'The lease as it was: a row for each stretch without a break, of an hour at the most.'
+""",
+    """
+UPDATE freescout_history SET grace_until = 'epoch', expires_at = 'epoch' WHERE expires_at = '-infinity'
 """,
 )
 
