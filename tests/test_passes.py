@@ -118,6 +118,26 @@ async def test_a_quiet_pass_makes_three_requests(world: World) -> None:
     assert world.api.count - before == 3
 
 
+async def test_a_quiet_pass_adds_no_row_to_any_table_and_prolongs_the_leases_stretch(
+    database: Database, sql: asyncpg.Connection
+) -> None:
+    async with make_world(database, sql, tickets=500, sockets=False) as world:
+        await world.poll()
+        await world.advance(120)
+        before = await _numbers_of_rows(sql)
+        until = await sql.fetchval("SELECT max(until_at) FROM freescout_lease_history")
+
+        await world.passes.run()
+
+        assert await _numbers_of_rows(sql) == before
+        assert await sql.fetchval("SELECT max(until_at) FROM freescout_lease_history") > until
+
+
+async def _numbers_of_rows(sql: asyncpg.Connection) -> dict[str, int]:
+    tables = await sql.fetch("SELECT tablename::text FROM pg_tables WHERE schemaname = 'public'")
+    return {table: await sql.fetchval(f"SELECT count(*) FROM {table}") for (table,) in tables}
+
+
 @pytest.mark.parametrize("fault", [ApiFault.SERVER_ERROR, ApiFault.NOT_FOUND_HTML, ApiFault.MAINTENANCE])
 async def test_a_pass_that_ends_early_renews_nothing(world: World, fault: ApiFault) -> None:
     before = await world.sql.fetchrow("SELECT lease_until, complete_through FROM freescout_lease")

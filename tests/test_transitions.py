@@ -8,6 +8,7 @@ import asyncpg
 import pytest
 
 from conftest import Log
+from db import statements
 from db.database import Database
 from db.history import prune_history
 from db.lease import change_desk, vouch_for_nothing
@@ -173,6 +174,25 @@ async def test_a_delivery_gets_its_place_as_it_is_written(database: Database, sq
     found = await sql.fetch("SELECT transition_id, ticket_id, after FROM freescout_transitions()")
     assert [tuple(row) for row in found] == [(1, 8, "active"), (2, 9, "active"), (3, 8, "closed")]
     assert await sql.fetchval("SELECT last_id FROM freescout_feed") == 3
+
+
+async def test_a_delivery_is_one_statement_to_read_and_one_to_write_its_history_and_place_included(
+    database_url: str,
+) -> None:
+    database = Database(normalise(database_url), connections=1)
+    told: list[str] = []
+    async with database.connection() as connection:
+        connection.driver.add_query_logger(lambda query: told.append(query.query))
+    await deliver(database, claim("active", 0))
+    await asyncio.sleep(0)  # it is told in a turn of its own
+    told.clear()  # asyncpg has asked for the types of its parameters
+
+    await deliver(database, claim("closed", 9))
+    await asyncio.sleep(0)
+
+    assert told == [statements.READ_TICKETS, statements.WRITE_TICKETS]
+    assert len(await read_transitions(database)) == 2
+    await database.close()
 
 
 async def test_one_that_finds_the_feed_locked_waits_for_nobody_and_gets_its_place_afterwards(
