@@ -62,7 +62,7 @@ format: $(STAMP) ## format the code and repair what can be repaired
 	@$(PYTHON_IN_VENV) -m ruff check --fix --exit-zero --silent .
 	@$(PYTHON_IN_VENV) -m ruff format .
 
-bench: $(BENCH_STAMP) ## measure everything, in about a quarter of an hour; ARGS=--write fills in docs/performance.md
+bench: $(BENCH_STAMP) ## measure everything, in about twenty minutes; ARGS=--write fills in docs/performance.md
 	@exec $(PYTHON_IN_VENV) -m bench $(ARGS)
 
 bench-quick: $(BENCH_STAMP) ## measure shorter and over fewer tickets, in about three minutes

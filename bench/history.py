@@ -137,8 +137,7 @@ def lines(url: str, plan: Plan, *, tickets: int) -> Iterator[Line]:
 
 def deliveries(url: str, plan: Plan) -> Iterator[Line]:
     """4 KB deliveries that each change an answer, with the history and without it, in turns."""
-    other = make_url(url).set(database="bench_without_history").render_as_string(hide_password=False)
-    asyncio.run(_make_without(url, other))
+    other = asyncio.run(make_without(url))
     with receiver(url) as ours, receiver(other, module="bench.without_history") as without:
         both = {"ours": ours, "without": without}
         sides = alternate(both, plan, url, size=4096)
@@ -148,9 +147,11 @@ def deliveries(url: str, plan: Plan) -> Iterator[Line]:
     yield times("… CPU of PostgreSQL per delivery", mine.databases, theirs.databases, None, "µs", 1e6)
 
 
-async def _make_without(url: str, other: str) -> None:
+async def make_without(url: str) -> str:
+    """Make a database beside ``url`` whose history notes nothing, and return its URL."""
+    name = f"{make_url(url).database}_without_history"
+    other = make_url(url).set(database=name).render_as_string(hide_password=False)
     connection = await asyncpg.connect(url)
-    name = make_url(other).database
     await connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
     await connection.execute(f"CREATE DATABASE {name}")
     await connection.close()
@@ -158,6 +159,7 @@ async def _make_without(url: str, other: str) -> None:
     connection = await asyncpg.connect(other)
     await connection.execute(_NOTES_NOTHING)
     await connection.close()
+    return other
 
 
 async def _empty(url: str) -> None:
@@ -188,13 +190,13 @@ async def fill(url: str, tickets: int) -> None:
     await connection.close()
 
 
-async def grow(url: str) -> float:
-    """Return the bytes for each change after a month of changes, vacuumed as often as autovacuum would."""
+async def grow(url: str, *, days: int = _MEASURED_DAYS) -> float:
+    """Return the bytes for each change after so many days of them, vacuumed as often as autovacuum would."""
     connection = await asyncpg.connect(url)
     await connection.execute(_EMPTY)
     await connection.execute(_TICKETS.format(tickets=2 * _A_DAY, days=_DAYS))
     day = _DAY.format(groups=_A_DAY // 25, at_once=25, tickets=2 * _A_DAY)
-    for number in range(_MEASURED_DAYS):
+    for number in range(days):
         await connection.execute(day)
         if number % 10 == 9:  # noqa: PLR2004 - after ten days a fifth of what was written is dead
             await connection.execute("VACUUM freescout_history")

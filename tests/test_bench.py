@@ -4,13 +4,15 @@ import asyncio
 import os
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import asyncpg
 import pytest
 from aiohttp import web
+from sqlalchemy.engine import make_url
 
-from bench import console, processes, report
+from bench import console, history, processes, report
 from bench.first_load import MemoryDesk
 from bench.load import Load, Result, make, threads
 from bench.processes import Server, empty_the_cache
@@ -70,13 +72,64 @@ async def test_a_desk_that_has_a_pace_takes_as_long_for_each_row_of_a_page() -> 
 async def test_the_cache_is_emptied_before_a_measurement_so_that_its_deliveries_are_news(
     database_url: str, sql: asyncpg.Connection
 ) -> None:
-    await sql.execute("INSERT INTO freescout_ticket (ticket_id) VALUES (1)")
+    await sql.execute("INSERT INTO freescout_ticket (ticket_id) VALUES (1); SELECT freescout_note_history('{1}')")
     await sql.execute("UPDATE freescout_lease SET complete_through = now(), seen_through = now()")
 
     await empty_the_cache(database_url)
 
     assert await sql.fetchval("SELECT count(*) FROM freescout_ticket") == 0
+    assert await sql.fetchval("SELECT count(*) FROM freescout_history") == 0
     assert await sql.fetchval("SELECT seen_through IS NULL AND complete_through IS NULL FROM freescout_lease")
+
+
+async def test_the_history_is_filled_as_the_product_would_and_its_indexes_are_those_of_the_migrations(
+    database_url: str, sql: asyncpg.Connection
+) -> None:
+    indexes = "SELECT array_agg(indexdef ORDER BY indexdef) FROM pg_indexes WHERE tablename = 'freescout_history'"
+    before = await sql.fetchval(indexes)
+
+    await history.fill(database_url, 100)
+    reads = await history.read(database_url, 100, reads=50)
+
+    assert await sql.fetchval(indexes) == before
+    answers = "SELECT freescout_ticket_state_at(7, now() - n * interval '1 day') FROM generate_series(0, 355, 5) n"
+    assert {row[0] for row in await sql.fetch(answers)} == {"active", "pending", "closed"}
+    feed = await sql.fetch("SELECT before, after FROM freescout_transitions(0, 10000) WHERE ticket_id = 7")
+    assert len(feed) == history.VERSIONS
+    assert [row["before"] for row in feed] == ["none", *(row["after"] for row in feed[:-1])]
+    assert await sql.fetchval("SELECT freescout_ticket_state(7)") == feed[-1]["after"]
+    assert min(reads.now, reads.then, reads.page) > 0
+
+
+async def test_growth_is_measured_over_changes_that_were_really_noted(
+    database_url: str, sql: asyncpg.Connection
+) -> None:
+    bytes_for_each = await history.grow(database_url, days=1)
+
+    changes, unnumbered = await sql.fetchrow(
+        "SELECT count(*), count(*) FILTER (WHERE transition_id IS NULL) FROM freescout_history"
+    )
+    assert 9000 < changes <= 10_000
+    assert unnumbered == 0
+    assert 100 < bytes_for_each < 1000
+
+
+async def test_without_history_a_receiver_writes_none(database_url: str, sql: asyncpg.Connection) -> None:
+    other = await history.make_without(database_url)
+    try:
+        with ExitStack() as stack:
+            started = processes.receiver(other, module="bench.without_history")
+            without = await asyncio.to_thread(stack.enter_context, started)
+            await run(without.port, number=20, connections=2, seconds=30)
+        connection = await asyncpg.connect(other)
+        wrote = await connection.fetchrow(
+            "SELECT (SELECT count(*) FROM freescout_ticket), (SELECT count(*) FROM freescout_history)"
+        )
+        await connection.close()
+    finally:
+        await sql.execute(f"DROP DATABASE {make_url(other).database} WITH (FORCE)")
+
+    assert tuple(wrote) == (10, 0)
 
 
 def test_the_start_of_the_console_is_measured_in_turns_and_the_first_turn_is_left_out(
