@@ -415,6 +415,28 @@ async def test_after_a_restore_no_number_is_given_twice_and_only_who_had_later_o
     assert await sql.fetch("SELECT * FROM freescout_transitions($1)", spam["transition_id"]) == []
 
 
+async def test_a_host_that_does_not_tell_which_server_it_is_holds_nobody_up(
+    database_url: str, sql: asyncpg.Connection
+) -> None:
+    if not await may_make_roles(sql):
+        pytest.skip(MAY_NOT)
+    await sql.execute(
+        "CREATE ROLE feed_owner; GRANT SELECT, UPDATE ON freescout_feed TO feed_owner;"
+        " GRANT EXECUTE ON FUNCTION freescout_lock_feed(boolean) TO feed_owner;"
+        " REVOKE EXECUTE ON FUNCTION pg_control_system() FROM PUBLIC"
+    )
+    owner = await asyncpg.connect(database_url)
+    try:
+        await owner.execute("SET ROLE feed_owner")
+        assert await owner.fetchval("SELECT freescout_lock_feed(false)") == 0
+        assert await owner.fetchval("SELECT freescout_lock_feed(true)") == 0
+    finally:
+        await owner.close()
+        await sql.execute(
+            "GRANT EXECUTE ON FUNCTION pg_control_system() TO PUBLIC; DROP OWNED BY feed_owner; DROP ROLE feed_owner"
+        )
+
+
 async def test_a_reader_that_is_ahead_of_a_restored_database_is_told(sql: asyncpg.Connection) -> None:
     with pytest.raises(asyncpg.InvalidParameterValueError, match="has come to transition 0, and not to 99"):
         await sql.fetch("SELECT * FROM freescout_transitions(99)")

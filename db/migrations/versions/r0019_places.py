@@ -31,12 +31,16 @@ DO $do$ BEGIN EXECUTE format($create$
             BEGIN
                 SELECT concat_ws('/', s.system_identifier, d.oid) INTO here
                 FROM pg_control_system() s, pg_database d WHERE d.datname = current_database();
-            EXCEPTION WHEN insufficient_privilege THEN
+                PERFORM pg_walfile_name(pg_current_wal_insert_lsn());
+            EXCEPTION WHEN insufficient_privilege OR undefined_function OR feature_not_supported THEN
+                -- A host may keep that to itself: then only reconcile --full --restored tells.
                 here := 'not known';
             END;
             PERFORM set_config('freescout_audit.database', here, false);
         END IF;
-        here := here || '/' || left(pg_walfile_name(pg_current_wal_insert_lsn()), 8);
+        IF here <> 'not known' THEN
+            here := here || '/' || left(pg_walfile_name(pg_current_wal_insert_lsn()), 8);
+        END IF;
         IF at_once THEN
             SELECT * INTO feed FROM freescout_feed FOR UPDATE SKIP LOCKED;
         ELSE
