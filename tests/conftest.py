@@ -1,5 +1,6 @@
 """The real PostgreSQL, one server for the suite and an empty database for each test; the receiver on a real socket."""
 
+import asyncio
 import io
 import json
 import os
@@ -21,17 +22,34 @@ from receiver.app import create_app, serve
 from settings import Environment, Secret, Settings, load_environment, load_settings
 from support.databases import Clock, lending
 from support.examples import KEY, NOON, signed
+from support.installed_postgres import PASSWORD, PROGRAMS, installed_postgres
+
+_OWNER = "owner"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what needs a PostgreSQL, so that this part can be run alone: ``-m database``."""
+    for item in items:
+        if "postgres" in getattr(item, "fixturenames", ()):
+            item.add_marker("database")
 
 
 @pytest.fixture(scope="session")
 def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], str]]:
     """A server for the whole suite: gives the URL of a database of that name.
 
-    ``DATABASE_URL`` names another server to test on; its role must be allowed to create databases.
+    ``DATABASE_URL`` names another server to test on; its role must be allowed to create databases. ``POSTGRES_BIN``
+    names the programs of another version: a server of it is started, and the tests are an ordinary owner there.
     """
     given = os.environ.get("DATABASE_URL")
     if given:
         yield lambda name: urlsplit(given)._replace(path=f"/{name}").geturl()
+        return
+    if os.environ.get(PROGRAMS):
+        with installed_postgres("full_page_writes=off", "max_connections=200") as server:
+            asyncio.run(_make_owner(server))
+            owned = urlsplit(server)._replace(netloc=urlsplit(server).netloc.replace("postgres:", f"{_OWNER}:", 1))
+            yield lambda name: owned._replace(path=f"/{name}").geturl()
         return
     from db.embedded import EmbeddedPostgres  # noqa: PLC0415 - it is not on every platform
 
@@ -39,6 +57,13 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str
     options = {"fsync": "off", "full_page_writes": "off", "max_connections": "200"}
     with EmbeddedPostgres(tmp_path_factory.mktemp("postgres"), options=options) as server:
         yield server.url
+
+
+async def _make_owner(server: str) -> None:
+    """Make the role that a host gives: no superuser, and it makes no roles."""
+    admin = await asyncpg.connect(f"{server}/postgres")
+    await admin.execute(f"CREATE ROLE {_OWNER} LOGIN CREATEDB NOCREATEROLE PASSWORD '{PASSWORD}'")
+    await admin.close()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -10,8 +10,8 @@ import pytest
 
 from db.migrate import migrate
 from db.url import normalise
-from support.debian import debian_postgres
-from support.grants import MAY_NOT, granting, may_make_roles, vouch_for
+from support.grants import MAY_NOT, granting, may_make_roles, parts, vouch_for
+from support.installed_postgres import installed_postgres
 from support.processes import ROOT
 
 TICKET = 7
@@ -54,13 +54,13 @@ class Place:
         return [row["what"] for row in rows if row["what"] not in ANYBODY]
 
 
-@pytest.fixture(scope="module", params=["the suite's", "Debian's"])
+@pytest.fixture(scope="module", params=["the suite's", "an installed one"])
 def server(request: pytest.FixtureRequest) -> Iterator[Callable[[str], str]]:
     """The URL of a database of that name, as a superuser."""
     if request.param == "the suite's":
         yield request.getfixturevalue("postgres")
         return
-    with debian_postgres() as url:
+    with installed_postgres() as url:
         yield lambda name: f"{url}/{name}"
 
 
@@ -176,6 +176,21 @@ async def test_what_was_granted_can_be_taken_back(place: Place) -> None:
         await place.grant(part)
 
     assert await place.may() == []
+
+
+async def test_in_a_schema_that_is_closed_no_role_makes_a_function_that_ours_would_run(place: Place) -> None:
+    await place.grant("feed")
+    ours = "CREATE FUNCTION public.format(text, bigint, bigint) RETURNS text LANGUAGE sql RETURN current_user::text"
+    await place.owner.execute("GRANT CREATE ON SCHEMA public TO PUBLIC")  # as PostgreSQL 14 has it
+    await place.reader.execute(ours)
+    with pytest.raises(asyncpg.InvalidParameterValueError, match=f"^{place.role.removesuffix('_reader')}_owner"):
+        await place.reader.fetch("SELECT * FROM freescout_transitions(99999, 1)")
+    await place.reader.execute("DROP FUNCTION public.format(text, bigint, bigint)")
+
+    await place.owner.execute(parts()["closed"].splitlines()[-1])
+
+    with pytest.raises(asyncpg.InsufficientPrivilegeError):
+        await place.reader.execute(ours)
 
 
 async def test_a_role_of_the_file_opens_five_connections_at_the_most(place: Place) -> None:

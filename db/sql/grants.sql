@@ -1,6 +1,10 @@
 -- What another application may ask. `audit_writer` stands for its role and `<password>` for a password; run the parts
 -- that fit as the database's owner, in any client.
 
+-- On PostgreSQL 14, once: close the schema, as 15 has it (run by a superuser, in our database).
+ALTER SCHEMA public OWNER TO pg_database_owner;
+REVOKE CREATE ON SCHEMA public FROM PUBLIC;
+
 -- A role that may log in (run by who may make roles; on Heroku `heroku pg:credentials:create` makes it).
 CREATE ROLE audit_writer LOGIN PASSWORD '<password>' CONNECTION LIMIT 5;
 

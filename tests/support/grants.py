@@ -9,7 +9,7 @@ from support.processes import ROOT
 
 FILE = ROOT / "db" / "sql" / "grants.sql"
 MAY_NOT = "the role of DATABASE_URL may not make roles"
-NAMES = ("role", "answer", "view", "moments", "feed", "nothing", "everybody")
+NAMES = ("closed", "role", "answer", "view", "moments", "feed", "nothing", "everybody")
 
 
 def parts() -> Mapping[str, str]:
