@@ -127,6 +127,17 @@ async def is_standby(database: Database) -> bool:
         return bool(await connection.scalar(select(func.pg_is_in_recovery())))
 
 
+async def everybody_may_create(database: Database) -> bool:
+    """Tell whether every role may create objects beside ours; errors as `read_standing`.
+
+    So it is before PostgreSQL 15. Whoever creates a function that fits a call of ours better than PostgreSQL's own has
+    it run by us, with all our rights.
+    """
+    may = select(func.has_schema_privilege("public", func.current_schema(), "CREATE"))
+    async with database.connection() as connection:
+        return bool(await connection.scalar(may))
+
+
 async def note_silence(database: Database, since: datetime | None) -> None:
     """Note since when both paths have been silent; None when they are not. Errors as `read_standing`."""
     async with database.connection() as connection:

@@ -12,7 +12,7 @@ from db.database import Database, ImpossibleDateError
 from db.gaps import count_gaps
 from db.journal import count_twins, read_last_delivery
 from db.revision import NEWEST, age_of
-from db.standing import OLDEST_POSTGRES, Standing, read_standing, server_version
+from db.standing import OLDEST_POSTGRES, Standing, everybody_may_create, read_standing, server_version
 from db.webhook import Webhook, read_webhook
 from freescout_audit.delivery import CONVERSATION_EVENTS
 from freescout_audit.endpoints import AUDIT, ENDPOINTS, name_at
@@ -117,12 +117,22 @@ async def _open(
         expected = f"it is at {standing.revision}, this code expects {NEWEST}"
         checks.append(red("schema", expected, migrate))
         return database, None
-    checks.append(green("schema", f"at {standing.revision}"))
+    checks.append(_schema(standing.revision, open_to_all=await everybody_may_create(database)))
     if standing.behind_pooler:
         checks.append(red("pooler", "one stands before PostgreSQL; LISTEN does not work", "connect directly"))
     else:
         checks.append(green("pooler", "none in front"))
     return database, standing
+
+
+def _schema(revision: str, *, open_to_all: bool) -> Check:
+    if open_to_all:
+        return yellow(
+            "schema",
+            f"at {revision}, and every role may create functions in it, which ours would run with all their rights",
+            "close it, as docs/applications.md says: REVOKE CREATE ON SCHEMA public FROM PUBLIC",
+        )
+    return green("schema", f"at {revision}")
 
 
 def server(version: str, *, embedded: bool) -> Check:

@@ -201,6 +201,14 @@ TROUBLES = [
     Trouble("deliveries", "yellow", "none has come", "webhook test"),
     Trouble(
         "schema",
+        "yellow",
+        "every role may create",
+        "REVOKE CREATE ON SCHEMA public FROM PUBLIC",
+        statement="GRANT CREATE ON SCHEMA public TO PUBLIC",
+        mend="REVOKE CREATE ON SCHEMA public FROM PUBLIC",
+    ),
+    Trouble(
+        "schema",
         "red",
         "at 0002",
         "python -m db.migrate",
