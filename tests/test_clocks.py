@@ -1,5 +1,6 @@
 """Clocks that were wrong: the desk's, a proxy's `Date`, and above all our own, the database's."""
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 
@@ -13,6 +14,7 @@ from db.clocks import clear_stamps_ahead, read_clocks, reset_clock
 from db.database import Database
 from db.reads import UNAVAILABLE, read_from
 from db.standing import read_standing
+from db.url import normalise
 from freescout_audit.desk_clock import DeskClock
 from freescout_audit.errors import DatabaseUnavailableError
 from freescout_audit.rule import Row, Terms
@@ -415,6 +417,20 @@ class TestOurOwnClock:
         assert await world.sql.fetchval(
             "SELECT greatest(full_walk_at, desk_since) <= freescout_now() FROM freescout_poller"
         )
+
+
+async def test_the_look_at_every_stamp_may_take_longer_than_another_statement(
+    database_url: str, sql: asyncpg.Connection
+) -> None:
+    database = Database(normalise(database_url), patience=0.1)
+
+    async with asyncio.TaskGroup() as tasks, sql.transaction():
+        await sql.execute("LOCK TABLE freescout_ticket IN ACCESS EXCLUSIVE MODE")
+        look = tasks.create_task(clear_stamps_ahead(database, look_closely=True))
+        await asyncio.sleep(0.4)
+
+    assert look.result() is None
+    await database.close()
 
 
 async def test_the_terms_in_force_stand_in_the_lease(database: Database, sql: asyncpg.Connection) -> None:
