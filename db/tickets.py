@@ -81,20 +81,22 @@ class Dispute(msgspec.Struct, frozen=True, kw_only=True):
     claimed: bool
 
 
+_living = select(func.count()).where(~_ticket.gone)
+_open = select(func.count(), func.min(_ticket.disputed_at)).where(_ticket.disputed_at.is_not(None)).subquery()
+HOLDINGS = select(
+    _living.scalar_subquery().label("living"), _open.c[0].label("disputed"), _open.c[1].label("oldest_dispute")
+)
+"""Counted apart, so that an index answers each, and of ten million tickets no row is read."""
+
+
 async def read_holdings(database: Database) -> Holdings:
     """Count what the cache holds.
 
     Raises:
         DatabaseUnavailableError: PostgreSQL is away or not migrated; the same everywhere below.
     """
-    disputed = _ticket.disputed_at.is_not(None)
-    query = select(
-        func.count().filter(~_ticket.gone).label("living"),
-        func.count().filter(disputed).label("disputed"),
-        func.min(_ticket.disputed_at).label("oldest_dispute"),
-    )
     async with database.connection() as connection:
-        (row,) = await connection.rows(query)
+        (row,) = await connection.rows(HOLDINGS)
     return Holdings(**row)
 
 

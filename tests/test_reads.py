@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 import db
 from db.database import Database
 from db.reads import Reading, read_from
+from db.tickets import HOLDINGS
 from db.url import normalise
 from freescout_audit.rule import Lease, Row, expiry
 from support.databases import Clock
@@ -358,3 +359,12 @@ async def test_the_operators_queries_use_an_index(sql: asyncpg.Connection, query
     assert "freescout_ticket_updated_at" in plan
     assert "Seq Scan on freescout_ticket " not in plan
     assert "Sort" not in plan
+
+
+async def test_what_is_held_is_counted_by_indexes_alone(sql: asyncpg.Connection) -> None:
+    await sql.execute("SET enable_seqscan = off")
+
+    plan = "\n".join(line[0] for line in await sql.fetch(f"EXPLAIN {HOLDINGS}"))
+
+    assert "freescout_ticket_disputed" in plan
+    assert "Seq Scan" not in plan
