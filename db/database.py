@@ -18,7 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
 from db import schema
 from db.idle import FAREWELL, IDLE, Idle
-from db.refusals import REFUSED, explain
+from db.refusals import REFUSED, explain, too_old
 from freescout_audit.errors import DatabaseUnavailableError
 
 PATIENCE = 30.0
@@ -247,7 +247,10 @@ class Database:
         try:
             core = await self._engine.connect()
         except DBAPIError as error:
-            raise _cause(error) from None
+            cause = _cause(error)
+            if isinstance(cause, asyncpg.UndefinedObjectError):  # client_connection_check_interval is 14's
+                raise too_old() from None
+            raise cause from None
         assert core.sync_connection is not None  # noqa: S101 - a connection that is open has these
         driver = core.sync_connection.connection.driver_connection
         assert driver is not None  # noqa: S101

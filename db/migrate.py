@@ -15,6 +15,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
+from db.refusals import OLDEST, too_old
 from db.revision import NEWEST, SCRIPTS, age_of
 from db.url import normalise
 from freescout_audit import __version__
@@ -59,6 +60,7 @@ async def migrate(url: URL, *, tries: int = TRIES, sleep: Callable[[float], Awai
     Raises:
         LockedError: A table was in use at each of ``tries``; nothing was changed.
         TooOldError: The schema is from before the first release; nothing was changed.
+        DatabaseUnavailableError: PostgreSQL is too old; nothing was changed.
     """
     engine = create_async_engine(url, poolclass=NullPool)
     try:
@@ -79,6 +81,9 @@ async def migrate(url: URL, *, tries: int = TRIES, sleep: Callable[[float], Awai
 
 
 def _upgrade(connection: Connection) -> str:
+    version = connection.dialect.server_version_info or ()
+    if version < (OLDEST,):
+        raise too_old(".".join(map(str, version)))
     connection.execute(text(f"SET LOCAL lock_timeout = '{LOCK_PATIENCE:g}s'"))
     if age_of(_revision(connection)) not in {"current", "newer"}:
         _take_turns(connection)

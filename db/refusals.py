@@ -6,6 +6,9 @@ import asyncpg
 
 from freescout_audit.errors import DatabaseUnavailableError
 
+OLDEST = 14
+"""The oldest major version of PostgreSQL that has what our schema and our connections need."""
+
 _LOOK = "look into PostgreSQL's log"
 _CAPACITY = (
     "heroku pg:info says whether the plan's capacity is used up: take a larger one, or prune; else give back the rights"
@@ -77,3 +80,11 @@ def explain(error: Exception) -> DatabaseUnavailableError | None:
         if isinstance(error, kind):
             return DatabaseUnavailableError(problem, next_step)
     return None
+
+
+def too_old(version: str = "") -> DatabaseUnavailableError:
+    """Return what is said of a server before `OLDEST`."""
+    return DatabaseUnavailableError(
+        f"PostgreSQL {version} is older than {OLDEST}".replace("  ", " "),
+        f"upgrade it to {OLDEST} or later, or name a newer server in DATABASE_URL (the poller fills it)",
+    )

@@ -16,9 +16,6 @@ from freescout_audit.trust import vouched_until
 
 PollerState = Literal["never", "leads", "stepped_down", "vanished"]
 
-OLDEST_POSTGRES = 14
-"""The oldest major version of PostgreSQL that has what our schema needs."""
-
 HEARTBEAT_OVERDUE = timedelta(seconds=30)
 """A heartbeat is due every ten seconds; three that are missed are a failure."""
 

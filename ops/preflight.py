@@ -1,7 +1,6 @@
 """The pre-flight list as checks: each green, or yellow or red with the next step in one line."""
 
 import asyncio
-import re
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
@@ -12,7 +11,7 @@ from db.database import Database, ImpossibleDateError
 from db.gaps import count_gaps
 from db.journal import count_twins, read_last_delivery
 from db.revision import NEWEST, age_of
-from db.standing import OLDEST_POSTGRES, Standing, everybody_may_create, read_standing, server_version
+from db.standing import Standing, everybody_may_create, read_standing, server_version
 from db.webhook import Webhook, read_webhook
 from freescout_audit.delivery import CONVERSATION_EVENTS
 from freescout_audit.endpoints import AUDIT, ENDPOINTS, name_at
@@ -101,7 +100,7 @@ async def _open(
     except (DatabaseUnavailableError, CommandError) as error:
         checks.append(red("database", error.problem, error.next_step))
         return None, None
-    checks.append(server(version, embedded=workplace.environment.database_url is None))
+    checks.append(_server(version, embedded=workplace.environment.database_url is None))
     migrate = "run python -m db.migrate"
     try:
         standing = await read_standing(database)
@@ -135,17 +134,9 @@ def _schema(revision: str, *, open_to_all: bool) -> Check:
     return green("schema", f"at {revision}")
 
 
-def server(version: str, *, embedded: bool) -> Check:
-    """Judge PostgreSQL by its version, such as ``18.4`` or ``19beta1``."""
-    name = "database"
-    major = re.match(r"\d+", version)
-    if major is not None and int(major[0]) < OLDEST_POSTGRES:
-        return red(
-            name,
-            f"PostgreSQL {version} is older than {OLDEST_POSTGRES}, which the schema needs",
-            f"upgrade it to {OLDEST_POSTGRES} or later, or name a newer server in DATABASE_URL (the poller fills it)",
-        )
-    return green(name, f"PostgreSQL {version} answers{', embedded (for laptops)' if embedded else ''}")
+def _server(version: str, *, embedded: bool) -> Check:
+    """Say which PostgreSQL it is; one that is too old lets no connection of ours come about."""
+    return green("database", f"PostgreSQL {version} answers{', embedded (for laptops)' if embedded else ''}")
 
 
 def _look_at_the_keys(workplace: Workplace, used: Sequence[str]) -> list[Check]:

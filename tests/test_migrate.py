@@ -20,6 +20,7 @@ from db.migrate import LockedError, TooOldError, migrate
 from db.revision import NEWEST, SCRIPTS, age_of, scripts
 from db.store import Delivery, record_deliveries
 from db.url import normalise
+from freescout_audit.errors import DatabaseUnavailableError
 from freescout_audit.rule import Terms
 from support.examples import claim as about
 from support.processes import process
@@ -273,3 +274,12 @@ async def test_a_write_that_waits_itself_while_history_begins_fails_and_is_tried
 
     assert await sql.fetchval("SELECT status FROM freescout_ticket") == "active"
     assert await sql.fetchval("SELECT settled FROM freescout_history") == "active"
+
+
+async def test_a_server_that_is_too_old_is_named_and_nothing_is_changed(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("db.migrate.OLDEST", 99)
+
+    with pytest.raises(DatabaseUnavailableError, match=r"^PostgreSQL \d+\.\d+ is older than 14: upgrade it"):
+        await migrate(normalise(database_url))
