@@ -6,7 +6,7 @@ from proof.torture import KINDS, tell, torture
 
 
 async def test_killing_the_processes_under_load_breaks_no_promise_and_leaves_nothing(tmp_path: Path) -> None:
-    story = ["receiver", "backend", "all three"]
+    story = ["backend", "all three"]
 
     # What is written survives the death of whoever wrote it; the disk matters to a power cut alone.
     result = await torture(story, seed=7, folder=tmp_path, options={"fsync": "off"})
