@@ -28,7 +28,8 @@ from poller.freescout import DeskResponse, FreeScout
 from poller.passes import Passes
 
 PAGE = 200
-_BEGAN = datetime(2020, 1, 1, tzinfo=UTC)
+BEGAN = datetime(2020, 1, 1, tzinfo=UTC)
+"""When the first conversation was created."""
 _ROW = (
     '{"id":%d,"number":%d,"threadsCount":3,"type":"email","folderId":4,"status":"closed","state":"published",'
     '"subject":"A subject","preview":"' + "p" * 400 + '","mailboxId":1,"createdBy":{"id":1,"type":"customer"},'
@@ -59,12 +60,14 @@ class MemoryDesk:
         first, total = 0, self._total
         if "createdSince" in query:
             since = datetime.strptime(query["createdSince"], "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
-            first = max(int((since - _BEGAN).total_seconds()), 0)
+            first = max(int((since - BEGAN).total_seconds()), 0)
         if "updatedSince" in query:
             first = total  # nothing has changed lately
         size, number = int(query["pageSize"]), int(query["page"])
         begin = first + (number - 1) * size
         shown = range(begin, min(begin + size, total))
+        if query.get("sortOrder") == "desc":
+            shown = range(total + first - 1 - begin, max(total + first - 1 - begin - size, first - 1), -1)
         await asyncio.sleep(len(shown) * self._pace)
         rows = ",".join(map(self._row, shown))
         body = f'{{"_embedded":{{"conversations":[{rows}]}},"page":{{"totalElements":{max(total - first, 0)}}}}}'
@@ -72,7 +75,7 @@ class MemoryDesk:
         return DeskResponse(status=200, headers=headers, body=body.encode())
 
     def _row(self, number: int) -> str:
-        date = (_BEGAN + timedelta(seconds=number)).strftime("%Y-%m-%dT%H:%M:%SZ")
+        date = (BEGAN + timedelta(seconds=number)).strftime("%Y-%m-%dT%H:%M:%SZ")
         return _ROW % (number + 1, number + 1, date, date)
 
 

@@ -70,7 +70,7 @@ async def fill(url: str, tickets: int) -> None:
 
 def lines(url: str, plan: Plan, *, tickets: int) -> Iterator[Line]:
     """Measure on a database that is filled."""
-    with receiver(url) as mine:
+    with receiver(url, empty=False) as mine:
         address = f"http://127.0.0.1:{mine.port}/internal/freescout-audit/"
         first = _open(address)
         again = []

@@ -124,9 +124,10 @@ async def empty_the_cache(url: str) -> None:
 
 
 @contextmanager
-def receiver(database_url: str, *, module: str = "receiver", **variables: str) -> Iterator[Server]:
-    """Run our receiver, or a ``module`` like it, over an empty cache."""
-    asyncio.run(empty_the_cache(database_url))
+def receiver(database_url: str, *, module: str = "receiver", empty: bool = True, **variables: str) -> Iterator[Server]:
+    """Run our receiver, or a ``module`` like it, over an empty cache unless what is in it is meant to be there."""
+    if empty:
+        asyncio.run(empty_the_cache(database_url))
     port = free_port()
     with server(
         ["-m", module],

@@ -1,6 +1,7 @@
 """The load generator and the report: what they say is so."""
 
 import asyncio
+import json
 import os
 import sys
 import time
@@ -12,12 +13,13 @@ import pytest
 from aiohttp import web
 from sqlalchemy.engine import make_url
 
-from bench import console, history, processes, report
+from bench import console, growth, history, processes, report
 from bench.first_load import MemoryDesk
 from bench.load import Load, Result, make, threads
-from bench.processes import Server, empty_the_cache
+from bench.processes import Server, empty_the_cache, receiver
 from bench.report import Line, Point
 from conftest import Receiver
+from db.url import normalise
 from receiver.app import serve
 from support.examples import NOON
 
@@ -130,6 +132,49 @@ async def test_without_history_a_receiver_writes_none(database_url: str, sql: as
         await sql.execute(f"DROP DATABASE {make_url(other).database} WITH (FORCE)")
 
     assert tuple(wrote) == (10, 0)
+
+
+async def test_a_desk_in_memory_shows_what_was_updated_last_in_that_order() -> None:
+    query = {"page": "1", "pageSize": "2", "sortField": "updatedAt", "sortOrder": "desc"}
+
+    answer = await MemoryDesk(5)("conversations", query)
+
+    listed = json.loads(answer.body)
+    assert [row["id"] for row in listed["_embedded"]["conversations"]] == [5, 4]
+    assert listed["page"]["totalElements"] == 5
+
+
+def test_a_receiver_over_what_is_in_the_cache_leaves_it_there(database_url: str) -> None:
+    async def ask(statement: str) -> object:
+        sql = await asyncpg.connect(database_url)
+        answer = await sql.fetchval(statement)
+        await sql.close()
+        return answer
+
+    asyncio.run(ask("INSERT INTO freescout_ticket (ticket_id) VALUES (1)"))
+
+    with receiver(database_url, empty=False):
+        assert asyncio.run(ask("SELECT count(*) FROM freescout_ticket")) == 1
+
+
+def test_the_cache_that_growth_fills_is_what_the_desk_has_and_is_vouched_for(database_url: str) -> None:
+    filled = asyncio.run(growth._fill(database_url, 500))  # noqa: SLF001 - the steps of a measurement
+    answered = asyncio.run(growth._answers(database_url, 500, reads=100))  # noqa: SLF001 - it asserts what it reads
+    passed = asyncio.run(growth._passes(normalise(database_url), 500))  # noqa: SLF001
+
+    assert "bytes a ticket" in filled["on disk"]
+    assert len(answered) == 1
+    assert passed["quiet pass"].startswith("3 requests, ")
+
+
+def test_growth_is_a_table_with_a_column_for_each_number_of_tickets() -> None:
+    table = growth._table({1_000: {"a pass": "1 s"}, 10_000_000: {"a pass": "2 s"}})  # noqa: SLF001 - as it is printed
+
+    assert list(table) == [
+        "| what | 1,000 tickets | 10,000,000 tickets |",
+        "| --- | --- | --- |",
+        "| a pass | 1 s | 2 s |",
+    ]
 
 
 def test_the_start_of_the_console_is_measured_in_turns_and_the_first_turn_is_left_out(
