@@ -26,6 +26,8 @@ TICKETS = 1_000_000
 _RATE = 500
 _TARGET = 0.2
 _OPENED = 100
+_AT_WORK = 5
+"""Seconds after which a receiver has counted its tickets and pruned, as it does at its start."""
 _PROCESSES = ("web.1", "web.2", "poller.1")
 _FILL = (
     "TRUNCATE freescout_ticket, freescout_delivery, freescout_gap, freescout_minute",
@@ -72,6 +74,7 @@ def lines(url: str, plan: Plan, *, tickets: int) -> Iterator[Line]:
     """Measure on a database that is filled."""
     with receiver(url, empty=False) as mine:
         address = f"http://127.0.0.1:{mine.port}/internal/freescout-audit/"
+        time.sleep(_AT_WORK)
         first = _open(address)
         again = []
         for _ in range(10):
