@@ -176,7 +176,9 @@ async def _frozen(server: EmbeddedPostgres) -> AsyncIterator[None]:
 def test_the_documentation_shows_the_files_as_they_are() -> None:
     page = (ROOT / "docs" / "applications.md").read_text("utf-8")
     files = {
-        file.name: file.read_text("utf-8") for file in EXAMPLES.glob("*") if file.name.startswith(("ask", "django"))
+        file.name: file.read_text("utf-8")
+        for file in EXAMPLES.glob("*")
+        if file.name.startswith(("ask", "django", "follow"))
     }
     shown = re.findall(r"^```(python|js|sql)\n(.*?)^```$", page, flags=re.MULTILINE | re.DOTALL)
 

@@ -1,7 +1,6 @@
-"""The feed's documentation, run: its ten lines, and the consumer that revokes access."""
+"""The examples that follow the feed, run: ten lines each, and the consumer that revokes access."""
 
 import asyncio
-import re
 import runpy
 import sys
 from collections.abc import AsyncIterator
@@ -17,8 +16,8 @@ from db.transitions import number_transitions
 from support.world import World, make_world
 
 ROOT = Path(__file__).resolve().parent.parent
-revoke_on_close = runpy.run_path(str(ROOT / "examples" / "revoke_on_close.py"))["revoke_on_close"]
-SNIPPETS = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "feed.md").read_text(encoding="utf-8"), re.DOTALL)
+EXAMPLES = ROOT / "examples"
+revoke_on_close = runpy.run_path(str(EXAMPLES / "revoke_on_close.py"))["revoke_on_close"]
 
 
 @pytest.fixture
@@ -148,9 +147,8 @@ async def test_a_place_that_is_not_kept_revokes_everything_and_begins_again(
 
 
 async def test_the_ten_lines_for_asyncpg(world: World, database_url: str, capsys: pytest.CaptureFixture[str]) -> None:
-    scope: dict[str, Any] = {}
-    exec(SNIPPETS[0], scope)
-    following = asyncio.create_task(scope["follow"](database_url))
+    follow = runpy.run_path(str(EXAMPLES / "follow_asyncpg.py"))["follow"]
+    following = asyncio.create_task(follow(database_url))
     await close(world, 3)
     said = ""
     async with asyncio.timeout(10):
@@ -162,12 +160,11 @@ async def test_the_ten_lines_for_asyncpg(world: World, database_url: str, capsys
 
 async def test_the_ten_lines_for_psycopg(world: World, database_url: str, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("psycopg", reason="psycopg is not installed")
-    scope: dict[str, Any] = {}
-    exec(SNIPPETS[1], scope)
+    follow = runpy.run_path(str(EXAMPLES / "follow_psycopg.py"))["follow"]
     await close(world, 4)
 
-    last = await asyncio.to_thread(scope["follow"], database_url, 0)
+    last = await asyncio.to_thread(follow, database_url, 0)
 
     assert last == 7
     assert capsys.readouterr().out == "not open any more: 4\n"
-    assert await asyncio.to_thread(scope["follow"], database_url, last) == last
+    assert await asyncio.to_thread(follow, database_url, last) == last
