@@ -153,6 +153,21 @@ class Receiver:
             return response.status, await response.json()
 
 
+def without_housekeeping(patch: pytest.MonkeyPatch) -> None:
+    """Let a receiver judge, count and prune only when it is asked to: on its own that costs more than most tests."""
+
+    async def never(*_arguments: object) -> None:
+        await asyncio.Event().wait()
+
+    for job in ("receiver.health.Health.watch", "receiver.counting.Counting.watch", "receiver.app._keep_short"):
+        patch.setattr(job, never)
+
+
+@pytest.fixture
+def no_housekeeping(monkeypatch: pytest.MonkeyPatch) -> None:
+    without_housekeeping(monkeypatch)
+
+
 Receive = Callable[..., AbstractAsyncContextManager[Receiver]]
 
 

@@ -21,6 +21,8 @@ from receiver.refusals import Refusals
 from settings import Secret, load_settings
 from support.examples import KEY, body, signed
 
+pytestmark = pytest.mark.usefixtures("no_housekeeping")
+
 SOON = 10.0
 MANY = 40
 

@@ -17,6 +17,8 @@ from receiver.page.views import PATH as PAGE
 from settings import Secret
 from support.examples import body, signed
 
+pytestmark = pytest.mark.usefixtures("no_housekeeping")
+
 PROXIES = Path(__file__).resolve().parent.parent / "ops" / "proxies"
 MEGABYTES = 54
 """What 2,400 long threads make."""

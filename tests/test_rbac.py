@@ -22,6 +22,8 @@ from settings.environment import load_environment
 from settings.vault.keys import keys_of
 from support.examples import KEY, body, signed
 
+pytestmark = pytest.mark.usefixtures("no_housekeeping")
+
 ITS_OWN = "a key of RV-4's path"
 BOTH = replace(ENVIRONMENT, receive_rbac=True)
 APART = replace(BOTH, rbac_secret=Secret(ITS_OWN))

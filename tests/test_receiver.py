@@ -19,6 +19,8 @@ from receiver.metrics import Metrics
 from settings import Secret, load_settings
 from support.examples import KEY, body, large_body, signed
 
+pytestmark = pytest.mark.usefixtures("no_housekeeping")
+
 PATH = "/api/internal/freescout-webhook/audit"
 NOW = {"updatedAt": "2024-11-23T12:00:00Z"}
 

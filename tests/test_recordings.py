@@ -17,6 +17,8 @@ from settings import Environment, Secret
 from support.databases import Clock
 from support.recordings import BOTH, MODULE_82, MODULE_87, Recorded, Recording, operations
 
+pytestmark = pytest.mark.usefixtures("no_housekeeping")
+
 each_recording = pytest.mark.parametrize("recording", BOTH, ids=lambda recording: recording.module)
 
 DELIVERIES_CANNOT_TELL = {

@@ -4,7 +4,6 @@ Everything between them is real: HTTP over sockets both ways, and PostgreSQL. Wh
 times, and not how, the poller may ask it without sockets.
 """
 
-import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -13,7 +12,7 @@ from datetime import UTC, datetime, timedelta, tzinfo
 import asyncpg
 import pytest
 
-from conftest import ENVIRONMENT
+from conftest import ENVIRONMENT, without_housekeeping
 from db.database import Database
 from freescout_audit.endpoints import RBAC, path_of
 from freescout_audit.rule import Terms
@@ -33,19 +32,12 @@ START = datetime(2026, 3, 2, 9, 0, 0, tzinfo=UTC)
 SETTINGS = load_settings({})
 TERMS = Terms()
 
-HOUSEKEEPING = ("receiver.health.Health.watch", "receiver.counting.Counting.watch", "receiver.app._keep_short")
-"""What a receiver does on its own, and here only when it is asked: it costs more than most tests."""
-
 TICK = timedelta(microseconds=1)
 """What passes between any two looks at the clock."""
 
 
 async def no_sleep(_seconds: float) -> None:
     """Wait for nothing: time is the test's."""
-
-
-async def _never(*_arguments: object) -> None:
-    await asyncio.Event().wait()
 
 
 @dataclass
@@ -143,9 +135,7 @@ async def make_world(
     desk = Desk(clock=clock, seed=seed, timezone=timezone)
     desk.populate(tickets, days=30)
     async with AsyncExitStack() as stack:
-        patch = stack.enter_context(pytest.MonkeyPatch.context())
-        for job in HOUSEKEEPING:
-            patch.setattr(job, _never)
+        without_housekeeping(stack.enter_context(pytest.MonkeyPatch.context()))
         environment = replace(ENVIRONMENT, webhook_secrets=(Secret(desk.webhook_key),), receive_rbac=rbac)
         port = await stack.enter_async_context(
             serve(create_app(database, environment, SETTINGS), host="127.0.0.1", port=0)
