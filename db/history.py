@@ -1,10 +1,11 @@
 """What was answered at a moment: each ticket's row, and the lease, as they stood then."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Delete, delete, func, or_, select, tuple_, update
+import msgspec
+from sqlalchemy import ColumnElement, Delete, delete, func, or_, select, true, tuple_, update
 
 from db import schema, statements
 from db.database import Connection, Database
@@ -35,6 +36,48 @@ async def read_at(database: Database, ticket_id: int, at: datetime, *, deadline:
         return UNAVAILABLE if record is None else explain_at(record, at)
     except Exception:  # noqa: BLE001 - whoever asks gets none, whatever went wrong
         return UNAVAILABLE
+
+
+class Read(msgspec.Struct, frozen=True, kw_only=True):
+    """A read of FreeScout's API that a ticket's answer began with."""
+
+    at: datetime
+    status: str | None
+    state: str | None
+    gone: bool
+    changed: bool
+    """Whether another answer was settled before."""
+    changed_at: datetime | None
+    """FreeScout's date of a change."""
+
+
+async def read_reads(
+    database: Database, ticket_id: int, *, at_most: int, until: datetime | None = None
+) -> Sequence[Read]:
+    """Return the latest reads that a ticket's answer began with, up to a moment if one is given, the newest first.
+
+    Raises:
+        DatabaseUnavailableError: PostgreSQL is away or not migrated.
+    """
+    query = (
+        select(
+            _history.known_at.label("at"),
+            _history.status,
+            _history.state,
+            _history.gone,
+            _history.before.is_not(None).label("changed"),
+            _history.changed_at,
+        )
+        .where(
+            _history.ticket_id == ticket_id,
+            _history.via == "poller",
+            true() if until is None else _history.known_at <= until,
+        )
+        .order_by(_history.known_at.desc(), _history.entry_id.desc())
+        .limit(at_most)
+    )
+    async with database.connection() as connection:
+        return [Read(**row) for row in await connection.rows(query)]
 
 
 def explain_at(record: Mapping[str, Any], at: datetime) -> Reading:

@@ -8,6 +8,7 @@ import msgspec
 
 from db.database import Database
 from db.gaps import read_gaps
+from db.history import read_reads
 from db.journal import JournalledDelivery, read_deliveries
 from db.reads import Reason
 from freescout_audit.endpoints import AUDIT
@@ -30,10 +31,10 @@ WHY: Mapping[Reason, str] = {
 
 
 class Moment(msgspec.Struct, frozen=True, kw_only=True):
-    """Something that happened: a delivery or a gap."""
+    """Something that happened: a delivery, a read of FreeScout's API that an answer began with, or a gap."""
 
     at: datetime
-    kind: Literal["delivery", "gap"]
+    kind: Literal["delivery", "read", "gap"]
     event: str
     content: str
     dated: datetime | None
@@ -44,7 +45,7 @@ class Moment(msgspec.Struct, frozen=True, kw_only=True):
 async def read_story(
     database: Database, ticket_id: int, at_most: int, *, until: datetime | None = None
 ) -> Sequence[Moment]:
-    """Return the latest deliveries and gaps of a ticket, up to a moment if one is given, on one line, the oldest first.
+    """Return a ticket's latest deliveries, reads and gaps, up to a moment if one is given, the oldest first.
 
     Raises:
         DatabaseUnavailableError: PostgreSQL is away or not migrated.
@@ -62,6 +63,18 @@ async def read_story(
             detail=_detail(entry),
         )
         for entry in await read_deliveries(database, ticket_id=ticket_id, until=until, at_most=at_most)
+    ]
+    happened += [
+        Moment(
+            at=read.at,
+            kind="read",
+            event="read from FreeScout",
+            content=content(read.status, "gone" if read.gone else read.state),
+            dated=read.changed_at,
+            outcome="changed" if read.changed else "confirmed",
+            detail="",
+        )
+        for read in await read_reads(database, ticket_id, until=until, at_most=at_most)
     ]
     for gap in await read_gaps(database, ticket_id=ticket_id, until=until, at_most=at_most):
         cached, true = content(gap.cached_status, gap.cached_state), content(gap.true_status, gap.true_state or "gone")

@@ -60,7 +60,8 @@ class TestTicket:
         assert said.code == 0
         assert (said.json["answer"], said.json["reason"], said.json["desk"]) == (status, "ok", None)
         assert [(moment["kind"], moment["event"], moment["outcome"]) for moment in said.json["history"]] == [
-            ("delivery", "convo.status", "applied")
+            ("read", "read from FreeScout", "changed"),  # the first load
+            ("delivery", "convo.status", "applied"),
         ]
 
     async def test_asking_freescout_shows_a_cache_that_is_wrong_and_writes_nothing(
@@ -87,7 +88,7 @@ class TestTicket:
 
         history = (await operator.types("ticket", "3", "--json")).json["history"]
 
-        assert [moment["kind"] for moment in history] == ["delivery", "gap"]
+        assert [moment["kind"] for moment in history] == ["read", "delivery", "gap", "read"]
         assert [moment["at"] for moment in history] == sorted(moment["at"] for moment in history)
 
     @pytest.mark.parametrize(

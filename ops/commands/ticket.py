@@ -188,7 +188,7 @@ def _draw_expiry(ticket: Ticket, row: TicketRow) -> str:
 
 def _draw_history(history: Sequence[Moment]) -> RenderableType:
     if not history:
-        return "[dim]no delivery and no gap in the journal[/dim]"
+        return "[dim]no delivery, no read and no gap is kept[/dim]"
     table = columns("when (UTC)", "what", "says", "dated (UTC)", "outcome", fold={"outcome"})
     for event in history:
         detail = "" if event.detail in {"", "news", "known"} else f" {event.detail}"
