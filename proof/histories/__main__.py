@@ -21,7 +21,6 @@ from proof.histories.mutants import BY_NAME, MUTANTS
 
 WITHIN = 1000
 """How many histories a mutant may take to be caught."""
-CHUNK = 25
 
 _console = Console(highlight=False, soft_wrap=True)
 
