@@ -32,7 +32,7 @@ def machine_on(cache: Cache) -> type[Histories]:
 
 def test_the_store_keeps_every_promise(database_url: str) -> None:
     with store_cache(database_url) as cache:
-        run_state_machine_as_test(machine_on(cache), settings=settings(TWEAKS, max_examples=MORE or 20))
+        run_state_machine_as_test(machine_on(cache), settings=settings(TWEAKS, max_examples=MORE or 12))
 
 
 def test_a_question_that_a_later_list_overtook_settles_nothing() -> None:
