@@ -154,7 +154,7 @@ class Receiver:
 
 
 def without_housekeeping(patch: pytest.MonkeyPatch) -> None:
-    """Let a receiver judge, count and prune only when it is asked to: on its own that costs more than most tests."""
+    """Keep a receiver from judging, counting and pruning on its own, which costs more than most tests."""
 
     async def never(*_arguments: object) -> None:
         await asyncio.Event().wait()

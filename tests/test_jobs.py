@@ -284,7 +284,7 @@ class TestPeeks:
         async with at_work(world, peek=0.05):
             await until(lambda: len(log.lines("pass.completed")) == 2)
             world.desk.set_status(5, "pending" if world.desk.get(5).status == "spam" else "spam")
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(5):
                 while await world.state(5) != world.truth(5):  # noqa: ASYNC110 - the database is asked
                     await asyncio.sleep(0)
 

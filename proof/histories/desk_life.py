@@ -175,7 +175,7 @@ def note_at_rest(desk: Desk) -> str:
 
 
 def replace_one(desk: Desk, rng: random.Random) -> str:
-    """Let a ticket be deleted for ever, if enough are left, and a mail come in that is as old as the oldest ticket."""
+    """Delete a ticket for ever, if enough are left, and take in a mail that is as old as the oldest ticket."""
     rows = list(desk.truth())
     oldest = min(rows, key=lambda row: row.created)
     gone = rng.choice(rows)
