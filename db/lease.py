@@ -171,16 +171,18 @@ def _in_force(terms: Terms) -> Mapping[str, float]:
     return {"cache_lease": terms.lease.total_seconds(), "cache_ttl": terms.ttl.total_seconds()}
 
 
-async def see_through(database: Database, desk_clock: datetime, *, asked_at: datetime) -> DeskClock:
+async def see_through(
+    database: Database, desk_clock: datetime, *, asked_at: datetime, at_least: timedelta | None = None
+) -> DeskClock:
     """Note the desk's clock as a pass begins to read; to be called before anything of its answer is used.
 
-    ``asked_at`` is our clock before the request.
+    ``asked_at`` is our clock before the request; ``at_least`` as in `note_desk_clock`.
     """
     async with database.transaction() as connection:
         # The clock is read when the row is locked: what another writer did before is in it.
         await connection.execute(select(true()).select_from(schema.lease).with_for_update())
         (row,) = await connection.rows(select(schema.now.label("now"), *COLUMNS))
-        noted = note_desk_clock(lease_of(row), desk_clock, asked_at=asked_at, now=row["now"])
+        noted = note_desk_clock(lease_of(row), desk_clock, asked_at=asked_at, now=row["now"], at_least=at_least)
         await connection.execute(
             update(schema.lease).values(
                 clock_offset=noted.clock_offset,

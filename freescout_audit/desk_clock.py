@@ -41,8 +41,12 @@ def is_absurd(date: datetime, now: datetime) -> bool:
     return abs(date - now) > ABSURD
 
 
-def note_desk_clock(lease: Lease, date: datetime, *, asked_at: datetime, now: datetime) -> Lease:
+def note_desk_clock(
+    lease: Lease, date: datetime, *, asked_at: datetime, now: datetime, at_least: timedelta | None = None
+) -> Lease:
     """Return the lease after an answer that bears ``date``, to a request sent at ``asked_at`` and read at ``now``.
+
+    ``at_least`` is a lower bound of the offset that another answer has told since.
 
     The offset stays as large as any pass has shown while the bounds allow. When they do not, the desk's clock was set
     back and dates repeat: a change from before may bear any date up to what the clock would read now. If it was set
@@ -51,17 +55,19 @@ def note_desk_clock(lease: Lease, date: datetime, *, asked_at: datetime, now: da
     Unless our own clock went back since the desk's was found set back: it was ours that had jumped ahead then, and what
     was taken for dates to come goes.
     """
+    least, most = date - now, date + _WHOLE_SECOND - asked_at
+    if at_least is not None:
+        least = max(least, at_least)
     if is_ahead(lease.set_back_at, now):
         known = max(date, lease.complete_through or date)
         return msgspec.structs.replace(
             lease,
-            clock_offset=date - now,
+            clock_offset=least,
             seen_through=known,
             covered_through=known if lease.covered_through is None else min(lease.covered_through, known),
             set_back_through=None,
             set_back_at=None,
         )
-    least, most = date - now, date + _WHOLE_SECOND - asked_at
     set_back = lease.seen_through is not None and lease.clock_offset > most
     if not set_back:
         offset = least if lease.seen_through is None else max(lease.clock_offset, least)

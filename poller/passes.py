@@ -228,13 +228,15 @@ class Passes:
 
     async def _look_at_the_clock(self, read: Read, beginning: lease.Beginning) -> DeskClock:
         """Note the desk's clock before anything of the first answer is used."""
-        await self._check_that_it_is_of_now(read, beginning)
-        clock = await lease.see_through(self._database, read.page.desk_clock, asked_at=read.asked_at)
+        at_least = await self._check_that_it_is_of_now(read, beginning)
+        clock = await lease.see_through(self._database, read.page.desk_clock, asked_at=read.asked_at, at_least=at_least)
         self._seen, self._ahead = clock.seen_through, clock.offset
         return clock
 
-    async def _check_that_it_is_of_now(self, read: Read, beginning: lease.Beginning) -> None:
+    async def _check_that_it_is_of_now(self, read: Read, beginning: lease.Beginning) -> timedelta | None:
         """Check that a pass's first answer is no cache's, and dated early only if the desk's clock was set back.
+
+        Return how far that clock is ahead of ours at the least, where another answer had to tell.
 
         Raises:
             DeskUnavailableError: A cache gave it.
@@ -243,11 +245,12 @@ class Passes:
         if before.seen_through is not None and not before_the_question(
             read.page.desk_clock, read.asked_at + before.clock_offset
         ):
-            return
-        date = await self._desk.clock()
-        older = before_the_question(read.page.desk_clock, read.asked_at + (date - await self._now()))
+            return None
+        ahead = await self._desk.clock() - await self._now()
+        older = before_the_question(read.page.desk_clock, read.asked_at + ahead)
         if older:
             raise older_than_asked(older)
+        return ahead
 
     async def _write(self, read: Read, load: LoadProgress | None = None) -> None:
         self._rows += read.page.rows

@@ -59,6 +59,14 @@ def test_a_clock_set_back_far_is_remembered_with_the_moment_of_the_question() ->
     assert noted.set_back_at == at(200)
 
 
+@pytest.mark.parametrize("before", [Lease(), Lease(seen_through=at(100), clock_offset=HOUR)], ids=["first", "set back"])
+@pytest.mark.parametrize("told", [0, -1])
+def test_what_another_answer_has_told_since_bounds_the_offset(before: Lease, told: float) -> None:
+    noted = note_desk_clock(before, at(101), asked_at=at(100), now=at(340), at_least=timedelta(seconds=told))
+
+    assert noted.clock_offset == timedelta(seconds=told)
+
+
 def test_what_looked_like_a_clock_set_back_while_ours_was_ahead_is_forgotten() -> None:
     """Ours stood a day ahead from 100 to 200, and a pass took the desk's for set back meanwhile."""
     day = 86_400
