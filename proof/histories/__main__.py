@@ -22,6 +22,9 @@ from proof.histories.mutants import BY_NAME, MUTANTS
 WITHIN = 1000
 """How many histories a mutant may take to be caught."""
 
+TELL_EVERY = 250
+"""How many histories a line stands for where no bar can be drawn."""
+
 _console = Console(highlight=False, soft_wrap=True)
 
 
@@ -72,6 +75,7 @@ async def play(
         env=os.environ | {"PYTHONHASHSEED": "0"},
         stdout=asyncio.subprocess.PIPE,
         limit=2**26,
+        start_new_session=True,  # Ctrl-C is for us: we end the player
     )
     assert player.stdout is not None  # noqa: S101 - a pipe was asked for
     try:
@@ -86,10 +90,21 @@ async def play(
 
 
 async def prove(
-    ground: Ground, *, first: int, histories: int, steps: int | None, theme: str | None, workers: int, show: Progress
-) -> Total:
-    """Play histories on so many cores."""
-    total, bar = Total(), show.add_task("histories", total=histories)
+    ground: Ground,
+    total: Total,
+    *,
+    first: int,
+    histories: int,
+    steps: int | None,
+    theme: str | None,
+    workers: int,
+    show: Progress,
+) -> None:
+    """Play histories on so many cores, count each in ``total``, and print at once each that goes wrong.
+
+    Off a terminal a line tells how far this has come, every ``TELL_EVERY`` histories.
+    """
+    bar = show.add_task("histories", total=histories)
     share = -(-histories // workers)
 
     async def work(start: int) -> None:
@@ -98,6 +113,10 @@ async def prove(
             async for outcome in outcomes:
                 total.add(outcome)
                 show.advance(bar)
+                if outcome["wrong"] is not None:
+                    _show_wrong(outcome)
+                if not _console.is_terminal and total.histories % TELL_EVERY == 0:
+                    _console.print(f"{total.histories:,} of {histories:,} histories, {len(total.wrong)} wrong")
 
     await asyncio.gather(*(work(first + n * share) for n in range(workers) if n * share < histories))
     return total
@@ -140,6 +159,11 @@ async def hunt(
     return caught
 
 
+def _show_wrong(outcome: dict[str, Any]) -> None:
+    _console.print(f"[red]seed {outcome['seed']}[/red]: {outcome['wrong']}")
+    _console.print(f"  make prove SEED={outcome['seed']} shows it", markup=False)
+
+
 def _show_total(total: Total, seconds: float) -> None:
     table = Table("histories", "a minute", "complete passes", "deliveries answered 200", "deaths", "wrong")
     table.add_row(
@@ -152,8 +176,7 @@ def _show_total(total: Total, seconds: float) -> None:
     )
     _console.print(table)
     for outcome in total.wrong:
-        _console.print(f"[red]seed {outcome['seed']}[/red]: {outcome['wrong']}")
-        _console.print(f"  make prove SEED={outcome['seed']} shows it", markup=False)
+        _show_wrong(outcome)
 
 
 def _show_hunt(caught: dict[str, tuple[int, str | None]]) -> None:
@@ -176,7 +199,10 @@ def main(
     mutants: Annotated[bool, typer.Option(help="Break the code on purpose, and see that it is noticed.")] = False,
     mutant: Annotated[str | None, typer.Option(help="Only this mutant; with --seed, tell its history.")] = None,
 ) -> None:
-    """Play disorderly histories on the real code; exit with 1 when a promise was broken, and say with which seed."""
+    """Play disorderly histories on the real code; exit with 1 when a promise was broken, and say with which seed.
+
+    Ctrl-C ends it early, with 130: what was played until then is told.
+    """
     for known, name, what in ((THEMES, theme, "--theme"), (BY_NAME, mutant, "--mutant")):
         if name is not None and name not in known:
             raise typer.BadParameter(f"one of: {', '.join(known)}", param_hint=what)
@@ -192,12 +218,28 @@ def main(
             _show_hunt(caught)
             good = all(wrong is not None for _, wrong in caught.values())
         else:
-            total = asyncio.run(
-                prove(ground, first=first, histories=histories, steps=steps, theme=theme, workers=workers, show=show)
-            )
+            total, ended = Total(), True
+            try:
+                asyncio.run(
+                    prove(
+                        ground,
+                        total,
+                        first=first,
+                        histories=histories,
+                        steps=steps,
+                        theme=theme,
+                        workers=workers,
+                        show=show,
+                    )
+                )
+            except KeyboardInterrupt:
+                ended = False
             show.stop()
             _show_total(total, time.monotonic() - began)
             good = not total.wrong
+            if not ended:
+                _console.print(f"ended early: {total.histories:,} of {histories:,} histories were played")
+                raise typer.Exit(130)
     if not good:
         raise typer.Exit(1)
 
