@@ -30,7 +30,7 @@ NO_REFUSALS = frozenset({*(name_at(endpoint, VERIFIED) for endpoint in ENDPOINTS
 _answer = schema.answer.c
 
 
-class Tally(msgspec.Struct, frozen=True, kw_only=True):
+class AnswerTally(msgspec.Struct, frozen=True, kw_only=True):
     """Requests of one kind: how many, and when the first and the last came (UTC)."""
 
     answers: int
@@ -39,7 +39,7 @@ class Tally(msgspec.Struct, frozen=True, kw_only=True):
     key_fingerprint: str | None
 
 
-class Counted(msgspec.Struct, kw_only=True):
+class NewAnswers(msgspec.Struct, kw_only=True):
     """What one process has answered of a kind since it last said so; how many seconds ago the first and the last."""
 
     answers: int
@@ -48,7 +48,7 @@ class Counted(msgspec.Struct, kw_only=True):
     key_fingerprint: str | None = None
 
 
-async def add_answers(database: Database, counted: Mapping[str, Counted]) -> None:
+async def add_answers(database: Database, counted: Mapping[str, NewAnswers]) -> None:
     """Add what one process has answered.
 
     Raises:
@@ -81,24 +81,24 @@ async def add_answers(database: Database, counted: Mapping[str, Counted]) -> Non
         )
 
 
-async def read_answers(database: Database) -> Mapping[str, Tally]:
+async def read_answers(database: Database) -> Mapping[str, AnswerTally]:
     """Read what requests were answered, by kind."""
     async with database.connection() as connection:
         rows = await connection.rows(select(schema.answer).order_by(_answer.kind))
-    return {row.pop("kind"): Tally(**row) for row in rows}
+    return {row.pop("kind"): AnswerTally(**row) for row in rows}
 
 
-def verified_at(answers: Mapping[str, Tally], endpoint: str) -> Tally | None:
+def verified_at(answers: Mapping[str, AnswerTally], endpoint: str) -> AnswerTally | None:
     """Return what was verified at an endpoint; None: nothing ever was."""
     return answers.get(name_at(endpoint, VERIFIED))
 
 
-def refusals_of(answers: Mapping[str, Tally]) -> dict[str, Tally]:
+def refusals_of(answers: Mapping[str, AnswerTally]) -> dict[str, AnswerTally]:
     """Return what was refused, by kind."""
     return {kind: tally for kind, tally in answers.items() if kind not in NO_REFUSALS}
 
 
-def refused_since(answers: Mapping[str, Tally], endpoint: str = AUDIT) -> Tally | None:
+def refused_since(answers: Mapping[str, AnswerTally], endpoint: str = AUDIT) -> AnswerTally | None:
     """Return an endpoint's refusals that look like FreeScout's if nothing was verified there since the last of them."""
     refused, verified = answers.get(name_at(endpoint, LIKE_FREESCOUTS)), verified_at(answers, endpoint)
     if refused is None or (verified is not None and verified.last_at >= refused.last_at):

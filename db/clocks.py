@@ -17,7 +17,7 @@ from db.store import record_stamps
 from freescout_audit.rule import ABSURD, AHEAD
 
 MANY = 1000
-"""Of more tickets than this FreeScout is not asked one by one: everything is read anew, which is cheaper."""
+"""Above this number of tickets we read everything anew, which is cheaper than to ask FreeScout about each."""
 _PATIENCE = 600.0
 """Seconds that a million tickets may take."""
 _MINUTE = timedelta(seconds=60)

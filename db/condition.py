@@ -1,15 +1,16 @@
 """How poller, lease and desk are, judged once for readiness, `doctor`, `status`, metrics and log. Pure."""
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Literal
 
 import msgspec
 
-from db.answers import Ahead, Tally, refused_since, verified_at
+from db.answers import Ahead, AnswerTally, refused_since, verified_at
 from db.standing import Standing
 from freescout_audit.endpoints import AUDIT, name_at
 from freescout_audit.trust import vouched_until
+from freescout_audit.words import moment
 
 State = Literal["ok", "off", "notice", "degraded", "failed"]
 """``off``: on purpose. ``notice``: worth a look, and nothing is wrong. ``degraded``: wrong, and answers are right so
@@ -59,7 +60,7 @@ def judge(standing: Standing) -> dict[str, Condition]:
 
 
 def judge_pushes(
-    answers: Mapping[str, Tally], ahead: Ahead | None, endpoints: Sequence[str] = ()
+    answers: Mapping[str, AnswerTally], ahead: Ahead | None, endpoints: Sequence[str] = ()
 ) -> dict[str, Condition]:
     """Judge how deliveries come in to the ``endpoints`` that are on, the audit's if none is.
 
@@ -73,17 +74,17 @@ def judge_pushes(
     }
 
 
-def _deliveries(answers: Mapping[str, Tally], ahead: Ahead | None, endpoint: str) -> Condition:
+def _deliveries(answers: Mapping[str, AnswerTally], ahead: Ahead | None, endpoint: str) -> Condition:
     refused, at = refused_since(answers, endpoint), "" if endpoint == AUDIT else " at RV-4's path"
     if refused is not None:
         verified = verified_at(answers, endpoint)
         last = "none was ever verified"
         if verified is not None:
-            last = f"the last was verified at {_moment(verified.last_at)}, by key {verified.key_fingerprint}"
+            last = f"the last was verified at {moment(verified.last_at)}, by key {verified.key_fingerprint}"
         return Condition(
             state="degraded",
             detail=f"what looks like FreeScout's deliveries is refused{at} (401), the last at"
-            f" {_moment(refused.last_at)}; {last}",
+            f" {moment(refused.last_at)}; {last}",
             next_step=_COMPARE_THE_KEY if endpoint == AUDIT else _COMPARE_RBACS_KEY,
             brief=f"FreeScout's deliveries are refused{at} (401)",
             since=refused.first_at if verified is None else max(refused.first_at, verified.last_at),
@@ -102,17 +103,17 @@ def _poller(standing: Standing) -> Condition:
     state, retired = standing.poller, standing.retired_at
     who = standing.leader or "a poller"
     if state == "leads" and retired is not None:
-        detail = f"{who} leads, although push alone is meant since {_moment(retired)}"
+        detail = f"{who} leads, although push alone is meant since {moment(retired)}"
         return Condition(state="notice", detail=detail, next_step="freescout-audit poller expect")
     if state == "leads":
         return Condition(state="ok", detail=f"{who} leads")
     if retired is not None:
-        return Condition(state="off", detail=f"push alone is meant since {_moment(retired)}", since=retired)
+        return Condition(state="off", detail=f"push alone is meant since {moment(retired)}", since=retired)
     if state == "never":
         return Condition(state="off", detail=_NONE_RUNS, next_step=START_THE_POLLER)
     if state == "vanished":
         beaten = standing.lease.heartbeat_at
-        detail = f"{who} vanished: it has had no heartbeat since {_moment(beaten)}"
+        detail = f"{who} vanished: it has had no heartbeat since {moment(beaten)}"
         next_step = f"look at why it ended, and {START_THE_POLLER}"
         return Condition(state="failed", detail=detail, next_step=next_step, since=beaten, brief="the poller vanished")
     return _stepped_down(standing)
@@ -121,9 +122,9 @@ def _poller(standing: Standing) -> Condition:
 def _stepped_down(standing: Standing) -> Condition:
     until, ended = vouched_until(standing.lease, standing.now), standing.stepped_down_at
     if until is not None and until > standing.now:
-        detail = f"the poller stepped down at {_moment(ended)}; its last pass vouches until {_moment(until)}"
+        detail = f"the poller stepped down at {moment(ended)}; its last pass vouches until {moment(until)}"
         return Condition(state="notice", detail=detail, next_step=START_THE_POLLER, since=ended)
-    detail = f"the poller stepped down at {_moment(ended)}, and its lease is over: {_READS_NONE}"
+    detail = f"the poller stepped down at {moment(ended)}, and its lease is over: {_READS_NONE}"
     return Condition(
         state="failed",
         detail=detail,
@@ -137,13 +138,13 @@ def _lease(standing: Standing) -> Condition:
     lease, now = standing.lease, standing.now
     until = vouched_until(lease, now)
     if until is not None and until > now:
-        return Condition(state="ok", detail=f"the lease is valid until {_moment(until)}")
+        return Condition(state="ok", detail=f"the lease is valid until {moment(until)}")
     if standing.poller != "leads":
         # What became of the poller says whether that is wrong.
         there = (
             "no pass has been complete"
             if lease.lease_until is None
-            else f"the lease ended at {_moment(lease.lease_until)}"
+            else f"the lease ended at {moment(lease.lease_until)}"
         )
         return Condition(state="off", detail=there)
     if lease.lease_until is None:
@@ -159,13 +160,13 @@ def _lease(standing: Standing) -> Condition:
     if until is None:
         return Condition(
             state="failed",
-            detail=f"the lease was renewed at {_moment(lease.renewed_by_pass)}, ahead of the database's clock",
+            detail=f"the lease was renewed at {moment(lease.renewed_by_pass)}, ahead of the database's clock",
             next_step="wait for the next pass, and look at the time server of the database's host",
         )
     because = f": {standing.desk_detail}" if standing.desk_detail else ", and no pass has been complete since"
     return Condition(
         state="failed",
-        detail=f"the lease ended at {_moment(until)}{because}",
+        detail=f"the lease ended at {moment(until)}{because}",
         next_step=standing.desk_next_step or "freescout-audit logs --event pass.failed says why",
         since=until,
     )
@@ -208,12 +209,8 @@ def _feed(standing: Standing) -> Condition:
         return Condition(state="ok", detail="what changes gets its place in the feed")
     return Condition(
         state="degraded",
-        detail=f"what has changed since {_moment(since)} has no place in the feed: its readers are not told",
+        detail=f"what has changed since {moment(since)} has no place in the feed: its readers are not told",
         next_step="start a receiver or a poller; if one is running, its lines receiver.fault or poller.fault say why",
         since=since,
         brief="readers of the feed are not told of changes",
     )
-
-
-def _moment(moment: datetime | None) -> str:
-    return "an unknown time" if moment is None else f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"

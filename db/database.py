@@ -18,7 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
 from db import schema
 from db.idle import FAREWELL, IDLE, Idle
-from db.refusals import REFUSED, explain, too_old
+from db.refusals import MIGRATE, REFUSED, explain, too_old
 from freescout_audit.errors import DatabaseUnavailableError
 
 PATIENCE = 30.0
@@ -189,7 +189,7 @@ class Database:
         except OVERTAKEN:
             raise
         except _NOT_MIGRATED as error:
-            raise DatabaseUnavailableError("the database lacks our schema", "run python -m db.migrate") from error
+            raise DatabaseUnavailableError("the database lacks our schema", MIGRATE) from error
         except _UNAVAILABLE as error:
             raise _unavailable(error) from error
         except _IMPOSSIBLE_DATE as error:
@@ -222,6 +222,19 @@ class Database:
                 await connection.driver.execute("ROLLBACK")
                 raise
             await connection.driver.execute("COMMIT")
+
+    async def in_batches(self, statement: Executable, at_once: int) -> int:
+        """Run a statement that changes ``at_once`` rows at the most until it changes fewer; return how many it did.
+
+        Each time is a transaction of its own, so others go on. Errors as in `connection`.
+        """
+        changed = 0
+        while True:
+            async with self.connection() as connection:
+                count = (await connection.execute(statement)).rowcount
+            changed += count
+            if count < at_once:
+                return changed
 
     async def now(self) -> datetime:
         """Return our clock: the *s* of a request that is about to be sent; errors as in `connection`."""

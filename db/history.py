@@ -38,7 +38,7 @@ async def read_at(database: Database, ticket_id: int, at: datetime, *, deadline:
         return UNAVAILABLE
 
 
-class Read(msgspec.Struct, frozen=True, kw_only=True):
+class PastRead(msgspec.Struct, frozen=True, kw_only=True):
     """A read of FreeScout's API that a ticket's answer began with."""
 
     at: datetime
@@ -53,7 +53,7 @@ class Read(msgspec.Struct, frozen=True, kw_only=True):
 
 async def read_reads(
     database: Database, ticket_id: int, *, at_most: int, until: datetime | None = None
-) -> Sequence[Read]:
+) -> Sequence[PastRead]:
     """Return the latest reads that a ticket's answer began with, up to a moment if one is given, the newest first.
 
     Raises:
@@ -77,7 +77,7 @@ async def read_reads(
         .limit(at_most)
     )
     async with database.connection() as connection:
-        return [Read(**row) for row in await connection.rows(query)]
+        return [PastRead(**row) for row in await connection.rows(query)]
 
 
 def explain_at(record: Mapping[str, Any], at: datetime) -> Reading:
@@ -138,7 +138,7 @@ async def prune_history(database: Database, *, keep: float) -> int:
         await connection.execute(
             update(schema.feed).values(pruned_through=func.greatest(_feed.pruned_through, first - 1))
         )
-    # Whoever reads on from an older place is told so from now on.
+    # Readers at an older place get an error from now on.
     pruned = await _delete(database, horizon, first)
     await _end_transitions(database, first)
     return pruned
@@ -166,25 +166,14 @@ async def _delete(database: Database, horizon: ColumnElement[datetime], first: i
     )
     is_over = or_(_history.before.is_(None), _history.transition_id < first)
     old = select(*key).where(_history.known_at < horizon, is_over, follows).limit(AT_ONCE)
-    pruned = 0
-    while True:
-        async with database.connection() as connection:
-            result = await connection.execute(delete(schema.history).where(tuple_(*key).in_(old)))
-        pruned += result.rowcount
-        if result.rowcount < AT_ONCE:
-            return pruned
+    return await database.in_batches(delete(schema.history).where(tuple_(*key).in_(old)), AT_ONCE)
 
 
 async def _end_transitions(database: Database, first: int) -> None:
     """End the transitions that are older than the feed; the rows in force stay."""
     old = select(_history.transition_id).where(_history.transition_id < first).limit(AT_ONCE)
     nothing = dict.fromkeys(("before", "reason", "changed_at", "transition_id"))
-    while True:
-        async with database.connection() as connection:
-            ended = update(schema.history).where(_history.transition_id.in_(old)).values(nothing)
-            result = await connection.execute(ended)
-        if result.rowcount < AT_ONCE:
-            return
+    await database.in_batches(update(schema.history).where(_history.transition_id.in_(old)).values(nothing), AT_ONCE)
 
 
 async def begin_the_feed_again(connection: Connection) -> None:
@@ -206,5 +195,5 @@ async def forget_history(connection: Connection) -> None:
 
 
 async def _lock_the_feed(connection: Connection) -> None:
-    """Before the history's rows, as who numbers them does."""
+    """Lock the feed before the history's rows, in the order of whatever numbers them."""
     await connection.execute(select(func.freescout_lock_feed(False)))  # noqa: FBT003 - SQL's argument

@@ -237,15 +237,10 @@ async def prune_journal(database: Database, *, keep: float, at_most: int = 5000)
         .order_by(_delivery.received_at)
         .limit(at_most)
     )
-    pruned = 0
-    while True:
-        async with database.connection() as connection:
-            result = await connection.execute(delete(schema.delivery).where(_delivery.delivery_id.in_(old)))
-        pruned += result.rowcount
-        if result.rowcount == 0:
-            if pruned:
-                emit(JOURNAL_PRUNED, deliveries=pruned)
-            return pruned
+    pruned = await database.in_batches(delete(schema.delivery).where(_delivery.delivery_id.in_(old)), at_most)
+    if pruned:
+        emit(JOURNAL_PRUNED, deliveries=pruned)
+    return pruned
 
 
 def _pattern(glob: str) -> str:

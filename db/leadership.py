@@ -1,4 +1,4 @@
-"""Which of several pollers leads: a row that its holder renews by short transactions, and that ends by itself.
+"""Elects one poller of several by a row that its holder renews by short transactions, and that ends by itself.
 
 It saves the desk from being read twice; correctness does not rest on it. It is no advisory lock, since any role of the
 database may take one. It is no transaction that stays open either: that keeps PostgreSQL from clearing away old
@@ -8,7 +8,7 @@ versions of the lease, which every reader would have to walk past.
 from datetime import datetime, timedelta
 
 import msgspec
-from sqlalchemy import case, func, or_, select, true, update
+from sqlalchemy import ColumnElement, and_, case, func, or_, select, true, update
 
 from db import schema
 from db.database import Database
@@ -51,10 +51,15 @@ async def claim(database: Database, *, session: str, name: str) -> Holder | None
         )
         .returning(_poller.leader)
     )
-    lately = now - HEARTBEAT_OVERDUE
+
+    def is_of_late(moment: ColumnElement[datetime]) -> ColumnElement[bool]:
+        return and_(moment > now - HEARTBEAT_OVERDUE, moment <= now + AHEAD)
+
     holder = select(
         func.coalesce(_poller.leader, "").label("name"),
-        func.coalesce(or_(_lease.heartbeat_at > lately, _poller.led_since > lately), False).label("beats"),
+        func.coalesce(or_(*(is_of_late(since) for since in (_lease.heartbeat_at, _poller.led_since))), False).label(
+            "beats"
+        ),
     ).join_from(schema.lease, schema.poller, true())
     async with database.connection() as connection:
         if await connection.scalar(claiming) is not None:

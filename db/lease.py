@@ -47,6 +47,11 @@ class Beginning(msgspec.Struct, frozen=True, kw_only=True):
     complete_offset: timedelta | None
     """How far the desk's clock was ahead of ours in the last complete pass."""
 
+    @property
+    def ahead(self) -> timedelta | None:
+        """How far the desk's clock is ahead of ours; None while no pass has read it."""
+        return None if self.lease.seen_through is None else self.lease.clock_offset
+
 
 class DeskBefore(msgspec.Struct, frozen=True, kw_only=True):
     """What was reported of the desk before."""

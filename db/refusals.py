@@ -9,6 +9,9 @@ from freescout_audit.errors import DatabaseUnavailableError
 OLDEST = 14
 """The oldest major version of PostgreSQL that has what our schema and our connections need."""
 
+MIGRATE = "run python -m db.migrate"
+"""The next step where the schema is not this code's."""
+
 _LOOK = "look into PostgreSQL's log"
 _CAPACITY = (
     "heroku pg:info says whether the plan's capacity is used up: take a larger one, or prune; else give back the rights"

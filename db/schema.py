@@ -91,6 +91,7 @@ LEASE_DATES = (
     "covered_through",
     "set_back_through",
     "set_back_at",
+    "begun_by_pass",
 )
 """The dates of the lease; none of them is before 2000 or after 2200."""
 

@@ -12,7 +12,7 @@ from db.lease import COLUMNS, DeskState, lease_of
 from freescout_audit.events import LEASE_EXPIRED, LEASE_RESTORED, POLLER_EXPECTED, POLLER_RETIRED
 from freescout_audit.logs import emit
 from freescout_audit.rule import Lease, Terms, poller_is_alive
-from freescout_audit.trust import vouched_until
+from freescout_audit.trust import is_ahead, vouched_until
 
 PollerState = Literal["never", "leads", "stepped_down", "vanished"]
 
@@ -61,7 +61,8 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
             return "vanished" if holds and overdue else "never"
         if self.stepped_down_at is not None and self.stepped_down_at >= beaten:
             return "stepped_down"
-        return "leads" if self.now - beaten <= HEARTBEAT_OVERDUE else "vanished"
+        beats = not is_ahead(beaten, self.now) and self.now - beaten <= HEARTBEAT_OVERDUE
+        return "leads" if beats else "vanished"
 
     def poller_is_alive(self, terms: Terms) -> bool:
         """Tell whether a poller is alive, as the rule has it."""

@@ -278,8 +278,8 @@ class _Batch:
         if before is not None and is_discovery(before, verdict):
             said = truth.sighting
             if said is not None and said.updated_at is not None:
-                changed_at = said.updated_at + WITHIN_A_SECOND - self.lease.clock_offset
-                self.known_after.append((self.now - changed_at).total_seconds())
+                since = (self.now - said.updated_at) + self.lease.clock_offset - WITHIN_A_SECOND
+                self.known_after.append(since.total_seconds())
             self._gaps.append(
                 Gap(
                     ticket_id=truth.ticket_id,

@@ -47,7 +47,7 @@ class Part(Protocol):
         """Since when."""
 
 
-class Verdict(msgspec.Struct, frozen=True, kw_only=True):
+class Headline(msgspec.Struct, frozen=True, kw_only=True):
     """The sentence, its times as they are, and the part that it is about; None: nothing is wrong."""
 
     state: State
@@ -105,7 +105,7 @@ def _is_left_out(name: str, parts: Mapping[str, Part]) -> bool:
     return name in RECEIVING and parts[name].state == "off" and any(part.state != "off" for part in others)
 
 
-def judge_all(parts: Mapping[str, Part], standing: Standing | None, *, answered: int | None = None) -> Verdict:
+def judge_all(parts: Mapping[str, Part], standing: Standing | None, *, answered: int | None = None) -> Headline:
     """Judge everything in one sentence.
 
     Args:
@@ -125,53 +125,53 @@ def judge_all(parts: Mapping[str, Part], standing: Standing | None, *, answered:
             return _right_so_far("Right so far, but ", parts, name, until, passes_go_on=goes_on)
         if standing.poller == "stepped_down" and standing.retired_at is None:
             there: Sequence[str | datetime] = ["Answers can be trusted until ", until, ", and no poller runs."]
-            return Verdict(state="notice", sentence=there, part="poller")
-        return Verdict(state="ok", sentence=["Answers can be trusted until ", until, "."])
+            return Headline(state="notice", sentence=there, part="poller")
+        return Headline(state="ok", sentence=["Answers can be trusted until ", until, "."])
     read_none = "every ticket reads none" if answered == 0 else "tickets without a recent delivery read none"
     if standing.poller == "leads":
         return _without_a_lease(parts, standing, name, read_none)
     return _without_a_poller(parts, standing, name, read_none)
 
 
-def _without_a_database(database: Part | None) -> Verdict:
+def _without_a_database(database: Part | None) -> Headline:
     since = _at(None if database is None else database.since)
     why = "PostgreSQL does not answer" if database is None else brief(database)
     sentence = [*since, "every application reads none, and no delivery is saved: ", why, "."]
-    return Verdict(state="failed", sentence=sentence, part="database")
+    return Headline(state="failed", sentence=sentence, part="database")
 
 
-def _without_a_lease(parts: Mapping[str, Part], standing: Standing, name: str | None, read_none: str) -> Verdict:
+def _without_a_lease(parts: Mapping[str, Part], standing: Standing, name: str | None, read_none: str) -> Headline:
     if name is None:
         sentence = "The first pass is under way: tickets that it has not read yet read none."
-        return Verdict(state="notice", sentence=[sentence], part="lease")
+        return Headline(state="notice", sentence=[sentence], part="lease")
     cause = "desk" if name == "lease" and _is_wrong(parts.get("desk")) else name
     why = brief(parts[cause])
     if standing.lease.lease_until is None:
-        return Verdict(state="failed", sentence=["No pass has been complete yet: ", why, "."], part=cause)
+        return Headline(state="failed", sentence=["No pass has been complete yet: ", why, "."], part=cause)
     ended = vouched_until(standing.lease, standing.now) or standing.now
-    return Verdict(state="failed", sentence=[*_at(ended), read_none, ": ", why, "."], part=cause)
+    return Headline(state="failed", sentence=[*_at(ended), read_none, ": ", why, "."], part=cause)
 
 
-def _without_a_poller(parts: Mapping[str, Part], standing: Standing, name: str | None, read_none: str) -> Verdict:
+def _without_a_poller(parts: Mapping[str, Part], standing: Standing, name: str | None, read_none: str) -> Headline:
     if name is not None and _is_wrong(parts.get("poller")):
         ended = vouched_until(standing.lease, standing.now) or parts["poller"].since
         sentence = [*_at(ended), read_none, ": ", brief(parts[name]), "."]
-        return Verdict(state="failed", sentence=sentence, part=name)
+        return Headline(state="failed", sentence=sentence, part=name)
     if name is not None:
         return _right_so_far("Push alone, without a poller; and ", parts, name)
     if standing.retired_at is not None:
         sentence = ["Push alone is meant: a ticket is answered while its last delivery is recent, and else reads none."]
-        return Verdict(state="ok", sentence=sentence)
-    return Verdict(state="notice", sentence=[f"No poller is running: {read_none}."], part="poller")
+        return Headline(state="ok", sentence=sentence)
+    return Headline(state="notice", sentence=[f"No poller is running: {read_none}."], part="poller")
 
 
 def _right_so_far(
     begin: str, parts: Mapping[str, Part], name: str, until: datetime | None = None, *, passes_go_on: bool = False
-) -> Verdict:
+) -> Headline:
     part = parts[name]
     since: Sequence[str | datetime] = ["since ", part.since, " "] if part.since is not None else []
     sentence = [begin, *since, brief(part), "."]
-    return Verdict(state=part.state, sentence=sentence, part=name, until=until, passes_go_on=passes_go_on)
+    return Headline(state=part.state, sentence=sentence, part=name, until=until, passes_go_on=passes_go_on)
 
 
 def most_important(parts: Mapping[str, Part]) -> str | None:

@@ -1,4 +1,4 @@
-"""Taking an answer's bytes up to a bound: who answers decides how many come, and a few may unpack to gigabytes."""
+"""Reads an answer's bytes up to a bound: its sender decides how many come, and a few may unpack to gigabytes."""
 
 from collections.abc import AsyncIterable
 

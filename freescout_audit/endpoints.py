@@ -4,7 +4,7 @@ PREFIX = "/api/internal/freescout-webhook/"
 AUDIT = "audit"
 """What keeps the cache for the audit writer."""
 RBAC = "rbac"
-"""RV-4's: who revokes access when a ticket closes has a webhook of its own."""
+"""RV-4's endpoint: RV-4 revokes access when a ticket closes, and has a webhook of its own."""
 ENDPOINTS = (AUDIT, RBAC)
 
 

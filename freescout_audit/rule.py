@@ -88,7 +88,7 @@ def judge_claim(row: Row | None, claim: Claim, *, lease: Lease, terms: Terms, no
         if row is not None and row.gone and not _only_told_of(row):
             return Verdict(outcome="duplicate", row=held, reason="already_gone")
         return dispute("said_to_be_gone", dated=False)
-    if said.updated_at is None or not said.understood:
+    if said.updated_at is None or not said.understood:  # case 1
         return dispute("not_understood", dated=False)
     if row is not None and row.gone and (alive or not _only_told_of(row)):
         return dispute("about_a_tombstone")

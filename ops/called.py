@@ -27,7 +27,7 @@ class Group(TyperGroup):
         return _without_bool(super().get_params(ctx))
 
 
-class Main(Group):
+class MainGroup(Group):
     """The whole console: whatever happens, no traceback reaches an operator."""
 
     def main(

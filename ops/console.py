@@ -12,7 +12,7 @@ from typing import Annotated, NamedTuple
 import typer
 
 from freescout_audit import __version__
-from ops.called import Command, Group, Main
+from ops.called import Command, Group, MainGroup
 
 _SET_UP = "Set up, and change what is set up"
 _SEE = "See how it is"
@@ -20,7 +20,7 @@ _LOOK_CLOSER = "Find out what happened"
 _REPAIR = "Repair"
 
 
-class Entry(NamedTuple):
+class CommandEntry(NamedTuple):
     """A command: its name, its module below `ops.commands`, where the help shows it, and its line there.
 
     A module with an ``app`` is a group of commands; in others the command is the function of its name.
@@ -33,56 +33,58 @@ class Entry(NamedTuple):
 
 
 COMMANDS = (
-    Entry("secret", "secret", _SET_UP, "Make keys, derive FreeScout's, and check which one signs."),
-    Entry("rotate", "rotate", _SET_UP, "Follow a rotation of FreeScout's webhook key to its end."),
-    Entry("webhook", "webhook", _SET_UP, "Register, remove and test the webhook at the desk."),
-    Entry("desk", "desk", _SET_UP, "The desk that the database belongs to."),
-    Entry("poller", "poller", _SET_UP, "Say whether a poller is expected, or push alone is meant."),
-    Entry(
+    CommandEntry("secret", "secret", _SET_UP, "Make keys, derive FreeScout's, and check which one signs."),
+    CommandEntry("rotate", "rotate", _SET_UP, "Follow a rotation of FreeScout's webhook key to its end."),
+    CommandEntry("webhook", "webhook", _SET_UP, "Register, remove and test the webhook at the desk."),
+    CommandEntry("desk", "desk", _SET_UP, "The desk that the database belongs to."),
+    CommandEntry("poller", "poller", _SET_UP, "Say whether a poller is expected, or push alone is meant."),
+    CommandEntry(
         "doctor",
         "doctor",
         _SEE,
         "Check everything: each line is green, or says what to do next. Ends with 1 when one is red.",
     ),
-    Entry("status", "status", _SEE, "How it is: lease, passes, deliveries, lag, disputes and gaps, on one screen."),
-    Entry(
+    CommandEntry(
+        "status", "status", _SEE, "How it is: lease, passes, deliveries, lag, disputes and gaps, on one screen."
+    ),
+    CommandEntry(
         "ticket",
         "ticket",
         _LOOK_CLOSER,
         "What the cache answers for a ticket, why, and what happened to it. Ends with 1 when that is none, or wrong.",
     ),
-    Entry(
+    CommandEntry(
         "deliveries",
         "journal",
         _LOOK_CLOSER,
         "The verified deliveries that came, the newest first, and what became of each.",
     ),
-    Entry(
+    CommandEntry(
         "gaps",
         "journal",
         _LOOK_CLOSER,
         "The changes that the poller found before any delivery told of them, the newest first.",
     ),
-    Entry(
+    CommandEntry(
         "transitions",
         "transitions",
         _LOOK_CLOSER,
         "The changes of the settled answers, in the order in which the feed gives them out.",
     ),
-    Entry(
+    CommandEntry(
         "logs",
         "logs",
         _LOOK_CLOSER,
         "Read our log lines, as Heroku or a file has them: filter, show, count. What is not ours is passed over.",
     ),
-    Entry("heal", "heal", _REPAIR, "Ask FreeScout about tickets now, and write what it says into the cache."),
-    Entry(
+    CommandEntry("heal", "heal", _REPAIR, "Ask FreeScout about tickets now, and write what it says into the cache."),
+    CommandEntry(
         "reconcile",
         "reconcile",
         _REPAIR,
         "After an outage: which tickets may have changed unseen, what FreeScout says of them, what was healed.",
     ),
-    Entry(
+    CommandEntry(
         "backfill",
         "backfill",
         _REPAIR,
@@ -95,7 +97,7 @@ def console(called: Collection[str]) -> typer.Typer:
     """Return the console: the commands that are called by their names in full, of the others what the help shows."""
     app = typer.Typer(
         name="freescout-audit",
-        cls=Main,
+        cls=MainGroup,
         no_args_is_help=True,
         add_completion=False,
         rich_markup_mode="rich",

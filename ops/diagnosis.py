@@ -17,7 +17,7 @@ from settings.environment import API_KEY
 
 SIGNATURE = "x-freescout-signature"
 
-Reason = Literal[
+KeyReason = Literal[
     "verified",
     "no_signature",
     "empty_signature",
@@ -37,11 +37,11 @@ _BODIES: Mapping[str, str] = {
 }
 
 
-class Finding(msgspec.Struct, frozen=True, kw_only=True):
+class KeyFinding(msgspec.Struct, frozen=True, kw_only=True):
     """What a key and a delivery have to do with each other; the message names the next step."""
 
     verified: bool
-    reason: Reason
+    reason: KeyReason
     message: str
     key: str | None = None
     """Which of the keys signed it, after whatever had to be undone."""
@@ -57,13 +57,13 @@ class Candidate(NamedTuple):
 class _Try(NamedTuple):
     key: Candidate
     value: str
-    reason: Reason
+    reason: KeyReason
     message: str
 
 
 def diagnose(
     body: bytes, headers: Mapping[str, str], keys: Sequence[Candidate], others: Sequence[Candidate] = ()
-) -> Finding:
+) -> KeyFinding:
     """Tell whether one of ``keys`` signed the delivery and, if not, what the mistake is.
 
     Args:
@@ -83,22 +83,22 @@ def diagnose(
     return _not_found(body, headers, keys, others)
 
 
-def _unusable(signature: str | None, headers: Mapping[str, str]) -> Finding | None:
+def _unusable(signature: str | None, headers: Mapping[str, str]) -> KeyFinding | None:
     """Find what is wrong with a signature before any key is tried."""
     if signature is None:
         hint = "did a proxy take it away, or is this no delivery of FreeScout's?"
         if similar := [name for name in headers if "signature" in name]:
             hint = f"it has {', '.join(similar)}, which FreeScout never sends"
-        return Finding(verified=False, reason="no_signature", message=f"there is no X-FreeScout-Signature: {hint}")
+        return KeyFinding(verified=False, reason="no_signature", message=f"there is no X-FreeScout-Signature: {hint}")
     if not signature.strip():
         message = "the signature is empty: PHP on the desk lacks its hash extension; install it there"
-        return Finding(verified=False, reason="empty_signature", message=message)
+        return KeyFinding(verified=False, reason="empty_signature", message=message)
     size = _digest_size(signature.strip())
     if size != 20:  # noqa: PLR2004 - SHA-1's
         kinds = {16: "MD5", 32: "SHA-256", 48: "SHA-384", 64: "SHA-512"}
         kind = kinds.get(size or 0, "something else than SHA-1")
         message = f"the signature is {kind}: FreeScout sends base64 of HMAC-SHA1, so somebody else signed this"
-        return Finding(verified=False, reason="not_sha1", message=message)
+        return KeyFinding(verified=False, reason="not_sha1", message=message)
     return None
 
 
@@ -147,38 +147,38 @@ def _attempts(keys: Sequence[Candidate], others: Sequence[Candidate]) -> Iterato
         yield _Try(other, other.value, "other_key", message)
 
 
-def _found(attempt: _Try, how: str) -> Finding:
+def _found(attempt: _Try, how: str) -> KeyFinding:
     if not how:
         verified = attempt.reason == "verified"
-        return Finding(verified=verified, reason=attempt.reason, message=attempt.message, key=attempt.key.name)
-    reason: Reason = "body_encoded_anew" if attempt.reason == "verified" else attempt.reason
+        return KeyFinding(verified=verified, reason=attempt.reason, message=attempt.message, key=attempt.key.name)
+    reason: KeyReason = "body_encoded_anew" if attempt.reason == "verified" else attempt.reason
     message = f"{attempt.message}, but not these bytes: {_BODIES[how]}"
-    return Finding(verified=False, reason=reason, message=message, key=attempt.key.name)
+    return KeyFinding(verified=False, reason=reason, message=message, key=attempt.key.name)
 
 
 def _not_found(
     body: bytes, headers: Mapping[str, str], keys: Sequence[Candidate], others: Sequence[Candidate]
-) -> Finding:
+) -> KeyFinding:
     """Say what can be said when no undoing makes the signature right."""
     announced = headers.get("content-length", "")
     if announced.isascii() and announced.isdecimal() and int(announced) != len(body):
         message = f"the body has {len(body)} bytes and Content-Length says {announced}: it is not what was sent"
-        return Finding(verified=False, reason="body_incomplete", message=message)
+        return KeyFinding(verified=False, reason="body_incomplete", message=message)
     values = {key.value.strip() for key in keys}
     if any(other.name == API_KEY and other.value in values for other in others):
         message = (
             f"{_names(keys)} is the API key, which signs nothing: take the webhook key, which stands beside it under"
             " Manage » Settings » API & Webhooks"
         )
-        return Finding(verified=False, reason="api_key", message=message)
+        return KeyFinding(verified=False, reason="api_key", message=message)
     message = (
         f"{_names(keys)} did not sign it: compare with Manage » Settings » API & Webhooks; a new APP_KEY changes the"
         " key, and another FreeScout has another"
     )
     if not body.isascii() or (b"/" in body and b"\\/" not in body):
         message += ". The body is not as FreeScout writes JSON either: it seems to have been encoded anew"
-        return Finding(verified=False, reason="body_encoded_anew", message=message)
-    return Finding(verified=False, reason="unknown_key", message=message)
+        return KeyFinding(verified=False, reason="body_encoded_anew", message=message)
+    return KeyFinding(verified=False, reason="unknown_key", message=message)
 
 
 def _names(keys: Sequence[Candidate]) -> str:

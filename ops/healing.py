@@ -14,12 +14,12 @@ from db.database import Database
 from db.store import record_absences, record_truths
 from db.tickets import Held, disputed_ids, read_contents
 from freescout_audit.rule import Terms, Truth, Verdict
-from poller.answer import not_before
+from poller.answer import check_date
 from poller.deletions import Deletions
 from poller.freescout import DeskError, DeskUnavailableError, FreeScout
 from poller.tally import Tally
 from poller.unlisted import Unlisted
-from poller.walk import By, Read, Reader, check_date
+from poller.walk import By, Read, Reader
 
 MOST_NAMED = 1000
 """Findings that are named at the most; all are counted."""
@@ -149,7 +149,7 @@ class Healer:
     async def _ask_one(self, ticket_id: int) -> Finding:
         asked_at = await self._asking()
         try:
-            with not_before(self._reader.desk_clock(asked_at)):
+            with self._reader.of_now(asked_at):
                 sighting = await self._desk.conversation(ticket_id)
             if sighting is None and await self._desk.count(retries=0) == 0:
                 # The same care as the poller's: an API that lists nothing is more likely broken.
@@ -189,8 +189,7 @@ class Healer:
     async def _asking(self) -> datetime:
         """Return our clock, and learn how far the desk's is ahead of it, if a pass has read it."""
         beginning = await lease.read_beginning(self._database)
-        known = beginning.lease.seen_through is not None
-        self._ahead = beginning.lease.clock_offset if known else None
+        self._ahead = beginning.ahead
         return beginning.asked_at
 
     async def _now(self) -> datetime:

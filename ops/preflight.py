@@ -10,6 +10,7 @@ from db.condition import Condition
 from db.database import Database, ImpossibleDateError
 from db.gaps import count_gaps
 from db.journal import count_twins, read_last_delivery
+from db.refusals import MIGRATE
 from db.revision import NEWEST, age_of
 from db.standing import Standing, everybody_may_create, read_standing, server_version
 from db.webhook import Webhook, read_webhook
@@ -101,12 +102,11 @@ async def _open(
         checks.append(red("database", error.problem, error.next_step))
         return None, None
     checks.append(_server(version, embedded=workplace.environment.database_url is None))
-    migrate = "run python -m db.migrate"
     try:
         standing = await read_standing(database)
     except DatabaseUnavailableError as error:
         unreadable = isinstance(error, ImpossibleDateError)
-        there = (error.problem, error.next_step) if unreadable else ("our tables are not there", migrate)
+        there = (error.problem, error.next_step) if unreadable else ("our tables are not there", MIGRATE)
         checks.append(red("schema", *there))
         return database, None
     if standing is None or standing.revision is None:
@@ -114,7 +114,7 @@ async def _open(
         return database, None
     if age_of(standing.revision) in {"older", "forgotten"}:
         expected = f"it is at {standing.revision}, this code expects {NEWEST}"
-        checks.append(red("schema", expected, migrate))
+        checks.append(red("schema", expected, MIGRATE))
         return database, None
     checks.append(_schema(standing.revision, open_to_all=await everybody_may_create(database)))
     if standing.behind_pooler:
@@ -189,14 +189,15 @@ async def _ask_the_desk(
     try:
         page = await desk.page(size=size, retries=0)
     except DeskServerError as error:
-        next_step = f"{error.next_step}: a row, or too small a memory for them (set a smaller POLLER_PAGE_SIZE)"
+        next_step = f"{error.next_step}; a row, or too small a memory for them? set a smaller POLLER_PAGE_SIZE"
         checks.append(red("page size", f"{size} rows: {error.problem}", next_step))
     except DeskError as error:
         checks.append(red("page size", f"{size} rows: {error.problem}", "set a smaller POLLER_PAGE_SIZE"))
     else:
         detail = f"{page.rows} of {size} rows in {span(time.perf_counter() - began)}"
-        if page.limit < size:
-            detail = f"the desk gives at most {page.limit} rows a page, whatever is asked for; read in such pages"
+        limit = page.rows if page.is_short else page.limit
+        if limit < size:
+            detail = f"the desk gives at most {limit} rows a page, whatever is asked for; read in such pages"
         checks.append(green("page size", detail))
         if page.none_understood:
             checks.append(

@@ -80,7 +80,7 @@ async def main(environment: Environment, settings: Settings, stop: asyncio.Event
                 poller = msgspec.structs.replace(settings.poller, interval=REHEARSAL_INTERVAL)
                 settings = msgspec.structs.replace(settings, poller=poller)
             if environment.ops_token is None and host not in _LOOPBACK:
-                # Whoever comes from elsewhere has to show one; in a container that is everybody.
+                # Clients on other machines have to show one; in a container every client is on another.
                 token = Secret(secrets.token_urlsafe(12))
             environment = replace(
                 environment,

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
+from typing import NamedTuple
 
 import msgspec
 
@@ -18,12 +19,20 @@ IN_BETWEEN = "is a proxy in between?"
 _OF_CACHES = ("x-cache", "cf-cache-status", "via", "x-served-by", "server")
 """Headers by which a cache or a proxy may be known."""
 _PAST_CACHES = "let /api/* past every cache before FreeScout"
-_LATEST = timedelta(seconds=330)
+LATEST = timedelta(seconds=330)
 """So much later than it was asked for may an answer be dated: `poller.timeout` is 300 s at the most."""
 _SHOWN = 60
 """So much of a header is shown at the most."""
 
-_not_before: ContextVar[datetime | None] = ContextVar("_not_before", default=None)
+
+class _Question(NamedTuple):
+    """When something is asked, by our clock, and how far the desk's is ahead of it; None when that is not known."""
+
+    asked_at: datetime
+    ahead: timedelta | None
+
+
+_question: ContextVar[_Question | None] = ContextVar("_question", default=None)
 
 
 class DeskError(FreescoutAuditError):
@@ -43,7 +52,7 @@ class DeskUnavailableError(DeskError):
 
 
 class DeskServerError(DeskUnavailableError):
-    """500: FreeScout itself failed over this request, and may answer others."""
+    """FreeScout itself failed over this request, and may answer others: 500, or a gateway's word that PHP broke off."""
 
 
 class DeskRefusedError(DeskError):
@@ -68,43 +77,43 @@ def is_json(answer: DeskResponse) -> bool:
 
 
 @contextmanager
-def not_before(desk_clock: datetime | None) -> Iterator[None]:
-    """Refuse, within the block, an answer that bears a date from before ``desk_clock``: it was given to another.
+def of_now(asked_at: datetime, ahead: timedelta | None) -> Iterator[None]:
+    """Refuse, within the block, an answer whose date says that it was not given since ``asked_at``, our clock.
 
-    ``desk_clock`` is what the desk's clock reads as it is asked; None when that is not known.
+    ``ahead`` is how far the desk's clock is ahead of ours. Where it is None, only a date that is no clock's is refused.
     """
-    token = _not_before.set(desk_clock)
+    token = _question.set(_Question(asked_at, ahead))
     try:
         yield
     finally:
-        _not_before.reset(token)
+        _question.reset(token)
 
 
 def check_its_age(answer: DeskResponse) -> None:
     """Check that an answer was not given before it was asked for: by its ``Age``, and by its ``Date``.
 
     Raises:
-        DeskUnavailableError: It may have been true once.
+        DeskUnavailableError: It may have been true once, or nobody knows when.
+        DeskRefusedError: It does not say.
     """
     age = answer.headers.get("age", "").strip()
-    if age.strip("0"):
+    if age.strip("0, "):
         raise DeskUnavailableError(
             f"FreeScout's answer is {age[:_SHOWN]} s old: a cache gave it{named(answer)}", _PAST_CACHES, again=False
         )
-    asked, date = _not_before.get(), answer.headers.get("date")
-    if asked is None or date is None:
+    question = _question.get()
+    if question is None:
         return
     dated = desk_clock(answer)
+    check_date(dated, question.asked_at)
+    if question.ahead is None:
+        return
+    asked = question.asked_at + question.ahead
     before = before_the_question(dated, asked)
     if before > timedelta():
         raise older_than_asked(before, answer)
-    if dated > asked + _LATEST and not is_absurd(dated, asked):  # who asked has another word for that
-        raise DeskUnavailableError(
-            f"FreeScout's answer is dated {(dated - asked).total_seconds():.0f} s after it was asked for: a cache gave"
-            f" it{named(answer)} before the desk's clock was set back, or that clock was set forward",
-            "the next pass reads the desk's clock",
-            again=False,
-        )
+    if dated > asked + LATEST:
+        raise later_than_asked(dated - asked, answer)
 
 
 def older_than_asked(before: timedelta, answer: DeskResponse | None = None) -> DeskUnavailableError:
@@ -115,6 +124,29 @@ def older_than_asked(before: timedelta, answer: DeskResponse | None = None) -> D
         _PAST_CACHES,
         again=False,
     )
+
+
+def later_than_asked(after: timedelta, answer: DeskResponse | None = None) -> DeskUnavailableError:
+    """Return what it means that an answer bears a date from so long after it was asked for."""
+    return DeskUnavailableError(
+        f"FreeScout's answer is dated {after.total_seconds():.0f} s after it was asked for: a cache gave"
+        f" it{'' if answer is None else named(answer)} before the desk's clock was set back, or that was set forward",
+        "the next pass reads the desk's clock",
+        again=False,
+    )
+
+
+def check_date(date: datetime, asked_at: datetime) -> None:
+    """Check that an answer's ``Date`` can be a clock's; ``asked_at`` is our clock before the request.
+
+    Raises:
+        DeskUnavailableError: It is more than a day from our clock.
+    """
+    if is_absurd(date, asked_at):
+        raise DeskUnavailableError(
+            f"FreeScout's Date says {date:%Y-%m-%d %H:%M}, and our clock {asked_at:%Y-%m-%d %H:%M} UTC",
+            "set the time server right of the desk, of a proxy in between, or of the database",
+        )
 
 
 def named(answer: DeskResponse) -> str:

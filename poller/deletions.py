@@ -27,9 +27,9 @@ _LATEST, _LATEST_OF_A_PAGE = 10, 20
 """So many conversations that were updated last come with a total, or this part of a page where that is less: a few that
 cost nothing, and on a small page no more of it than on a large one."""
 
-Write = Callable[[Read], Awaitable[None]]
+WriteRead = Callable[[Read], Awaitable[None]]
 """Writes an answer's rows as truths."""
-Dispute = Callable[[Collection[int], datetime], Awaitable[Collection[int]]]
+DisputeMissing = Callable[[Collection[int], datetime], Awaitable[Collection[int]]]
 """Disputes tickets that a list asked at that time lacks; returns those that now are disputed."""
 
 
@@ -48,8 +48,8 @@ class Deletions:
         *,
         since: datetime,
         nameless: Sequence[Second] = (),
-        write: Write,
-        dispute: Dispute,
+        write: WriteRead,
+        dispute: DisputeMissing,
     ) -> None:
         self._reader = reader
         self._desk = reader.desk
@@ -114,7 +114,7 @@ class Deletions:
 
     async def _agrees(self) -> bool:
         """Compare once, and take care of every difference; return whether there was none."""
-        newest = Cell(since=await self._census.newest(self._reader.size * 3 // 4))
+        newest = Cell(since=await self._census.newest(max(1, self._reader.size * 3 // 4)))
         requests, began = self._desk.requests, await self._reader.clock()
         latest = await self._reader.latest(max(1, min(_LATEST, self._reader.size // _LATEST_OF_A_PAGE)))
         total = latest.page.total

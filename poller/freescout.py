@@ -16,7 +16,7 @@ from typing import Protocol, TypeVar
 import msgspec
 
 from freescout_audit.backoff import backoff
-from freescout_audit.conversation import MAX_ID, Sighting, UnusableBodyError, decode_conversation
+from freescout_audit.conversation import Sighting, UnusableBodyError, decode_conversation
 from freescout_audit.events import DESK_RETRY, DESK_STRANGE_ROW
 from freescout_audit.logs import emit
 from freescout_audit.repeats import Repeats
@@ -146,10 +146,10 @@ class FreeScout:
     ) -> Page:
         """Return a page of the conversations, whatever their status and state.
 
-        ``once``: a 500 is not asked about again, as the same rows would make it once more.
+        ``once``: what FreeScout itself fails over is not asked for again, as the same rows would fail once more.
 
         Raises:
-            DeskServerError: FreeScout answers 500.
+            DeskServerError: FreeScout itself fails over it.
             DeskError: No answer that counts.
         """
         asked = Asked(
@@ -191,7 +191,8 @@ class FreeScout:
 
     async def clock(self) -> datetime:
         """Return the desk's clock, by an answer that no cache can have; errors as `page`."""
-        number = random.randrange(10**9, MAX_ID)  # noqa: S311 - new each time, and no secret
+        # New each time, and within PostgreSQL's integer: FreeScout fails over a larger one where that is its database.
+        number = random.randrange(10**9, 2**31 - 1)  # noqa: S311 - it is no secret
         return await self._ask("conversations", {"pageSize": "1", "page": "1", "number": str(number)}, desk_clock)
 
     async def conversation(self, ticket_id: int) -> Sighting | None:
@@ -206,7 +207,7 @@ class FreeScout:
                 return None
             return _conversation(answer, ticket_id)
 
-        # Not sent again: who asks about a ticket has others to ask about meanwhile, and comes back to this one.
+        # We do not send it again: the caller asks about other tickets meanwhile, and comes back to this one.
         return await self._ask(f"conversations/{ticket_id}", {"embed": "none"}, read, retries=0, may_be_gone=True)
 
     async def mailboxes(self) -> set[int]:
@@ -241,9 +242,7 @@ class FreeScout:
                     raise
                 attempt += 1
                 self._trouble = error
-                wait = error.retry_after
-                if wait is None:
-                    wait = backoff(attempt, first=FIRST_WAIT, longest=LONGEST_WAIT)
+                wait = max(error.retry_after or 0.0, backoff(attempt, first=FIRST_WAIT, longest=LONGEST_WAIT))
                 emit(
                     DESK_RETRY,
                     reason=error.problem,

@@ -21,11 +21,18 @@ class Page(msgspec.Struct, frozen=True, kw_only=True):
     total: int
     """``totalElements``: how many the whole list has."""
     limit: int
-    """How many rows the desk puts on a page at the most: fewer than were asked for where it caps its pages."""
+    """How many rows the desk says it puts on a page: fewer than were asked for where it caps its pages."""
+    holds_all: bool
+    """Whether its last row is the last of ``total``."""
     ends: bool
-    """Whether the list ends with it: it is not full, and its last row is the last of ``total``."""
+    """Whether the list ends with it: it holds all, and is not full."""
     desk_clock: datetime
     """The answer's ``Date``."""
+
+    @property
+    def is_short(self) -> bool:
+        """Whether it has fewer rows than ``limit`` although the list goes on."""
+        return 0 < self.rows < self.limit and not self.holds_all
 
     @property
     def none_understood(self) -> bool:
@@ -69,14 +76,14 @@ def read_page(asked: Asked, answer: DeskResponse, strange: Callable[[int | None]
             f"FreeScout's list ignores {ignored}", "does a proxy drop or change the query string? let it through as is"
         )
     limit = min(asked.size, listed.page.size) if listed.page.size > 0 else asked.size
-    last = (asked.number - 1) * limit + rows
-    ends = rows < limit and last >= total
+    holds_all = (asked.number - 1) * limit + rows >= total
     return Page(
         sightings=sightings,
         rows=rows,
         total=total,
-        limit=limit if ends or not rows else min(limit, rows),
-        ends=ends,
+        limit=limit,
+        holds_all=holds_all,
+        ends=holds_all and rows < limit,
         desk_clock=desk_clock(answer),
     )
 

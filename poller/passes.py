@@ -12,7 +12,7 @@ from db.clocks import clear_stamps_ahead
 from db.database import Database
 from db.lease import LoadProgress
 from db.store import record_absences, record_truths
-from freescout_audit.desk_clock import DeskClock, before_the_question
+from freescout_audit.desk_clock import CLOCK_TOLERANCE, DeskClock, before_the_question
 from freescout_audit.events import (
     DATABASE_CLOCK_WENT_BACK,
     DESK_CLOCK_WENT_BACK,
@@ -22,7 +22,7 @@ from freescout_audit.events import (
 )
 from freescout_audit.logs import emit
 from freescout_audit.rule import ABSURD, Terms, Truth, is_ahead
-from poller.answer import DeskUnavailableError, older_than_asked
+from poller.answer import LATEST, DeskUnavailableError, later_than_asked, older_than_asked
 from poller.deletions import TRIES, Deletions
 from poller.freescout import FreeScout
 from poller.tally import Tally
@@ -141,8 +141,7 @@ class Passes:
         Finds what no date tells of: a desk restored from a backup, an edit behind FreeScout's back. ``pause`` is
         called with the seconds that each answer took, to leave the desk as much time for others.
         """
-        rows, before = 0, (await lease.read_beginning(self._database)).lease
-        ahead = None if before.seen_through is None else before.clock_offset
+        rows, ahead = 0, (await lease.read_beginning(self._database)).ahead
         reader = Reader(self._desk, self._now, size=self._reader.size, ahead=lambda: ahead)
         async for read in reader.walk(None, by="createdAt"):
             await write_truths(self._database, read.truths, terms=self._terms)
@@ -234,22 +233,24 @@ class Passes:
         return clock
 
     async def _check_that_it_is_of_now(self, read: Read, beginning: lease.Beginning) -> timedelta | None:
-        """Check that a pass's first answer is no cache's, and dated early only if the desk's clock was set back.
+        """Check that a pass's first answer is no cache's, and dated unexpectedly only if the desk's clock was set.
 
         Return how far that clock is ahead of ours at the least, where another answer had to tell.
 
         Raises:
             DeskUnavailableError: A cache gave it.
         """
-        before = beginning.lease
-        if before.seen_through is not None and not before_the_question(
-            read.page.desk_clock, read.asked_at + before.clock_offset
-        ):
+        date = read.page.desk_clock
+        asked = None if beginning.ahead is None else read.asked_at + beginning.ahead
+        if asked is not None and not before_the_question(date, asked) and date <= asked + LATEST:
             return None
-        ahead = await self._desk.clock() - await self._now()
-        older = before_the_question(read.page.desk_clock, read.asked_at + ahead)
+        told = await self._desk.clock()
+        ahead = told - await self._now()
+        older = before_the_question(date, read.asked_at + ahead)
         if older:
             raise older_than_asked(older)
+        if date > told + CLOCK_TOLERANCE:
+            raise later_than_asked(date - told)
         return ahead
 
     async def _write(self, read: Read, load: LoadProgress | None = None) -> None:

@@ -79,10 +79,10 @@ class Peeks:
         except DeskError as error:
             self._failed(error, self._clock() - began)
             return
-        answered = self._clock()
-        self._failures = 0
+        took = self._clock() - began
+        self._failures, self.pause = 0, max(REST * took, self._every)
         found = await self._write(read.truths)
-        self.pause = max(REST * (answered - began), self._every - (self._clock() - began))
+        self.pause = max(REST * took, self._every - (self._clock() - began))
         if found:
             emit(PEEK_FOUND, rows=found)
         if found and found == len(read.truths) < read.page.total:
@@ -91,7 +91,7 @@ class Peeks:
     async def _asking(self) -> datetime:
         """Return our clock, and learn how far the desk's is ahead of it, as the last pass has measured it."""
         beginning = await lease.read_beginning(self._database)
-        self._ahead = None if beginning.lease.seen_through is None else beginning.lease.clock_offset
+        self._ahead = beginning.ahead
         return beginning.asked_at
 
     async def _write(self, truths: Sequence[Truth]) -> int:
@@ -107,6 +107,6 @@ class Peeks:
         self._failures += 1
         asked = error.retry_after if isinstance(error, DeskUnavailableError) else None
         wait = backoff(self._failures, first=max(self._every, FIRST_WAIT), longest=LONGEST_WAIT)
-        self.pause = max(REST * took, min(asked or wait, LONGEST_WAIT))
+        self.pause = max(REST * took, min(max(asked or 0.0, wait), LONGEST_WAIT))
         if self._failures == 1:
             emit(PEEK_FAILED, reason=error.problem, next_step=error.next_step or None, wait_s=round(self.pause, 1))

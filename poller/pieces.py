@@ -11,7 +11,7 @@ from poller.asked import PAST_THE_END
 from poller.page import Page
 
 MOST_HOLES = 8
-"""So many rows of one page may make lists fail; more are the desk's trouble, not theirs."""
+"""More rows of one page that make lists fail are the desk's trouble, not theirs."""
 Ask = Callable[..., Awaitable[Page]]
 """Asks for a page of a list: ``size``, ``number``, and ``once``, as `FreeScout.page`."""
 
@@ -58,9 +58,8 @@ async def around(ask: Ask, *, size: int, number: int, since: datetime | None) ->
                     holes.append(first)
                     if len(holes) > MOST_HOLES:
                         date = "the beginning" if since is None else since.strftime("%Y-%m-%dT%H:%M:%SZ")
-                        raise DeskServerError(
-                            f"the page from {date} of {size} rows answers 500", "see storage/logs at the desk"
-                        ) from error
+                        said = error.problem.removeprefix("FreeScout ")
+                        raise DeskServerError(f"the page from {date} of {size} rows {said}", error.next_step) from error
                     return False
             else:
                 if page.ends or page.rows == rows:
@@ -80,5 +79,6 @@ async def around(ask: Ask, *, size: int, number: int, since: datetime | None) ->
     sightings = [sighting for _, page in read for sighting in page.sightings]
     shown = sum(page.rows for _, page in read)
     last = max((at + page.rows for at, page in read), default=begin)
-    page = msgspec.structs.replace(empty, sightings=sightings, rows=shown, limit=size, ends=start >= empty.total)
+    over = start >= empty.total
+    page = msgspec.structs.replace(empty, sightings=sightings, rows=shown, limit=size, holds_all=over, ends=over)
     return Around(page, len(holes), last - shown, all(page.total == empty.total for _, page in read))

@@ -18,7 +18,7 @@ from freescout_audit.events import POLLER_FAULT, QUESTION_ANSWERED, QUESTION_FAI
 from freescout_audit.logs import emit, where
 from freescout_audit.repeats import Repeats
 from freescout_audit.rule import Terms, Truth
-from poller.answer import not_before
+from poller.answer import of_now
 from poller.freescout import DeskError, DeskRefusedError, DeskUnavailableError, FreeScout
 from poller.passes import write_truths
 from poller.trouble import Troubles
@@ -146,13 +146,11 @@ class Questions:
                 if self._clock() < self._pause_until:
                     return False
                 beginning = await lease.read_beginning(self._database)
-                asked_at, desk_clock = beginning.asked_at, None
-                if beginning.lease.seen_through is not None:
-                    desk_clock = asked_at + beginning.lease.clock_offset
-                with not_before(desk_clock):
+                asked_at = beginning.asked_at
+                with of_now(asked_at, beginning.ahead):
                     sighting = await self._desk.conversation(ticket_id)
             if sighting is None:
-                with not_before(desk_clock):
+                with of_now(asked_at, beginning.ahead):
                     await self._check_that_404_counts()
             truth = Truth(ticket_id=ticket_id, sighting=sighting, asked_at=asked_at)
             await self._answers.commit(truth, deadline=PATIENCE)
@@ -221,11 +219,10 @@ class Questions:
         )
         self._failed_in_a_row += 1
         self._failing.add(ticket_id)
-        pause = 0.0
-        if isinstance(error, DeskUnavailableError) and error.retry_after is not None:
-            pause = error.retry_after
-        elif isinstance(error, DeskRefusedError) or len(self._failing) >= MANY_FAILURES:
-            pause = backoff(1 + self._failed_in_a_row // MANY_FAILURES, first=FIRST_BACKOFF, longest=LONGEST_PAUSE)
+        pause = (error.retry_after if isinstance(error, DeskUnavailableError) else None) or 0.0
+        if isinstance(error, DeskRefusedError) or len(self._failing) >= MANY_FAILURES:
+            longest = backoff(1 + self._failed_in_a_row // MANY_FAILURES, first=FIRST_BACKOFF, longest=LONGEST_PAUSE)
+            pause = max(pause, longest)
         self._pause_until = max(self._pause_until, self._clock() + min(pause, LONGEST_BACKOFF))
         return times
 

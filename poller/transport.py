@@ -52,6 +52,8 @@ class HttpTransport:
                 method, url, params=query, data=body, headers=headers, allow_redirects=False
             ) as response:
                 received = {name.lower(): value for name, value in response.headers.items()}
+                if "age" in received:  # one of each cache on the way
+                    received["age"] = ",".join(response.headers.getall("Age"))
                 body = await read_within(LARGEST, response.content.iter_chunked(_CHUNK))
                 return DeskResponse(status=response.status, headers=received, body=body, asked=url, path=f"/api/{path}")
         except TooLargeError as error:

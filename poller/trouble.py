@@ -34,7 +34,7 @@ class Troubles:
         await self._report()
 
     async def keep(self, ticket_ids: Collection[int]) -> None:
-        """Forget tickets but those: who is no longer asked about is no trouble."""
+        """Keep only these tickets; one that no question is about is no trouble."""
         gone = self._of_tickets.keys() - set(ticket_ids)
         for ticket_id in gone:
             del self._of_tickets[ticket_id]

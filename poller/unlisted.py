@@ -16,11 +16,11 @@ from freescout_audit.conversation import Sighting
 from freescout_audit.events import DESK_UNLISTABLE
 from freescout_audit.logs import emit
 from freescout_audit.rule import ABSURD, Truth
-from poller.answer import DeskServerError, DeskUnavailableError, not_before
+from poller.answer import DeskServerError, DeskUnavailableError
 from poller.walk import Reader
 
 MOST = 8
-"""So many conversations may be missing from a list that counts them; more are the desk's trouble."""
+"""More conversations that a list counts and does not show are the desk's trouble."""
 _ASKED = 10
 """How many tickets are asked about to find one of which only the second of its creation is known."""
 _SECOND = timedelta(seconds=1)
@@ -29,9 +29,9 @@ _FIRST = datetime(1970, 1, 1, tzinfo=UTC)
 
 Second = datetime | None
 """When something was created, in whole seconds; None: it bears no such date."""
-Write = Callable[[Sequence[Truth]], Awaitable[object]]
+WriteTruths = Callable[[Sequence[Truth]], Awaitable[object]]
 """Writes truths."""
-Dispute = Callable[[Collection[int], datetime], Awaitable[object]]
+DisputeUnlisted = Callable[[Collection[int], datetime], Awaitable[object]]
 """Disputes tickets that a list asked at that time does not show."""
 
 
@@ -58,7 +58,7 @@ class Unlisted:
         dispute: Disputes tickets.
     """
 
-    def __init__(self, reader: Reader, census: Census, *, write: Write, dispute: Dispute) -> None:
+    def __init__(self, reader: Reader, census: Census, *, write: WriteTruths, dispute: DisputeUnlisted) -> None:
         self._reader = reader
         self._census = census
         self._write = write
@@ -139,7 +139,7 @@ class Unlisted:
     async def _is_of(self, listed: Listed, ticket_id: int, second: Second, *, held: bool) -> bool:
         """Ask about one ticket, write its answer or dispute it, and return whether the list should show it."""
         asked_at = await self._reader.clock()
-        with not_before(self._reader.desk_clock(asked_at)):
+        with self._reader.of_now(asked_at):
             try:
                 sighting = await self._reader.desk.conversation(ticket_id)
             except DeskServerError:

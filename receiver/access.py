@@ -1,4 +1,4 @@
-"""Who may see what is not for the public: who bears ``OPS_TOKEN`` or, with none set, comes from this very machine.
+"""Lets a request see what is not for the public if it bears ``OPS_TOKEN`` or, with none set, comes from this machine.
 
 The page takes a session's cookie as well, which a form gives in exchange for the token.
 """
@@ -115,7 +115,7 @@ class Access:
 
 
 def is_same_site(request: web.Request) -> bool:
-    """Whether a form was sent from a page of ours, by what the browser says of it; what is no browser says nothing."""
+    """Tell whether a page of ours sent the form, by what the browser says of it; other clients say nothing."""
     site = request.headers.get("Sec-Fetch-Site")
     if site is not None:
         return site in {"same-origin", "none"}

@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import Callable
 
-from db.answers import DROPPED, VERIFIED, Counted, add_answers
+from db.answers import DROPPED, VERIFIED, NewAnswers, add_answers
 from db.database import Database
 from freescout_audit.endpoints import name_at
 from freescout_audit.errors import DatabaseUnavailableError
@@ -80,7 +80,7 @@ class Answers:
             await add_answers(
                 self._database,
                 {
-                    kind: Counted(
+                    kind: NewAnswers(
                         answers=int(answers),
                         first_ago=now - first,
                         last_ago=now - last,

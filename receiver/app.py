@@ -29,7 +29,7 @@ from receiver.health import Health, add_pages
 from receiver.metrics import Metrics
 from receiver.page.live import Streams
 from receiver.page.snapshot import Snapshots
-from receiver.page.views import PATH, Page, lead_to_the_page
+from receiver.page.views import PATH, PageViews, lead_to_the_page
 from receiver.refusals import LIKE_FREESCOUTS, Refusals
 from receiver.writing import Writing
 from settings.environment import Environment
@@ -104,7 +104,7 @@ def create_app(
     add_pages(app, health, metrics, access)
     snapshots = Snapshots(database, health, secrets, where_we_run(os.environ))
     app.router.add_get(PATH.rstrip("/"), lead_to_the_page)
-    app.add_subapp(PATH, Page(database, snapshots, Streams(snapshots), access, refusals).app)
+    app.add_subapp(PATH, PageViews(database, snapshots, Streams(snapshots), access, refusals).app)
 
     async def tasks(_app: web.Application) -> AsyncIterator[None]:
         refreshing = asyncio.create_task(secrets.keep_fresh())

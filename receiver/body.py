@@ -64,13 +64,13 @@ class Places:
         return self._large.held + self._small.held
 
     @contextmanager
-    def place(self, announced: int) -> Iterator["Place"]:
+    def place(self, announced: int) -> Iterator["BodyPlace"]:
         """Give a place to a body that is under way, for as long as its bytes are held."""
         lane = self._small if announced <= SMALL else self._large
         if len(self._small) + len(self._large) >= self._most():
             fuller = max(self._small, self._large, key=len)
             fuller.last_in_line(self._clock()).give_way("more bodies were under way than receiver.connections allows")
-        place = Place(self, lane, min(announced, lane.size))
+        place = BodyPlace(self, lane, min(announced, lane.size))
         lane.silent[place] = None
         try:
             yield place
@@ -88,7 +88,7 @@ class Places:
             if lane.waiting and now - place.turn_at >= _GRACE and place.pace(now) < _STALLS:
                 place.give_way("other bodies waited for receiver.max_in_flight, and this one stalled")
 
-    def grow(self, place: "Place", size: int) -> None:
+    def grow(self, place: "BodyPlace", size: int) -> None:
         """Hold ``size`` more bytes of a body; whichever is slowest gives way if there is no room."""
         if place.lost:
             return
@@ -101,7 +101,7 @@ class Places:
             lane.slowest(now).give_way("other bodies took all of receiver.max_in_flight")
 
 
-class Place:
+class BodyPlace:
     """What a body holds."""
 
     def __init__(self, places: Places, lane: "_Lane", needs: int) -> None:
@@ -183,10 +183,10 @@ class _Lane:
     def __init__(self, size: int) -> None:
         self.size = size
         self.held = 0
-        self.silent: dict[Place, None] = {}
+        self.silent: dict[BodyPlace, None] = {}
         """Bodies of which nothing has arrived, the oldest first."""
-        self.moving: dict[Place, None] = {}
-        self.waiting: dict[Place, asyncio.Future[None]] = {}
+        self.moving: dict[BodyPlace, None] = {}
+        self.waiting: dict[BodyPlace, asyncio.Future[None]] = {}
         """Bodies that wait for their turn, and what wakes them, the first first."""
         self.promised = 0
         """Bytes for which those that have their turn need room."""
@@ -204,14 +204,14 @@ class _Lane:
     def __len__(self) -> int:
         return len(self.silent) + len(self.moving)
 
-    def slowest(self, now: float) -> Place:
+    def slowest(self, now: float) -> BodyPlace:
         return min(self.moving, key=lambda place: place.pace(now))
 
-    def last_in_line(self, now: float) -> Place:
+    def last_in_line(self, now: float) -> BodyPlace:
         # So neither silent senders nor slow ones can crowd out a body that is on its way.
         return next(iter(self.silent)) if len(self.silent) >= len(self.moving) else self.slowest(now)
 
-    def remove(self, place: Place) -> None:
+    def remove(self, place: BodyPlace) -> None:
         """Free what it holds, once."""
         self.silent.pop(place, None)
         self.moving.pop(place, None)
@@ -253,7 +253,7 @@ def here(request: web.Request, *, limit: int) -> bytes | None:
 
 
 async def read_body(
-    request: web.Request, *, signers: Sequence[Signer], settings: ReceiverSettings, place: Place
+    request: web.Request, *, signers: Sequence[Signer], settings: ReceiverSettings, place: BodyPlace
 ) -> bytearray:
     """Return the raw body, every chunk of it having been given to each signer; it is held in memory once.
 

@@ -1,4 +1,4 @@
-"""The connections that are open: heads and idle ones have a deadline, all of them a bound, and nobody starves.
+"""Bounds the open connections, and gives heads and idle ones a deadline, so that none starves.
 
 aiohttp speaks HTTP; this only decides when a connection has to go.
 """

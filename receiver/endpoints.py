@@ -29,9 +29,9 @@ from receiver import refusals as why
 from receiver.body import (
     BodyAbortedError,
     BodyGaveWayError,
+    BodyPlace,
     BodyTooLargeError,
     BodyTooSlowError,
-    Place,
     Places,
     announced,
     here,
@@ -179,7 +179,7 @@ class _Gate:
             raise self._refused(why.ENCODED, "a body is only taken as it was signed, without Content-Encoding")
         return secrets
 
-    async def _read(self, request: web.Request, signers: Sequence[Signer], place: Place) -> bytearray:
+    async def _read(self, request: web.Request, signers: Sequence[Signer], place: BodyPlace) -> bytearray:
         try:
             return await read_body(request, signers=signers, settings=self._settings, place=place)
         except BodyTooLargeError as error:

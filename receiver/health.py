@@ -1,4 +1,4 @@
-"""How the receiver is: a word for the public, the whole story for who holds ``OPS_TOKEN``.
+"""Tells how the receiver is: one word to the public, everything to holders of ``OPS_TOKEN``.
 
 What only the poller knows stands in the database, and is shown from there.
 """
@@ -13,7 +13,7 @@ import asyncpg
 import msgspec
 from aiohttp import web
 
-from db.answers import Tally, read_ahead, read_answers
+from db.answers import AnswerTally, read_ahead, read_answers
 from db.components import WRITE_EVERY, Found, write_components
 from db.condition import WRONG, State, judge, judge_pushes
 from db.counts import Counts
@@ -21,7 +21,7 @@ from db.database import Database
 from db.gaps import count_gaps
 from db.lease import note_terms
 from db.minutes import MinuteBook
-from db.refusals import explain
+from db.refusals import MIGRATE, explain
 from db.revision import age_of
 from db.runbook import remedy
 from db.standing import Standing, StandingWatch, read_standing
@@ -99,7 +99,7 @@ class Health:
         self.components: dict[str, Component] = {}
         self.standing: Standing | None = None
         """What stood in the database at the last look; None: it could not be read."""
-        self.answers: Mapping[str, Tally] = {}
+        self.answers: Mapping[str, AnswerTally] = {}
         """What all receivers have answered, by kind, as it was read last."""
         self.gaps: Mapping[str, int] = {}
         """The gaps of the last day by verdict, as they were read last."""
@@ -237,7 +237,7 @@ class Health:
         failure = self._writing.failure
         self._metrics.committed(self._writing.saved_at)
         if age_of(revision) in {"older", "forgotten"}:
-            self._note("database", "failed", "the schema is older than this code", "run python -m db.migrate")
+            self._note("database", "failed", "the schema is older than this code", MIGRATE)
         elif failure is not None:
             self._note(
                 "database",

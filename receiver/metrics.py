@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
 from prometheus_client.core import CounterMetricFamily
 from prometheus_client.registry import Collector
 
-from db.answers import Tally, refusals_of, verified_at
+from db.answers import AnswerTally, refusals_of, verified_at
 from db.counts import REASONS, Counts
 from db.gaps import VERDICTS
 from db.standing import Standing
@@ -170,7 +170,7 @@ class Metrics:
         """Show whether a part of the service does its work; None when that is not known."""
         self._component.labels(name).set(math.nan if up is None else up)
 
-    def standing(self, standing: Standing, answers: Mapping[str, Tally]) -> None:
+    def standing(self, standing: Standing, answers: Mapping[str, AnswerTally]) -> None:
         """Show what the database knows of poller, lease and desk, and when all receivers last answered what."""
         leads = standing.poller == "leads"
         became = "retired" if standing.retired_at is not None and not leads else standing.poller

@@ -119,7 +119,9 @@ class Api:
         query = replace(query, size=min(asked, faults.page_cap or asked))
         listed = list_conversations(desk, query)
         if any(row.id in faults.unlistable for row in listed.rows):
-            return self._answers.error(request, HTTPStatus.INTERNAL_SERVER_ERROR, "Server Error")
+            if faults.unlistable_answer is HTTPStatus.INTERNAL_SERVER_ERROR:
+                return self._answers.error(request, faults.unlistable_answer, "Server Error")
+            return self._answers.html(faults.unlistable_answer)
         limit = faults.memory_limit_rows
         if limit is not None and len(listed.rows) >= limit:
             return self._answers.html(HTTPStatus.INTERNAL_SERVER_ERROR)

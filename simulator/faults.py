@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
+from http import HTTPStatus
 from typing import Literal
 
 
@@ -48,7 +49,8 @@ class Faults:
         slow: Seconds before each answer.
         seconds_per_row: Seconds before a list's answer for each of its rows (measured: 0.001).
         memory_limit_rows: A list with at least so many rows exhausts PHP's memory: 500, HTML. None for no limit.
-        unlistable: Conversations that make every list with them answer 500, JSON.
+        unlistable: Conversations that make every list with them fail.
+        unlistable_answer: How: 500 in JSON, or what a web server says when PHP broke off (502) or does not end (504).
         unreadable: Conversations that make a read of them alone answer 500, JSON.
         page_cap: A list has so many rows a page at the most, whatever was asked for; None for no cap.
         page_cap_told: Whether ``page.size`` says so.
@@ -82,6 +84,7 @@ class Faults:
     seconds_per_row: float = 0.0
     memory_limit_rows: int | None = 10_000
     unlistable: set[int] = field(default_factory=set)
+    unlistable_answer: HTTPStatus = HTTPStatus.INTERNAL_SERVER_ERROR
     unreadable: set[int] = field(default_factory=set)
     page_cap: int | None = None
     page_cap_told: bool = True

@@ -218,6 +218,34 @@ class TestPlaces:
         assert done == list(range(8)), "none gave way"
         assert places.held == 0
 
+    async def test_a_smaller_one_for_which_there_is_room_does_not_overtake_one_that_waits(self) -> None:
+        places = Places(8 * SMALL)
+        with places.place(5 * SMALL) as holds, places.place(6 * SMALL) as first, places.place(2 * SMALL) as smaller:
+            await holds.turn(2 * SMALL)
+            waiting = [asyncio.create_task(place.turn(2 * SMALL)) for place in (first, smaller)]
+            await asyncio.sleep(0)
+            assert not first.has_turn
+            assert not smaller.has_turn
+
+            holds.give_way("of its own")
+
+            async with asyncio.timeout(SOON):
+                await asyncio.gather(*waiting)
+
+    async def test_one_that_gives_up_waiting_lets_in_whoever_fits_behind_it(self) -> None:
+        places = Places(8 * SMALL)
+        with places.place(5 * SMALL) as holds, places.place(6 * SMALL) as gone, places.place(2 * SMALL) as fits:
+            await holds.turn(2 * SMALL)
+            waiting = [asyncio.create_task(place.turn(2 * SMALL)) for place in (gone, fits)]
+            await asyncio.sleep(0)
+
+            waiting[0].cancel()
+
+            async with asyncio.timeout(SOON):
+                await waiting[1]
+            assert fits.has_turn
+            assert not holds.lost
+
     async def test_one_that_has_its_turn_and_stalls_gives_way_to_one_that_waits(
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -4,7 +4,7 @@ from datetime import datetime
 
 import pytest
 
-from db.answers import LIKE_FREESCOUTS, VERIFIED, Ahead, Tally
+from db.answers import LIKE_FREESCOUTS, VERIFIED, Ahead, AnswerTally
 from db.condition import judge, judge_pushes
 from db.standing import Standing
 from freescout_audit.rule import Lease
@@ -28,6 +28,7 @@ def gone(**changes: object) -> Standing:
         (standing(), "ok", "poller.1 leads"),
         (standing(lease=Lease()), "off", "no poller is running: tickets without a recent delivery read none"),
         (standing(lease=Lease(heartbeat_at=at(-30), lease_until=at(1))), "ok", "leads"),
+        (standing(lease=Lease(heartbeat_at=at(86_400), lease_until=at(1))), "failed", "vanished"),
         (gone(), "failed", "poller.1 vanished: it has had no heartbeat since 2024-11-23 11:59:29 UTC"),
         (gone(stepped_down_at=at(-31)), "notice", "its last pass vouches until 2024-11-23 12:10:00 UTC"),
         (gone(stepped_down_at=at(-32)), "failed", "vanished"),
@@ -129,8 +130,8 @@ def test_the_desk(seen: Standing, state: str, said: str) -> None:
     assert said in desk.detail
 
 
-def tally(last: float) -> Tally:
-    return Tally(answers=3, first_at=at(-900), last_at=at(last), key_fingerprint=None)
+def tally(last: float) -> AnswerTally:
+    return AnswerTally(answers=3, first_at=at(-900), last_at=at(last), key_fingerprint=None)
 
 
 @pytest.mark.parametrize(
@@ -146,7 +147,7 @@ def tally(last: float) -> Tally:
     ],
 )
 def test_the_deliveries_never_turn_readiness_red(
-    answers: dict[str, Tally], ahead: Ahead | None, state: str, said: str
+    answers: dict[str, AnswerTally], ahead: Ahead | None, state: str, said: str
 ) -> None:
     deliveries = judge_pushes(answers, ahead)["deliveries"]
 
@@ -163,7 +164,7 @@ def test_the_deliveries_never_turn_readiness_red(
     ],
 )
 def test_what_is_verified_at_one_endpoint_says_nothing_of_the_other(
-    answers: dict[str, Tally], audit: str, rbac: str
+    answers: dict[str, AnswerTally], audit: str, rbac: str
 ) -> None:
     found = judge_pushes(answers, None, ["audit", "rbac"])
 

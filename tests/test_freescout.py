@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 
 import pytest
 from aiohttp import web
+from multidict import CIMultiDict
 
 from conftest import Log
 from poller.freescout import RETRIES, DeskRefusedError, DeskResponse, DeskServerError, DeskUnavailableError, FreeScout
@@ -178,11 +179,35 @@ async def test_mailboxes_are_read_to_the_end_of_their_list() -> None:
 
 async def test_retry_after_is_kept_within_reason() -> None:
     patience = Patience()
-    script = Script(answer(429, retry_after="7"), answer(503, retry_after="9000"), listing())
+    script = Script(
+        answer(429, retry_after="7"), answer(503, retry_after="9000"), answer(429, retry_after="0"), listing()
+    )
 
     await FreeScout(script, sleep=patience).page(size=1)
 
-    assert patience.waits == [7, 60]
+    assert patience.waits[:2] == [7, 60]
+    assert patience.waits[2] > 1, "at once is not when it was asked too often"
+
+
+async def test_its_clock_is_asked_for_by_a_number_that_every_database_has_room_for() -> None:
+    script = Script(*[listing()] * 20)
+
+    for _ in range(20):
+        await FreeScout(script).clock()
+
+    numbers = [int(query["number"]) for _, query in script.asked]
+    assert max(numbers) < 2**31
+    assert len(set(numbers)) == 20, "no cache has an answer to it"
+
+
+async def test_over_http_the_age_of_each_cache_on_the_way_counts() -> None:
+    async def two_caches(_request: web.Request) -> web.Response:
+        headers = [("Age", "40"), ("Age", "0"), ("Date", DATE)]
+        return web.json_response({"page": {"totalElements": 0}}, headers=CIMultiDict(headers))
+
+    async with serving(two_caches) as url, http_transport(url, lambda: Secret("key"), patience=5) as transport:
+        with pytest.raises(DeskUnavailableError, match="40,0 s old: a cache gave it"):
+            await FreeScout(transport).page(size=1, retries=0)
 
 
 @pytest.mark.parametrize(

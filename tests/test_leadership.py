@@ -74,6 +74,19 @@ async def test_a_leader_without_a_heartbeat_is_known_as_one(database: Database, 
     assert not other.beats
 
 
+async def test_a_heartbeat_from_our_future_is_none(database: Database, sql: asyncpg.Connection) -> None:
+    clock = await Clock.stop(sql, NOON)
+    await claim(database, session="one", name="poller.1")
+    await sql.execute("UPDATE freescout_lease SET heartbeat_at = freescout_now() + interval '1 day'")
+    await clock.set(NOON + timedelta(seconds=35))
+    await sql.execute("UPDATE freescout_poller SET leads_until = freescout_now() + interval '1 s'")
+
+    other = await claim(database, session="two", name="poller.2")
+
+    assert other is not None
+    assert not other.beats
+
+
 async def test_no_transaction_stays_open_for_it(database: Database, sql: asyncpg.Connection) -> None:
     await claim(database, session="one", name="poller.1")
 

@@ -1,8 +1,10 @@
 """Lists that are not what was asked for: capped, filtered by nobody, from a cache, or failing over one row."""
 
+import itertools
 import json
 from collections.abc import AsyncIterator, Mapping
 from datetime import UTC, datetime, timedelta
+from http import HTTPStatus
 from typing import Any
 
 import asyncpg
@@ -12,7 +14,7 @@ import pytest
 from conftest import Log
 from db.database import Database
 from freescout_audit.conversation import Sighting
-from poller.answer import not_before
+from poller.answer import of_now
 from poller.freescout import DeskError, DeskRefusedError, DeskResponse, DeskUnavailableError, FreeScout
 from poller.page import Page
 from poller.pieces import Around, Ask, around
@@ -77,25 +79,25 @@ def reader(real: Desk, *, size: int) -> tuple[Reader, Api]:
 
 class TestOnePage:
     @pytest.mark.parametrize(
-        ("size", "rows", "total", "ends", "limit"),
+        ("size", "rows", "total", "ends", "short"),
         [
-            (200, 200, 640, False, 200),
-            (250, 200, 640, False, 200),
-            (0, 200, 640, False, 200),
-            (200, 200, 200, False, 200),
-            (200, 40, 40, True, 200),
-            (250, 40, 40, True, 250),
-            (0, 0, 0, True, 250),
+            (200, 200, 640, False, False),
+            (250, 200, 640, False, True),
+            (0, 200, 640, False, True),
+            (200, 200, 200, False, False),
+            (200, 40, 40, True, False),
+            (250, 40, 40, True, False),
+            (0, 0, 0, True, False),
         ],
     )
     async def test_the_end_of_a_list_is_where_its_total_says(
-        self, size: int, rows: int, total: int, *, ends: bool, limit: int
+        self, size: int, rows: int, total: int, *, ends: bool, short: bool
     ) -> None:
         answer = listing(*(row(n + 1) for n in range(rows)), total=total, size=size)
 
         page = await desk(answer).page(size=250)
 
-        assert (page.ends, page.limit) == (ends, limit)
+        assert (page.ends, page.is_short, page.limit) == (ends, short, size or 250)
 
     @pytest.mark.parametrize(
         ("answer", "ignored"),
@@ -164,6 +166,29 @@ class TestCappedPages:
 
             assert await world.wrong() == {}
             assert [(line["asked"], line["given"]) for line in log.lines("desk.caps_pages")] == [(25, 10)]
+
+    @pytest.mark.parametrize("told", [False, True])
+    async def test_a_page_is_not_smaller_because_a_row_vanished_when_it_was_counted(
+        self, log: Log, *, told: bool
+    ) -> None:
+        """The desk counts, and then reads. One that calls the rows of a page its size has no smaller pages either."""
+        rows = [row(ticket_id) for ticket_id in range(1, 5)]
+        counted = itertools.chain([4 if told else 5], itertools.repeat(4))
+
+        async def transport(_path: str, query: Mapping[str, str], /) -> DeskResponse:
+            size, first = int(query["pageSize"]), (int(query["page"]) - 1) * int(query["pageSize"])
+            shown = rows[first : first + size]
+            return listing(*shown, total=next(counted), size=len(shown) if told else 0)
+
+        async def clock() -> datetime:
+            return NOW
+
+        walk = Reader(FreeScout(transport), clock, size=50)
+
+        seen = {ticket for read in [read async for read in walk.walk(NOW)] for ticket in read.ticket_ids}
+
+        assert (seen, walk.size) == ({1, 2, 3, 4}, 50)
+        assert not log.lines("desk.caps_pages")
 
     async def test_a_crowded_second_is_read_by_the_numbers_of_smaller_pages(self) -> None:
         clock = ManualClock()
@@ -275,7 +300,10 @@ class TestACacheBeforeTheDesk:
         await world.poll()
         assert await world.wrong() == {}
 
-    async def test_an_old_first_answer_is_no_clock_that_was_set_back(self, world: World, log: Log) -> None:
+    @pytest.mark.parametrize("set_back", [0, 7200])
+    async def test_an_old_first_answer_is_no_clock_that_was_set_back(
+        self, world: World, log: Log, set_back: float
+    ) -> None:
         """The same list is asked for as the pass before did: a cache may have that answer."""
         world.desk.faults.cache, world.desk.faults.cache_tells = 3600, "date"
         await world.sql.execute("UPDATE freescout_lease SET complete_through = complete_through - interval '5 s'")
@@ -285,6 +313,7 @@ class TestACacheBeforeTheDesk:
             - timedelta(seconds=3900),
         )
         seen = await world.sql.fetchrow("SELECT seen_through, clock_offset, set_back_at FROM freescout_lease")
+        world.desk.faults.clock_offset = -set_back
         await world.advance(100)
 
         with pytest.raises(DeskUnavailableError, match="a cache gave it"):
@@ -296,11 +325,11 @@ class TestACacheBeforeTheDesk:
 
 async def test_an_answer_from_before_the_desks_clock_was_set_back_is_none_of_now() -> None:
     later = listing(row(1), total=1, headers={"date": "Mon, 02 Mar 2026 09:08:00 GMT"})
-    with not_before(NOW), pytest.raises(DeskUnavailableError, match="dated 480 s after it was asked for"):
+    with of_now(NOW, timedelta()), pytest.raises(DeskUnavailableError, match="dated 480 s after it was asked for"):
         await desk(later).page(size=20, retries=0)
 
     slow = listing(row(1), total=1, headers={"date": "Mon, 02 Mar 2026 09:05:00 GMT"})
-    with not_before(NOW):
+    with of_now(NOW, timedelta()):
         assert (await desk(slow).page(size=20, retries=0)).total == 1
 
 
@@ -313,6 +342,18 @@ class TestARowThatMakesListsFail:
             await world.poll()
             world.desk.faults.drop_chance = 1.0
             yield world
+
+    @pytest.mark.parametrize("status", [500, 502, 504])
+    async def test_it_costs_one_ticket_whether_its_php_fails_or_breaks_off(self, world: World, status: int) -> None:
+        world.desk.faults.unlistable_answer = HTTPStatus(status)
+        await self.change(world, *range(41, 50))
+        self.poison(world, 45)
+
+        await world.advance(100)
+        await world.poll()
+
+        await world.advance(6)
+        assert await world.wrong() == {45: ("none", world.truth(45))}
 
     def poison(self, world: World, *ticket_ids: int, alone: bool = True) -> None:
         world.desk.faults.unlistable |= set(ticket_ids)

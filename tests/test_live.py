@@ -9,7 +9,7 @@ import aiohttp
 import pytest
 
 from conftest import ENVIRONMENT, Log, Receive, Receiver
-from db.verdict import Verdict
+from db.verdict import Headline
 from freescout_audit.rule import Lease
 from receiver.access import COOKIE, SESSION
 from receiver.app import SHUTDOWN_TIMEOUT
@@ -95,7 +95,7 @@ async def test_a_stream_ends_with_its_session(receive: Receive) -> None:
 
 def snapshot(**changes: object) -> Snapshot:
     return Snapshot(
-        verdict=Verdict(state="ok", sentence=["Answers can be trusted until ", NOON, "."]),
+        verdict=Headline(state="ok", sentence=["Answers can be trusted until ", NOON, "."]),
         step=None,
         lights={},
         day=None,

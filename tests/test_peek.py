@@ -11,6 +11,7 @@ import pytest
 from conftest import Log
 from db import lease
 from db.database import Database
+from freescout_audit.errors import DatabaseUnavailableError
 from freescout_audit.rule import Terms
 from poller.freescout import DeskResponse, FreeScout, Transport
 from poller.peek import REST, SIZE, Peeks
@@ -164,6 +165,26 @@ class TestHowOften:
         await peeks.look()
         assert peeks.pause == pytest.approx(REST * took)
 
+    async def test_the_desk_rests_as_long_when_what_was_read_cannot_be_written(
+        self, world: World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        clock, wire = Steady(), world.freescout._transport  # noqa: SLF001
+
+        async def slow(path: str, query: Mapping[str, str], /) -> DeskResponse:
+            clock.now += 5
+            return await wire(path, query)
+
+        async def away(*_truths: object, **_more: object) -> None:
+            raise DatabaseUnavailableError("PostgreSQL is away")
+
+        monkeypatch.setattr("poller.peek.record_truths", away)
+        peeks = make_peeks(world, through=slow, clock=clock)
+
+        with pytest.raises(DatabaseUnavailableError):
+            await peeks.look()
+
+        assert peeks.pause == REST * 5
+
     async def test_after_a_refusal_it_waits_longer_each_time_and_says_so_once(self, world: World, log: Log) -> None:
         world.desk.faults.api = ApiFault.UNAVAILABLE
         peeks, pauses = make_peeks(world), []
@@ -181,6 +202,10 @@ class TestHowOften:
         world.desk.faults.api = None
         await peeks.look()
         assert peeks.pause == EVERY
+        world.desk.faults.api = ApiFault.UNAVAILABLE
+        await peeks.look()
+        assert peeks.pause <= EVERY, "an answer ends the row of failures"
+        assert len(log.lines("peek.failed")) == 2
 
     async def test_retry_after_is_obeyed(self, world: World) -> None:
         world.desk.faults.api, world.desk.faults.retry_after = ApiFault.TOO_MANY_REQUESTS, 40

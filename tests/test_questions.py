@@ -2,7 +2,10 @@
 
 import random
 from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from email.utils import format_datetime
 
+import asyncpg
 import pytest
 
 from db.database import Database
@@ -27,7 +30,8 @@ class Desk:
 
 
 def answer(status: int, document: bytes = b"{}", *, retry_after: str = "") -> DeskResponse:
-    headers = {"content-type": "application/json", "retry-after": retry_after}
+    headers = {"content-type": "application/json", "date": format_datetime(datetime.now(UTC), usegmt=True)}
+    headers |= {"retry-after": retry_after} if retry_after else {}
     return DeskResponse(status=status, headers=headers, body=document)
 
 
@@ -130,6 +134,30 @@ async def test_a_refusal_or_an_answer_that_asks_for_a_pause_makes_all_of_them_wa
     assert await asking.ask() == set()
     asking.now += seconds / 2 + 0.01
     assert 99 in await asking.ask()
+
+
+async def test_a_short_pause_that_an_answer_asks_for_does_not_end_that_of_many_failures(asking: Asking) -> None:
+    await asking.doubt(range(1, MANY_FAILURES + 1))
+    asking.desk.error = answer(429, retry_after="1")
+    await asking.ask()
+    await asking.doubt([99])
+
+    asking.now += FIRST_BACKOFF / 2 - 0.01
+    assert await asking.ask() == set()
+
+
+@pytest.mark.parametrize("date", ["", "Wed, 01 Jan 2031 00:00:00 GMT", "Fri, 31 Dec 9999 23:59:59 GMT"])
+async def test_an_answer_that_does_not_say_when_it_was_given_leaves_the_question_open(
+    asking: Asking, sql: asyncpg.Connection, date: str
+) -> None:
+    await asking.doubt([1])
+    given = answer(200, body("closed", 5, ticket_id=1))
+    headers = {"content-type": "application/json"} | ({"date": date} if date else {})
+    asking.desk.error = DeskResponse(status=200, headers=headers, body=given.body)
+
+    assert await asking.ask() == {1}
+
+    assert await sql.fetchval("SELECT disputed_at IS NOT NULL AND status IS NULL FROM freescout_ticket")
 
 
 async def test_however_long_it_fails_a_desk_that_is_back_is_asked_within_the_longest_pause(asking: Asking) -> None:

@@ -14,7 +14,7 @@ from typer.testing import CliRunner, Result
 
 from freescout_audit.signature import api_key, webhook_key
 from ops.commands import secret
-from ops.diagnosis import Candidate, Finding, diagnose
+from ops.diagnosis import Candidate, KeyFinding, diagnose
 from simulator import Desk, SystemClock
 from simulator.infisical import Infisical
 from support.examples import KEY, body, signed
@@ -102,7 +102,7 @@ def headers(*, key: str = KEY) -> dict[str, str]:
 
 def look(
     raw: bytes = RAW, sent: Mapping[str, str] | None = None, key: str = KEY, others: Mapping[str, str] | None = None
-) -> Finding:
+) -> KeyFinding:
     known = [Candidate(name, value) for name, value in (others or {}).items()]
     return diagnose(raw, headers() if sent is None else sent, [Candidate("the key given", key)], known)
 
@@ -149,7 +149,7 @@ DECODED = json.loads(RAW)
     ],
 )
 def test_each_usual_mistake_is_recognised_and_its_next_step_named(
-    finding: Finding, reason: str, next_step: str
+    finding: KeyFinding, reason: str, next_step: str
 ) -> None:
     assert (finding.reason, finding.verified) == (reason, reason == "verified")
     assert next_step in finding.message

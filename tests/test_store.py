@@ -4,10 +4,11 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import asyncpg
+import msgspec
 import pytest
 
 from db import lease
@@ -18,7 +19,7 @@ from db.url import normalise
 from freescout_audit.errors import DatabaseUnavailableError
 from freescout_audit.rule import Claim, Terms, Truth
 from support.databases import Clock
-from support.examples import NOON, at, claim, not_found, truth
+from support.examples import NOON, at, claim, not_found, sighting, truth
 
 TERMS = Terms()
 Overtake = Callable[[Callable[[], Awaitable[object]]], None]
@@ -435,3 +436,15 @@ async def test_a_migration_that_changes_what_a_statement_returns_is_noticed_and_
     (verdict,) = (await record_truths(database, [truth("spam", -3, asked=2)], terms=TERMS)).verdicts
 
     assert verdict.outcome == "written"
+
+
+async def test_a_truth_with_the_last_date_there_is_is_written_whatever_the_desks_clock(
+    database: Database, sql: asyncpg.Connection
+) -> None:
+    await sql.execute("UPDATE freescout_lease SET clock_offset = '-1 day'")
+
+    last = msgspec.structs.replace(sighting("active", 0), updated_at=datetime.max.replace(tzinfo=UTC))
+
+    await record_truths(database, [Truth(ticket_id=7, sighting=last, asked_at=datetime.now(UTC))], terms=TERMS)
+
+    assert await sql.fetchval("SELECT count(*) FROM freescout_ticket") == 1

@@ -16,7 +16,15 @@ from support.world import make_world
 
 def read(ids: Sequence[int], *, total: int, by_number: bool = False) -> Read:
     rows = [Sighting(ticket_id=ticket_id, status="active", state="published", updated_at=NOON) for ticket_id in ids]
-    page = Page(sightings=rows, rows=len(rows), total=total, limit=3, ends=len(rows) < 3, desk_clock=NOON)
+    page = Page(
+        sightings=rows,
+        rows=len(rows),
+        total=total,
+        limit=3,
+        holds_all=len(rows) < 3,
+        ends=len(rows) < 3,
+        desk_clock=NOON,
+    )
     return Read(asked_at=NOON, cursor=None, page=page, by_number=by_number)
 
 

@@ -6,7 +6,7 @@ from datetime import datetime
 import msgspec
 import pytest
 
-from db.answers import LIKE_FREESCOUTS, VERIFIED, Tally
+from db.answers import LIKE_FREESCOUTS, VERIFIED, AnswerTally
 from db.condition import Condition, judge, judge_pushes
 from db.standing import Standing
 from db.verdict import find_lights, judge_all
@@ -21,12 +21,14 @@ OVER = Lease(heartbeat_at=at(-5), lease_until=at(-100), renewed_by_pass=at(-1000
 VANISHED = Lease(heartbeat_at=at(-700), lease_until=at(-100), renewed_by_pass=at(-1000))
 STILL_VALID = Lease(heartbeat_at=at(-700), lease_until=at(100), renewed_by_pass=at(-800))
 REFUSED = {
-    VERIFIED: Tally(answers=1, first_at=at(-900), last_at=at(-300), key_fingerprint="abcd1234"),
-    LIKE_FREESCOUTS: Tally(answers=3, first_at=at(-200), last_at=at(-10), key_fingerprint=None),
+    VERIFIED: AnswerTally(answers=1, first_at=at(-900), last_at=at(-300), key_fingerprint="abcd1234"),
+    LIKE_FREESCOUTS: AnswerTally(answers=3, first_at=at(-200), last_at=at(-10), key_fingerprint=None),
 }
 
 
-def parts(seen: Standing, answers: Mapping[str, Tally] | None = None, **others: Condition) -> Mapping[str, Condition]:
+def parts(
+    seen: Standing, answers: Mapping[str, AnswerTally] | None = None, **others: Condition
+) -> Mapping[str, Condition]:
     return {"receive": TAKEN, "database": SAVED, **judge(seen), **judge_pushes(answers or {}, None), **others}
 
 
@@ -154,7 +156,7 @@ def written(sentence: Sequence[str | datetime]) -> str:
 )
 def test_each_way_the_service_can_be_has_its_sentence(
     seen: Standing,
-    answers: Mapping[str, Tally],
+    answers: Mapping[str, AnswerTally],
     others: Mapping[str, Condition],
     state: str,
     part: str | None,
@@ -184,7 +186,7 @@ def test_what_is_right_so_far_is_right_until_the_lease_ends() -> None:
 )
 def test_the_lease_moves_on_while_passes_are_complete(
     seen: Standing,
-    answers: Mapping[str, Tally],
+    answers: Mapping[str, AnswerTally],
     others: Mapping[str, Condition],
     goes_on: bool,  # noqa: FBT001
 ) -> None:

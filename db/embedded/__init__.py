@@ -8,7 +8,9 @@ import sys
 from db.embedded.errors import EmbeddedPostgresError
 
 if sys.platform == "win32":
-    raise EmbeddedPostgresError("the embedded PostgreSQL needs Linux or macOS (WSL will do); set DATABASE_URL instead")
+    raise EmbeddedPostgresError(
+        "the embedded PostgreSQL needs Linux or macOS (WSL will do)", "set DATABASE_URL instead"
+    )
 
 from db.embedded.server import EmbeddedPostgres, default_folder
 

@@ -1,4 +1,4 @@
-"""Who runs PostgreSQL: ourselves, or, because it refuses to be root, an ordinary user that exists already."""
+"""Chooses the user that runs PostgreSQL: ourselves, or, because it refuses to be root, an ordinary one that exists."""
 
 import os
 import pwd
@@ -14,7 +14,7 @@ STAND_INS = ("postgres", "nobody")
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """An ordinary user whose hands we use when we are root."""
+    """The ordinary user that runs PostgreSQL when we are root."""
 
     name: str
     uid: int
@@ -54,8 +54,8 @@ def succeeds(account: Account | None, *command: str) -> bool:
 
 def _confined(account: Account | None) -> EmbeddedPostgresError:
     return EmbeddedPostgresError(
-        f"PostgreSQL does not run as root, and this root may not become {account.name if account else 'anybody'}:"
-        " run this as an ordinary user, or set DATABASE_URL"
+        f"PostgreSQL does not run as root, and this root may not become {account.name if account else 'anybody'}",
+        "run this as an ordinary user, or set DATABASE_URL",
     )
 
 
@@ -90,6 +90,6 @@ def _stand_in() -> Account:
             continue
         return Account(entry.pw_name, entry.pw_uid, entry.pw_gid)
     raise EmbeddedPostgresError(
-        f"PostgreSQL does not run as root, and there is no user {' or '.join(STAND_INS)}: run this as an ordinary user,"
-        " or set DATABASE_URL"
+        f"PostgreSQL does not run as root, and there is no user {' or '.join(STAND_INS)}",
+        "run this as an ordinary user, or set DATABASE_URL",
     )

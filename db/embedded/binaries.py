@@ -58,7 +58,7 @@ def find_binaries(account: Account | None, progress: Callable[[str], None]) -> B
         return installed
     if account is None or not installed.run_for(None):
         raise EmbeddedPostgresError(
-            f"the PostgreSQL of {DISTRIBUTION} does not run on this system: set DATABASE_URL to one of your own"
+            f"the PostgreSQL of {DISTRIBUTION} does not run on this system", "set DATABASE_URL to one of your own"
         )
     for folder in private_folders(account):
         copied = Binaries(folder / f"postgres-{importlib.metadata.version(DISTRIBUTION)}")
@@ -68,8 +68,8 @@ def find_binaries(account: Account | None, progress: Callable[[str], None]) -> B
         if copied.run_for(account):
             return copied
     raise EmbeddedPostgresError(
-        f"user {account.name} can run PostgreSQL neither where it is installed ({installed.site}) nor in a temp folder:"
-        " run this as an ordinary user, or set DATABASE_URL"
+        f"user {account.name} can run PostgreSQL neither where it is installed ({installed.site}) nor in a temp folder",
+        "run this as an ordinary user, or set DATABASE_URL",
     )
 
 
@@ -80,8 +80,8 @@ def _installed() -> Binaries:
         if binaries.postgres.exists():
             return binaries
     raise EmbeddedPostgresError(
-        f"there is no embedded PostgreSQL here ({DISTRIBUTION} is not installed, or not made for this platform):"
-        " set DATABASE_URL to a PostgreSQL of your own (14 or later)"
+        f"there is no embedded PostgreSQL here ({DISTRIBUTION} is not installed, or not made for this platform)",
+        "set DATABASE_URL to a PostgreSQL of your own (14 or later)",
     )
 
 

@@ -73,8 +73,8 @@ def ensure_cluster(
     if done.returncode != 0:
         said = done.stdout.decode(errors="replace").strip().splitlines()[-8:]
         raise EmbeddedPostgresError(
-            f"the database in {home.path} cannot be made; make room or rights there, or set DATABASE_URL."
-            " initdb said: " + " | ".join(said)
+            f"the database in {home.path} cannot be made; initdb said: {' | '.join(said)}",
+            "make room or rights there, or set DATABASE_URL",
         )
     draft.rename(home.cluster)
 
@@ -107,6 +107,6 @@ def _check_version(home: Home) -> None:
         found = "an unknown version"
     if found != str(MAJOR):
         raise EmbeddedPostgresError(
-            f"{home.cluster} is a database of PostgreSQL {found}, and the installed one is {MAJOR}:"
-            f" move {home.path} away (a new one is made, and the poller fills it again), or set DATABASE_URL"
+            f"{home.cluster} is a database of PostgreSQL {found}, and the installed one is {MAJOR}",
+            f"move {home.path} away (a new one is made, and the poller fills it again), or set DATABASE_URL",
         )

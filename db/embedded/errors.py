@@ -4,4 +4,4 @@ from freescout_audit.errors import FreescoutAuditError
 
 
 class EmbeddedPostgresError(FreescoutAuditError):
-    """The embedded PostgreSQL cannot run here; the message says why, and what to do or that DATABASE_URL helps."""
+    """The embedded PostgreSQL cannot run here; DATABASE_URL always helps."""

@@ -58,7 +58,7 @@ class Home:
 
     @property
     def owners(self) -> Path:
-        """The lock every user of the server shares; who gets it alone knows that there is none left."""
+        """The lock that every user of the server shares; the one that gets it alone is the last."""
         return self.path / "owners.lock"
 
     @property
@@ -93,7 +93,7 @@ def settle(folder: Path, progress: Callable[[str], None]) -> Home:
     progress(f"{why}: the database is kept in {home}")
     if not _furnish(home, account):
         raise EmbeddedPostgresError(
-            f"{why}, and {home} will not do either: run from a folder that others may enter, or set DATABASE_URL"
+            f"{why}, and {home} will not do either", "run from a folder that others may enter, or set DATABASE_URL"
         )
     return Home(home, owner_of(home / "data") if account else None)
 
@@ -151,7 +151,7 @@ def _furnish(home: Path, account: Account | None) -> bool:
 def _move_out(folder: Path, account: Account | None, *, writable: bool) -> Path:
     root = next(private_folders(account), None)
     if root is None:
-        raise EmbeddedPostgresError(f"there is no temp folder to use instead of {folder}; set DATABASE_URL")
+        raise EmbeddedPostgresError(f"there is no temp folder to use instead of {folder}", "set DATABASE_URL")
     _clear(root, account)
     name = hashlib.sha256(os.fsencode(folder)).hexdigest()[:16]
     home = _noted(folder, root, name) if writable else root / name
@@ -207,7 +207,7 @@ def _make_private(path: Path, account: Account | None) -> None:
     found = path.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o022:
         raise EmbeddedPostgresError(
-            f"{path} is not ours alone, so it is not trusted: remove it, or point TMPDIR to another folder"
+            f"{path} is not ours alone, so it is not trusted", "remove it, or point TMPDIR to another folder"
         )
     if stat.S_IMODE(found.st_mode) != wanted:
         path.chmod(wanted)

@@ -99,7 +99,7 @@ class EmbeddedPostgres:
 
     @property
     def supervisor_pid(self) -> int:
-        """The process id of who watches the postmaster."""
+        """The supervisor's process id."""
         return self._address()["supervisor"]
 
     @property
@@ -174,7 +174,7 @@ class EmbeddedPostgres:
                 if reports is None and guard.take():
                     reports = self._launch(home, guard)
                 if reports is not None and (failure := _said(reports)) is not None:
-                    raise EmbeddedPostgresError(_explain(failure or "PostgreSQL's supervisor was killed", home))
+                    raise _explain(failure or "PostgreSQL's supervisor was killed", home)
                 if self._answers():
                     return
                 self._check(deadline, home, f"PostgreSQL does not answer within {START_PATIENCE:g} s")
@@ -251,12 +251,12 @@ class EmbeddedPostgres:
 
     def _started(self) -> Home:
         if self._home is None:
-            raise EmbeddedPostgresError("the embedded PostgreSQL is not started: call start() first")
+            raise EmbeddedPostgresError("the embedded PostgreSQL is not started", "call start() first")
         return self._home
 
     def _check(self, deadline: float, home: Home, complaint: str) -> None:
         if time.monotonic() >= deadline:
-            raise EmbeddedPostgresError(_explain(complaint, home))
+            raise _explain(complaint, home)
 
 
 def _wait_for(work: Coroutine[None, None, _Result]) -> _Result:
@@ -287,13 +287,13 @@ def _said(reports: int) -> str | None:
     return next(reversed(said.strip().splitlines()), "")
 
 
-def _explain(failure: str, home: Home) -> str:
-    """Return an operator's line: what failed, what PostgreSQL wrote last, what to do."""
+def _explain(failure: str, home: Home) -> EmbeddedPostgresError:
+    """Return an error that says what failed, what PostgreSQL wrote last, and what to do."""
     tail = ""
     with suppress(OSError):
         lines = home.log.read_text(encoding="utf-8", errors="replace").splitlines()
         tail = " | ".join(line.strip() for line in lines[-5:])
-    return (
-        f"{failure}; the end of {home.log}: {tail or 'nothing'}. Repair that, move {home.path} away for a new database"
-        " (the poller fills it again), or set DATABASE_URL"
+    return EmbeddedPostgresError(
+        f"{failure}; the end of {home.log}: {tail or 'nothing'}",
+        f"repair that, move {home.path} away for a new database (the poller fills it again), or set DATABASE_URL",
     )

@@ -63,7 +63,7 @@ def change(
     run_command(lambda workplace: move(workplace, address, forget=forget, yes=yes), as_json=as_json)
 
 
-class DeskClock(msgspec.Struct, frozen=True, kw_only=True):
+class ClocksRead(msgspec.Struct, frozen=True, kw_only=True):
     """What ``desk clock --json`` says: what is held of clocks now, and whether it was set right."""
 
     reset: bool
@@ -107,7 +107,7 @@ async def look_at_the_clock(workplace: Workplace, *, reset: bool, yes: bool) -> 
     rows[0] = ("desk's clock", f"{span(clocks.offset_s)} {'behind' if clocks.offset_s < 0 else 'ahead of'} ours")
     title = "The desk's clock is measured anew by the next pass" if reset else "What is held of the desk's clock"
     picture = titled(title, facts(("our clock", clocks.now), *rows))
-    return CommandResult(DeskClock(reset=reset, clocks=clocks), picture, Exit.GOOD)
+    return CommandResult(ClocksRead(reset=reset, clocks=clocks), picture, Exit.GOOD)
 
 
 async def move(workplace: Workplace, url: str, *, forget: bool, yes: bool) -> CommandResult:

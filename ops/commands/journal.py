@@ -27,7 +27,7 @@ from ops.times import Since, SinceOption
 from ops.workplace import Workplace
 
 
-class Outcome(StrEnum):
+class OutcomeWanted(StrEnum):
     """What became of a delivery."""
 
     APPLIED = "applied"
@@ -60,7 +60,7 @@ class Gaps(msgspec.Struct, frozen=True, kw_only=True):
     gaps: Sequence[GapEntry]
 
 
-Entry = TypeVar("Entry")
+Shown = TypeVar("Shown")
 MOST = 10_000
 LOOK_EVERY = 1.0
 """Seconds between two looks of ``--follow``."""
@@ -76,7 +76,7 @@ def deliveries(
     event: Annotated[
         list[str] | None, typer.Option(metavar="PATTERN", help="Only these events: status, 'convo.*'.")
     ] = None,
-    outcome: Annotated[list[Outcome] | None, typer.Option(help="Only those that became this.")] = None,
+    outcome: Annotated[list[OutcomeWanted] | None, typer.Option(help="Only those that became this.")] = None,
     since: SinceOption = None,
     limit: LimitOption = 50,
     follow: Annotated[
@@ -143,10 +143,10 @@ def gaps(
 
 def _list(
     what: str,
-    read: Callable[[Database, datetime | None], Awaitable[Sequence[Entry]]],
+    read: Callable[[Database, datetime | None], Awaitable[Sequence[Shown]]],
     *,
-    document: Callable[[Sequence[Entry]], msgspec.Struct],
-    draw: Callable[[Sequence[Entry]], Table],
+    document: Callable[[Sequence[Shown]], msgspec.Struct],
+    draw: Callable[[Sequence[Shown]], Table],
     since: Since | None,
     limit: int,
     as_json: bool,

@@ -28,7 +28,7 @@ _NOT_SHOWN = ("request_id", "endpoint")
 _LIST = "list"
 
 
-class Level(StrEnum):
+class LevelWanted(StrEnum):
     """How important a line is."""
 
     DEBUG = "debug"
@@ -37,7 +37,7 @@ class Level(StrEnum):
     ERROR = "error"
 
 
-class Counts(msgspec.Struct, frozen=True, kw_only=True):
+class LineCounts(msgspec.Struct, frozen=True, kw_only=True):
     """What ``logs --by --json`` says; without ``--by`` each line is our log's own object."""
 
     by: str
@@ -71,7 +71,7 @@ def logs(
         list[str] | None, typer.Option(metavar="PATTERN", help="Only these events: gap.lost, 'gap.*'.")
     ] = None,
     since: SinceOption = None,
-    level: Annotated[Level, typer.Option(help="Only what is at least as important.")] = Level.DEBUG,
+    level: Annotated[LevelWanted, typer.Option(help="Only what is at least as important.")] = LevelWanted.DEBUG,
     by: Annotated[
         str | None, typer.Option(metavar="FIELD", help="Count instead: by event, level, outcome …", show_default=False)
     ] = None,
@@ -190,7 +190,7 @@ def _count(lines: Iterator[LogLine], by: str, *, as_json: bool) -> None:
     with suppress(KeyboardInterrupt):
         for line in lines:
             counts[value_of(line, by)] += 1
-    document = Counts(by=by, lines=counts.total(), counts=dict(counts.most_common()))
+    document = LineCounts(by=by, lines=counts.total(), counts=dict(counts.most_common()))
     if as_json:
         sys.stdout.write(msgspec.json.encode(document).decode() + "\n")
         return

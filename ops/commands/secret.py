@@ -16,7 +16,7 @@ from rich.text import Text
 
 from freescout_audit.delivery import event_name
 from freescout_audit.signature import api_key, webhook_key
-from ops.diagnosis import Candidate, Finding, diagnose
+from ops.diagnosis import Candidate, KeyFinding, diagnose
 from ops.drawing import facts
 from ops.output import AsJson
 from ops.result import CommandError, CommandResult, Exit
@@ -61,7 +61,7 @@ class CheckedDelivery(msgspec.Struct, frozen=True, kw_only=True):
 
     line: int
     event: str
-    finding: Finding
+    finding: KeyFinding
 
 
 class CheckedDeliveries(msgspec.Struct, frozen=True, kw_only=True):
@@ -72,7 +72,7 @@ class CheckedDeliveries(msgspec.Struct, frozen=True, kw_only=True):
     deliveries: Sequence[CheckedDelivery]
 
 
-class Recorded(msgspec.Struct, frozen=True, kw_only=True):
+class RecordedDelivery(msgspec.Struct, frozen=True, kw_only=True):
     """A delivery as somebody recorded it; header names in lower case."""
 
     line: int
@@ -229,7 +229,7 @@ async def _configured(workplace: Workplace) -> tuple[list[Candidate], list[Candi
     return webhook, [] if keys.api_key is None else [Candidate(API_KEY, keys.api_key.reveal())]
 
 
-def _recorded(delivery: Path | None, headers: Path | None, body: Path | None) -> Sequence[Recorded]:
+def _recorded(delivery: Path | None, headers: Path | None, body: Path | None) -> Sequence[RecordedDelivery]:
     """Read the deliveries that were named.
 
     Raises:
@@ -245,18 +245,18 @@ def _recorded(delivery: Path | None, headers: Path | None, body: Path | None) ->
         text = _bytes(headers).decode("latin-1")
         named = (line.partition(":") for line in text.splitlines() if ":" in line)
         return [
-            Recorded(
+            RecordedDelivery(
                 line=1, headers={name.strip().lower(): value.strip() for name, _, value in named}, body=_bytes(body)
             )
         ]
     raise CommandError("no delivery is named", "name a file of deliveries, or both --headers and --body", Exit.USAGE)
 
 
-def _line(number: int, line: bytes, file: str) -> Recorded:
+def _line(number: int, line: bytes, file: str) -> RecordedDelivery:
     try:
         record = json.loads(line)
         headers = {str(name).lower(): str(value) for name, value in record["headers"].items()}
-        return Recorded(line=number, headers=headers, body=str(record["body"]).encode())
+        return RecordedDelivery(line=number, headers=headers, body=str(record["body"]).encode())
     except (ValueError, KeyError, TypeError, AttributeError):
         raise CommandError(
             f"line {number} of {file} is no recorded delivery", f"write each as {_FORM}", Exit.USAGE

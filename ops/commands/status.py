@@ -13,7 +13,7 @@ import typer
 from rich.console import RenderableType
 from rich.text import Text
 
-from db.answers import Tally, read_answers, refusals_of, verified_at
+from db.answers import AnswerTally, read_answers, refusals_of, verified_at
 from db.components import read_wrong
 from db.condition import judge
 from db.database import Database
@@ -109,7 +109,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     disputes: int
     oldest_dispute: datetime | None
     gaps_24h: Mapping[str, int]
-    refusals: Mapping[str, Tally]
+    refusals: Mapping[str, AnswerTally]
     """Requests that were not believed, by kind, since the first release."""
     problems: Sequence[Check]
     """What is wrong, and what to do about it."""
@@ -237,7 +237,7 @@ def _sum(counts: Iterable[Mapping[str, int]]) -> Mapping[str, int]:
 async def _read_endpoints(
     database: Database,
     on: Sequence[str],
-    answers: Mapping[str, Tally],
+    answers: Mapping[str, AnswerTally],
     outcomes: Mapping[str, Mapping[str, int]],
 ) -> Mapping[str, EndpointStatus]:
     found = {}

@@ -119,7 +119,6 @@ async def prove(
                     _console.print(f"{total.histories:,} of {histories:,} histories, {len(total.wrong)} wrong")
 
     await asyncio.gather(*(work(first + n * share) for n in range(workers) if n * share < histories))
-    return total
 
 
 async def _goes_wrong(database: str, seed: int, *, steps: int | None, theme: str | None) -> bool:

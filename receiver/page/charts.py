@@ -40,7 +40,7 @@ class Series(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Chart(msgspec.Struct, frozen=True, kw_only=True):
-    """A chart and, for who does not see it, the same as figures."""
+    """A chart, and the same as figures for readers who do not see it."""
 
     name: str
     title: str

@@ -58,7 +58,7 @@ class Day(msgspec.Struct, frozen=True, kw_only=True):
     p95: float | None
 
     def in_words(self, name: str) -> str:
-        """Return how a light was, for who does not see its strip."""
+        """Return how a light was, in words for readers who do not see its strip."""
         columns: Counter[str] = Counter()
         for stretch in self.strips[name]:
             columns[stretch.state] += stretch.end - stretch.begin

@@ -11,15 +11,16 @@ from datetime import datetime
 import asyncpg
 import msgspec
 
-from db.answers import Tally, refusals_of
+from db.answers import AnswerTally, refusals_of
 from db.condition import WRONG, State
 from db.counts import Counts
 from db.database import Database
 from db.gaps import read_verdicts
 from db.journal import JournalledDelivery, read_deliveries
 from db.minutes import LIGHTS, read_columns, read_counted
+from db.refusals import MIGRATE
 from db.standing import Standing
-from db.verdict import Light, Verdict, find_lights, judge_all
+from db.verdict import Headline, Light, find_lights, judge_all
 from freescout_audit import __version__
 from freescout_audit.errors import DatabaseUnavailableError
 from receiver.health import Component, Health
@@ -49,14 +50,14 @@ class NextStep(msgspec.Struct, frozen=True, kw_only=True):
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     """How the service is; ``day`` None: it could not be read yet; ``latest`` None: nor could the journal."""
 
-    verdict: Verdict
+    verdict: Headline
     step: NextStep | None
     lights: Mapping[str, Light | None]
     """None: nothing is known of it."""
     day: Day | None
     latest: Sequence[JournalledDelivery] | None
     standing: Standing | None
-    refusals: Mapping[str, Tally]
+    refusals: Mapping[str, AnswerTally]
     gaps: Mapping[str, int] | None
     disputes: int | None
     counts: Counts | None
@@ -148,7 +149,7 @@ class Snapshots:
         )
         self._day_at, self._day_lights = self._clock(), states
 
-    def _next_step(self, parts: Mapping[str, Component], verdict: Verdict) -> NextStep | None:
+    def _next_step(self, parts: Mapping[str, Component], verdict: Headline) -> NextStep | None:
         name = verdict.part
         part = None if name is None else parts.get(name)
         if name is None or part is None or not part.next_step:
@@ -164,7 +165,7 @@ class Snapshots:
             return place.restart_poller if vanished else place.start_poller
         if part.state not in WRONG:
             return f"{place.console} status"
-        if "db.migrate" in part.next_step:
+        if part.next_step == MIGRATE:
             return place.migrate
         if name in _TOLD_BY_THE_LOG and place.logs:
             return f"{place.logs} --event {_TOLD_BY_THE_LOG[name]}"

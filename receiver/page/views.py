@@ -55,7 +55,7 @@ class LookUpError(Exception):
     """What was asked for cannot be looked up; the message says why, and what to type."""
 
 
-class Page:
+class PageViews:
     """The page of one receiver, as an application below `PATH`."""
 
     def __init__(

@@ -21,7 +21,7 @@ from settings.vault.infisical import (
 LAST_PART = 0.1
 """The share of a token's lifetime in which it is not used any more."""
 
-Send = Callable[[Request], Awaitable[VaultResponse]]
+SendRequest = Callable[[Request], Awaitable[VaultResponse]]
 """Sends a request and returns its answer. Raises OSError when none comes (TimeoutError is one), VaultError for one
 that is without bound."""
 
@@ -37,7 +37,12 @@ class Vault:
     """
 
     def __init__(
-        self, access: VaultAccess, *, names: Collection[str], send: Send, clock: Callable[[], float] = time.monotonic
+        self,
+        access: VaultAccess,
+        *,
+        names: Collection[str],
+        send: SendRequest,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._access = access
         self._names = names

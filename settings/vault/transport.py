@@ -8,7 +8,7 @@ import aiohttp
 from freescout_audit.bounded import TooLargeError, read_within
 from freescout_audit.connecting import LONGEST_HEADER, SSL_CERT_FILE, why_no_answer
 from freescout_audit.invisible import what_does_not_belong
-from settings.vault.client import Send
+from settings.vault.client import SendRequest
 from settings.vault.infisical import Request, VaultError, VaultRefusedError, VaultResponse, VaultUnavailableError
 
 LARGEST = 1 << 20
@@ -17,7 +17,7 @@ _CHUNK = 1 << 14
 
 
 @asynccontextmanager
-async def http_send(url: str, *, patience: float) -> AsyncIterator[Send]:
+async def http_send(url: str, *, patience: float) -> AsyncIterator[SendRequest]:
     """Open connections to the vault at ``url``; ``patience`` seconds for each whole answer."""
     async with aiohttp.ClientSession(
         headers={"Accept": "application/json"},
