@@ -16,11 +16,10 @@ import pytest
 from structlog.testing import CapturingLogger, CapturingLoggerFactory
 
 from db.database import Database
-from db.url import normalise
 from freescout_audit.logs import set_up_logs
 from receiver.app import create_app, serve
 from settings import Environment, Secret, Settings, load_environment, load_settings
-from support.databases import Clock, lending
+from support.databases import Clock, Sessions, lending
 from support.examples import KEY, NOON, signed
 from support.installed_postgres import PASSWORD, PROGRAMS, installed_postgres
 
@@ -74,10 +73,28 @@ def _no_make_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
+@pytest.fixture(autouse=True)
+async def _no_task_left() -> AsyncIterator[None]:
+    """End what a test leaves behind on the loop that all of them share."""
+    yield
+    left = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in left:
+        task.cancel()
+    await asyncio.gather(*left, return_exceptions=True)
+
+
 @pytest.fixture(scope="session")
-def lend(postgres: Callable[[str], str]) -> Iterator[Callable[[], Iterator[str]]]:
+async def sessions() -> AsyncIterator[Sessions]:
+    """What is connected to the database that tests are lent."""
+    sessions = Sessions()
+    yield sessions
+    await sessions.close()
+
+
+@pytest.fixture(scope="session")
+def lend(postgres: Callable[[str], str], sessions: Sessions) -> Iterator[Callable[[], Iterator[str]]]:
     """Lend a test a database, and take it back."""
-    with lending(postgres) as lend:
+    with lending(postgres, sessions) as lend:
         yield lend
 
 
@@ -88,18 +105,22 @@ def database_url(lend: Callable[[], Iterator[str]]) -> Iterator[str]:
 
 
 @pytest.fixture
-async def database(database_url: str) -> AsyncIterator[Database]:
-    database = Database(normalise(database_url))
-    yield database
-    await database.close()
+async def connected(database_url: str, sessions: Sessions) -> AsyncIterator[Sessions]:
+    """What is connected to the test's database; the next test gets it as it was."""
+    await sessions.turn_to(database_url)
+    yield sessions
+    await sessions.reset()
 
 
 @pytest.fixture
-async def sql(database_url: str) -> AsyncIterator[asyncpg.Connection]:
+async def database(connected: Sessions) -> Database:
+    return connected.database()
+
+
+@pytest.fixture
+async def sql(connected: Sessions) -> asyncpg.Connection:
     """A connection to look at what happened, and to set the stage."""
-    connection = await asyncpg.connect(database_url)
-    yield connection
-    await connection.close()
+    return await connected.connection()
 
 
 @dataclass(frozen=True)

@@ -138,6 +138,7 @@ async def unchecked(sql: asyncpg.Connection) -> None:
         await sql.execute(f"ALTER TABLE freescout_lease DROP CONSTRAINT freescout_lease_{name}_check")
 
 
+@pytest.mark.usefixtures("no_housekeeping")
 class TestADateThatCannotBe:
     """In the database, whoever wrote it there."""
 

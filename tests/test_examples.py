@@ -65,6 +65,7 @@ def test_what_it_needs_is_here(name: str) -> None:
         pytest.skip(reason)
 
 
+@pytest.mark.asyncio(loop_scope="function")  # whose executor it takes
 async def test_each_answers_none_in_time_says_why_and_answers_again(tmp_path: Path) -> None:
     server = EmbeddedPostgres(tmp_path / "postgres", options={"fsync": "off"}, progress=lambda _line: None)
     try:

@@ -25,6 +25,8 @@ GUARDED = replace(ENVIRONMENT, ops_token=Secret(TOKEN))
 PAGE = "/internal/freescout-audit/"
 BEARER = {"Authorization": f"Bearer {TOKEN}"}
 
+pytestmark = pytest.mark.usefixtures("no_housekeeping")
+
 
 async def get(receiver: Receiver, path: str = "", **headers: str) -> tuple[int, str]:
     async with receiver.client.get(receiver.url + PAGE + path, headers=headers) as response:

@@ -6,7 +6,7 @@ gets the same database. One whose schema a test has altered, or that has grown, 
 
 import asyncio
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -14,6 +14,7 @@ from itertools import count
 
 import asyncpg
 
+from db.database import Database
 from db.migrate import migrate
 from db.url import normalise
 
@@ -69,7 +70,8 @@ WHERE relkind = 'r' AND relnamespace IN ('public'::regnamespace, 'test'::regname
 """
 _END_OTHERS = """
 SELECT pg_terminate_backend(pid) FROM pg_stat_activity
-WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'
+WHERE datname = current_database() AND pid <> pg_backend_pid() AND pid <> ALL ($1)
+  AND backend_type = 'client backend'
 """
 
 _OURS = 16384
@@ -164,12 +166,12 @@ class Databases:
             self._fingerprint = await self._connection.fetchval(_FINGERPRINT)
         return self._url(self._name)
 
-    async def take_back(self) -> None:
-        """Make the database like the template again, or drop it."""
+    async def take_back(self, kept: Collection[int]) -> None:
+        """Make the database like the template again, or drop it; end all sessions but those of the ``kept`` pids."""
         made_anew = False
         with suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
             async with asyncio.timeout(_PATIENCE):
-                made_anew = await self._make_anew()
+                made_anew = await self._make_anew(kept)
         if not made_anew:
             await self.drop()
 
@@ -181,10 +183,10 @@ class Databases:
             await _administrate(self._url, f"DROP DATABASE {self._name} WITH (FORCE)")
         self._name = self._connection = None
 
-    async def _make_anew(self) -> bool:
+    async def _make_anew(self, kept: Collection[int]) -> bool:
         """End what others do in it, and empty it; return False when there is more to put right than its rows."""
         assert self._connection is not None
-        while await self._connection.fetch(_END_OTHERS):  # noqa: ASYNC110 - the server tells nobody
+        while await self._connection.fetch(_END_OTHERS, kept):  # noqa: ASYNC110 - the server tells nobody
             await asyncio.sleep(0.001)
         await self._connection.execute(self._template.clock)
         if await self._connection.fetchval(_FINGERPRINT) != self._fingerprint:
@@ -195,11 +197,75 @@ class Databases:
         return True
 
 
+class Sessions:
+    """What is connected to the database that a worker lends, and handed on from test to test like it.
+
+    A new connection costs PostgreSQL more than what most tests do with it. Whoever has used one resets it.
+    """
+
+    def __init__(self) -> None:
+        self._url = ""
+        self._connection: asyncpg.Connection | None = None
+        self._database: Database | None = None
+
+    @property
+    def pids(self) -> list[int]:
+        """The server's processes behind them."""
+        return [each.get_server_pid() for each in self._open]
+
+    @property
+    def _open(self) -> list[asyncpg.Connection]:
+        alone = [] if self._connection is None else [self._connection]
+        pooled = [] if self._database is None else self._database._open  # noqa: SLF001 - nothing else knows them
+        return [each for each in (*alone, *pooled) if not each.is_closed()]
+
+    async def turn_to(self, url: str) -> None:
+        """Close what is connected to another database than the one that is lent now."""
+        if self._url != url:
+            await self.close()
+            self._url = url
+
+    async def connection(self) -> asyncpg.Connection:
+        """Return a connection like a new one."""
+        if self._connection is None:
+            self._connection = await asyncpg.connect(self._url)
+        return self._connection
+
+    def database(self) -> Database:
+        """Return a `Database` like a new one, which has connections already."""
+        if self._database is None:
+            self._database = Database(normalise(self._url))
+        return self._database
+
+    async def reset(self) -> None:
+        """Make them like new, and close them all unless each is idle and says that it is well."""
+        try:
+            async with asyncio.timeout(_PATIENCE):
+                for each in self._open:
+                    await each.reset()
+        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+            await self.close()
+        if self._database is not None:
+            if self._database.in_use:
+                await self.close()
+            else:
+                self._database.told = None
+                self._database.written.clear()
+
+    async def close(self) -> None:
+        """Close them."""
+        if self._connection is not None:
+            self._connection.terminate()
+        if self._database is not None:
+            await self._database.close()
+        self._connection = self._database = None
+
+
 @contextmanager
-def lending(url: Callable[[str], str]) -> Iterator[Callable[[], Iterator[str]]]:
+def lending(url: Callable[[str], str], sessions: Sessions) -> Iterator[Callable[[], Iterator[str]]]:
     """Lend databases of the server of ``url``: each call of what this gives lends one, and takes it back when it ends.
 
-    A loop of its own, because a connection belongs to the loop it was opened on, and each test has another.
+    What is in ``sessions`` by then stays. A loop of its own, because what takes back is no coroutine.
     """
     with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
         template = runner.run(Template.make(f"template_{os.getpid()}", url))
@@ -207,7 +273,7 @@ def lending(url: Callable[[str], str]) -> Iterator[Callable[[], Iterator[str]]]:
 
         def lend() -> Iterator[str]:
             yield runner.run(databases.lend())
-            runner.run(databases.take_back())
+            runner.run(databases.take_back(sessions.pids))
 
         yield lend
         runner.run(databases.drop())
