@@ -9,7 +9,7 @@ import msgspec
 from db.answers import Ahead, AnswerTally, refused_since, verified_at
 from db.standing import Standing
 from freescout_audit.endpoints import AUDIT, name_at
-from freescout_audit.trust import vouched_until
+from freescout_audit.trust import is_ahead, vouched_until
 from freescout_audit.words import moment
 
 State = Literal["ok", "off", "notice", "degraded", "failed"]
@@ -113,7 +113,10 @@ def _poller(standing: Standing) -> Condition:
         return Condition(state="off", detail=_NONE_RUNS, next_step=START_THE_POLLER)
     if state == "vanished":
         beaten = standing.lease.heartbeat_at
-        detail = f"{who} vanished: it has had no heartbeat since {moment(beaten)}"
+        heard = "it has had no heartbeat" if beaten is None else f"it has had no heartbeat since {moment(beaten)}"
+        if is_ahead(beaten, standing.now):
+            heard, beaten = f"its last heartbeat is dated {moment(beaten)}, ahead of the database's clock", None
+        detail = f"{who} vanished: {heard}"
         next_step = f"look at why it ended, and {START_THE_POLLER}"
         return Condition(state="failed", detail=detail, next_step=next_step, since=beaten, brief="the poller vanished")
     return _stepped_down(standing)

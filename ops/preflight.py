@@ -189,7 +189,9 @@ async def _ask_the_desk(
     try:
         page = await desk.page(size=size, retries=0)
     except DeskServerError as error:
-        next_step = f"{error.next_step}; a row, or too small a memory for them? set a smaller POLLER_PAGE_SIZE"
+        next_step = (
+            f"{error.next_step.rstrip('?')}; a row, or too small a memory for them? set a smaller POLLER_PAGE_SIZE"
+        )
         checks.append(red("page size", f"{size} rows: {error.problem}", next_step))
     except DeskError as error:
         checks.append(red("page size", f"{size} rows: {error.problem}", "set a smaller POLLER_PAGE_SIZE"))

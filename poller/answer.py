@@ -52,7 +52,11 @@ class DeskUnavailableError(DeskError):
 
 
 class DeskServerError(DeskUnavailableError):
-    """FreeScout itself failed over this request, and may answer others: 500, or a gateway's word that PHP broke off."""
+    """FreeScout itself failed over this request, and may answer others."""
+
+
+class DeskBrokeOffError(DeskServerError):
+    """A web server says that PHP broke off (502): over this request, or over all for a moment."""
 
 
 class DeskRefusedError(DeskError):
@@ -105,15 +109,18 @@ def check_its_age(answer: DeskResponse) -> None:
     if question is None:
         return
     dated = desk_clock(answer)
-    check_date(dated, question.asked_at)
-    if question.ahead is None:
-        return
-    asked = question.asked_at + question.ahead
-    before = before_the_question(dated, asked)
+    asked = None if question.ahead is None else question.asked_at + question.ahead
+    before = timedelta() if asked is None else before_the_question(dated, asked)
     if before > timedelta():
         raise older_than_asked(before, answer)
-    if dated > asked + LATEST:
-        raise later_than_asked(dated - asked, answer)
+    check_date(dated, question.asked_at)
+    if asked is not None and dated > asked + LATEST:
+        raise DeskUnavailableError(
+            f"FreeScout's answer is dated {(dated - asked).total_seconds():.0f} s after it was asked for: a cache gave"
+            f" it{named(answer)} before the desk's clock was set back, or that was set forward",
+            "the next pass reads the desk's clock",
+            again=False,
+        )
 
 
 def older_than_asked(before: timedelta, answer: DeskResponse | None = None) -> DeskUnavailableError:
@@ -126,12 +133,12 @@ def older_than_asked(before: timedelta, answer: DeskResponse | None = None) -> D
     )
 
 
-def later_than_asked(after: timedelta, answer: DeskResponse | None = None) -> DeskUnavailableError:
-    """Return what it means that an answer bears a date from so long after it was asked for."""
+def later_than_the_desk(by: timedelta) -> DeskUnavailableError:
+    """Return what it means that an answer bears a date that is so far ahead of the desk's clock of now."""
     return DeskUnavailableError(
-        f"FreeScout's answer is dated {after.total_seconds():.0f} s after it was asked for: a cache gave"
-        f" it{'' if answer is None else named(answer)} before the desk's clock was set back, or that was set forward",
-        "the next pass reads the desk's clock",
+        f"FreeScout's answer is dated {by.total_seconds():.0f} s later than its clock: a cache gave it before the clock"
+        " was set back",
+        _PAST_CACHES,
         again=False,
     )
 
@@ -146,6 +153,7 @@ def check_date(date: datetime, asked_at: datetime) -> None:
         raise DeskUnavailableError(
             f"FreeScout's Date says {date:%Y-%m-%d %H:%M}, and our clock {asked_at:%Y-%m-%d %H:%M} UTC",
             "set the time server right of the desk, of a proxy in between, or of the database",
+            again=False,
         )
 
 

@@ -22,6 +22,7 @@ from freescout_audit.logs import emit
 from freescout_audit.repeats import Repeats
 from poller.answer import (
     UNREADABLE,
+    DeskBrokeOffError,
     DeskError,
     DeskRefusedError,
     DeskResponse,
@@ -146,7 +147,8 @@ class FreeScout:
     ) -> Page:
         """Return a page of the conversations, whatever their status and state.
 
-        ``once``: what FreeScout itself fails over is not asked for again, as the same rows would fail once more.
+        ``once``: what FreeScout itself fails over is not asked for again, as the same rows would fail once more; where
+        a web server says so, once.
 
         Raises:
             DeskServerError: FreeScout itself fails over it.
@@ -238,7 +240,8 @@ class FreeScout:
             try:
                 answer = read(await self._ask_once(path, query, may_be_gone=may_be_gone))
             except DeskUnavailableError as error:
-                if attempt == retries or not error.again or (once and isinstance(error, DeskServerError)):
+                most = min(retries, _most_retries(error)) if once else retries
+                if attempt >= most or not error.again:
                     raise
                 attempt += 1
                 self._trouble = error
@@ -303,6 +306,13 @@ def _mailbox_ids(answer: DeskResponse) -> tuple[set[int], int]:
     except UNREADABLE as error:
         raise unreadable(answer, "FreeScout's mailboxes are not what they should be") from error
     return {mailbox.id for mailbox in listed.embedded.mailboxes}, listed.page.total_elements
+
+
+def _most_retries(error: DeskUnavailableError) -> int:
+    """Return how often a request is sent again whose own rows may be what fails."""
+    if isinstance(error, DeskBrokeOffError):
+        return 1
+    return 0 if isinstance(error, DeskServerError) else RETRIES
 
 
 def _judge(answer: DeskResponse, *, may_be_gone: bool) -> None:

@@ -13,6 +13,7 @@ from freescout_audit.redirects import where_it_leads
 from poller.answer import (
     IN_BETWEEN,
     UNREADABLE,
+    DeskBrokeOffError,
     DeskError,
     DeskRefusedError,
     DeskResponse,
@@ -159,9 +160,8 @@ def _away(answer: DeskResponse) -> DeskError:
             "is the desk up? php artisan up ends a maintenance",
             retry_after=_retry_after(answer),
         )
-    # What answers for a PHP that broke off or does not end may be about the rows that were asked for.
-    broke_off = answer.status in {502, 504} and _retry_after(answer) is None
-    return (DeskServerError if broke_off else DeskUnavailableError)(
+    broke_off = answer.status == 502 and _retry_after(answer) is None  # noqa: PLR2004
+    return (DeskBrokeOffError if broke_off else DeskUnavailableError)(
         f"a web server or proxy in front of FreeScout answers {answer.status}{named(answer)}",
         "is the desk up, its PHP too, and does the proxy reach it?",
         retry_after=_retry_after(answer),

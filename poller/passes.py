@@ -22,7 +22,7 @@ from freescout_audit.events import (
 )
 from freescout_audit.logs import emit
 from freescout_audit.rule import ABSURD, Terms, Truth, is_ahead
-from poller.answer import LATEST, DeskUnavailableError, later_than_asked, older_than_asked
+from poller.answer import LATEST, DeskUnavailableError, later_than_the_desk, older_than_asked
 from poller.deletions import TRIES, Deletions
 from poller.freescout import FreeScout
 from poller.tally import Tally
@@ -250,7 +250,7 @@ class Passes:
         if older:
             raise older_than_asked(older)
         if date > told + CLOCK_TOLERANCE:
-            raise later_than_asked(date - told)
+            raise later_than_the_desk(date - told)
         return ahead
 
     async def _write(self, read: Read, load: LoadProgress | None = None) -> None:

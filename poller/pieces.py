@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from poller.answer import DeskServerError
+from poller.answer import DeskBrokeOffError, DeskServerError
 from poller.asked import PAST_THE_END
 from poller.page import Page
 
@@ -34,6 +34,8 @@ class Around(NamedTuple):
 async def around(ask: Ask, *, size: int, number: int, since: datetime | None) -> Around:
     """Read what can be read of page ``number`` with ``size`` rows of a list; that page has just failed.
 
+    ``ask`` asks as often as it is worth.
+
     A page that shows nothing is asked for first: if the desk fails over that one too, it fails over everything. Then
     halves are, down to single rows; of two halves of what fails the second is not asked for when the first is well.
 
@@ -58,8 +60,8 @@ async def around(ask: Ask, *, size: int, number: int, since: datetime | None) ->
                     holes.append(first)
                     if len(holes) > MOST_HOLES:
                         date = "the beginning" if since is None else since.strftime("%Y-%m-%dT%H:%M:%SZ")
-                        said = error.problem.removeprefix("FreeScout ")
-                        raise DeskServerError(f"the page from {date} of {size} rows {said}", error.next_step) from error
+                        said = f": {error.problem}" if isinstance(error, DeskBrokeOffError) else " answers 500"
+                        raise DeskServerError(f"the page from {date} of {size} rows{said}", error.next_step) from error
                     return False
             else:
                 if page.ends or page.rows == rows:

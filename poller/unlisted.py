@@ -16,7 +16,7 @@ from freescout_audit.conversation import Sighting
 from freescout_audit.events import DESK_UNLISTABLE
 from freescout_audit.logs import emit
 from freescout_audit.rule import ABSURD, Truth
-from poller.answer import DeskServerError, DeskUnavailableError
+from poller.answer import DeskBrokeOffError, DeskServerError, DeskUnavailableError
 from poller.walk import Reader
 
 MOST = 8
@@ -142,7 +142,9 @@ class Unlisted:
         with self._reader.of_now(asked_at):
             try:
                 sighting = await self._reader.desk.conversation(ticket_id)
-            except DeskServerError:
+            except DeskServerError as error:
+                if not held and isinstance(error, DeskBrokeOffError):
+                    return False  # it may not be there at all
                 await self._distrust(ticket_id, second, asked_at, held=held)
                 self._name(ticket_id)
                 return True

@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractContextManager
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 
@@ -23,7 +23,7 @@ from freescout_audit.conversation import Sighting
 from freescout_audit.events import DESK_CAPS_PAGES
 from freescout_audit.logs import emit
 from freescout_audit.rule import Truth
-from poller.answer import IN_BETWEEN, DeskServerError, DeskUnavailableError, of_now
+from poller.answer import IN_BETWEEN, DeskBrokeOffError, DeskServerError, DeskUnavailableError, of_now
 from poller.freescout import RETRIES, FreeScout, Page
 from poller.pieces import around
 
@@ -123,7 +123,8 @@ class Reader:
 
     async def latest(self, size: int, *, retries: int = RETRIES) -> Read:
         """Return a page of what was updated last, the latest first."""
-        return await self._ask(partial(self.desk.page, sort="updatedAt", order="desc", retries=retries), size=size)
+        ask = partial(self.desk.page, sort="updatedAt", order="desc", retries=retries)
+        return await self._ask(ask, size=size, patient=retries > 0)
 
     async def count(
         self,
@@ -205,7 +206,7 @@ class Reader:
         read_it = partial(self._ask, ask, size=asked, number=number or 1, cursor=since, by_number=number is not None)
         read = await read_it()
         limit = read.page.limit
-        if size is None and read.page.is_short:
+        if size is None and read.page.is_short and not read.apart:
             # The desk counts, and then reads: a row that vanished in between looks like a cap that it does not tell.
             short, read = read, await read_it()
             if read.page.is_short and read.page.rows == short.page.rows:
@@ -223,17 +224,22 @@ class Reader:
         number: int = 1,
         cursor: datetime | None = None,
         by_number: bool = False,
+        patient: bool = True,
     ) -> Read:
         """Ask for a page, and step around what makes it fail."""
         asked_at = await self.clock()
-        with self.of_now(asked_at):
-            try:
-                page, holes = await ask(size=size, number=number, once=True), 0
-                before = (number - 1) * size
-                apart = False
-            except DeskServerError:
-                page, holes, before = await _step_around(ask, size=size, number=number, since=cursor)
-                apart = True
+        holes, before, apart = 0, (number - 1) * size, False
+        try:
+            with self.of_now(asked_at):
+                page = await ask(size=size, number=number, once=True)
+        except DeskServerError as error:
+            part = partial(self._ask_for_a_part, ask)
+            if isinstance(error, DeskBrokeOffError):
+                if not patient:
+                    raise
+                part = partial(part, retries=0)
+            page, holes, before = await _step_around(part, size=size, number=number, since=cursor)
+            apart = True
         if not page.rows and not holes and not page.ends:
             raise DeskUnavailableError(
                 f"FreeScout's list counts {page.total} conversations, and shows none of them", IN_BETWEEN
@@ -243,6 +249,11 @@ class Reader:
         return Read(
             asked_at=asked_at, cursor=cursor, page=page, by_number=by_number, holes=holes, apart=apart, edge=edge
         )
+
+    async def _ask_for_a_part(self, ask: Callable[..., Awaitable[Page]], **asked: Any) -> Page:
+        """Ask for a part of a page, which has a date of its own."""
+        with self.of_now(await self.clock()):
+            return await ask(**asked)
 
 
 async def _step_around(

@@ -50,7 +50,7 @@ class Faults:
         seconds_per_row: Seconds before a list's answer for each of its rows (measured: 0.001).
         memory_limit_rows: A list with at least so many rows exhausts PHP's memory: 500, HTML. None for no limit.
         unlistable: Conversations that make every list with them fail.
-        unlistable_answer: How: 500 in JSON, or what a web server says when PHP broke off (502) or does not end (504).
+        unlistable_answer: How: 500 in JSON, or what a web server says when PHP broke off, 502.
         unreadable: Conversations that make a read of them alone answer 500, JSON.
         page_cap: A list has so many rows a page at the most, whatever was asked for; None for no cap.
         page_cap_told: Whether ``page.size`` says so.

@@ -73,14 +73,18 @@ def _no_make_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
-@pytest.fixture(autouse=True)
-async def _no_task_left() -> AsyncIterator[None]:
+async def _end_tasks() -> None:
     """End what a test leaves behind on the loop that all of them share."""
-    yield
     left = asyncio.all_tasks() - {asyncio.current_task()}
     for task in left:
         task.cancel()
     await asyncio.gather(*left, return_exceptions=True)
+
+
+@pytest.fixture(autouse=True)
+async def _no_task_left() -> AsyncIterator[None]:
+    yield
+    await _end_tasks()
 
 
 @pytest.fixture(scope="session")
@@ -109,6 +113,7 @@ async def connected(database_url: str, sessions: Sessions) -> AsyncIterator[Sess
     """What is connected to the test's database; the next test gets it as it was."""
     await sessions.turn_to(database_url)
     yield sessions
+    await _end_tasks()  # none uses a connection that goes on to the next test
     await sessions.reset()
 
 

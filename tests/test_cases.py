@@ -10,7 +10,8 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from poller.freescout import DeskError, DeskRefusedError, DeskServerError, DeskUnavailableError
+from poller.answer import DeskBrokeOffError
+from poller.freescout import DeskError, DeskRefusedError, DeskUnavailableError
 from settings import load_environment
 from settings.vault.client import Vault
 from settings.vault.infisical import VaultError
@@ -126,7 +127,7 @@ async def refusal(answer: bytes) -> DeskError:
         ),
         (
             http("502 Bad Gateway", "<html>", "Server: cloudflare", kind="text/html"),
-            DeskServerError,
+            DeskBrokeOffError,
             "a web server or proxy in front of FreeScout answers 502 (server: cloudflare)",
             "is the desk up, its PHP too, and does the proxy reach it?",
         ),

@@ -189,6 +189,16 @@ async def test_retry_after_is_kept_within_reason() -> None:
     assert patience.waits[2] > 1, "at once is not when it was asked too often"
 
 
+@pytest.mark.parametrize(("status", "requests"), [(500, 1), (502, 2), (503, RETRIES + 1), (504, RETRIES + 1)])
+async def test_what_its_own_rows_may_make_fail_is_hardly_asked_for_again(status: int, requests: int) -> None:
+    script = Script(*[answer(status, content_type="text/html")] * requests)
+
+    with pytest.raises(DeskUnavailableError):
+        await FreeScout(script, sleep=Patience()).page(size=1, once=True)
+
+    assert len(script.asked) == requests
+
+
 async def test_its_clock_is_asked_for_by_a_number_that_every_database_has_room_for() -> None:
     script = Script(*[listing()] * 20)
 

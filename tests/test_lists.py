@@ -343,12 +343,20 @@ class TestARowThatMakesListsFail:
             world.desk.faults.drop_chance = 1.0
             yield world
 
-    @pytest.mark.parametrize("status", [500, 502, 504])
+    @pytest.mark.parametrize("status", [500, 502])
     async def test_it_costs_one_ticket_whether_its_php_fails_or_breaks_off(self, world: World, status: int) -> None:
         world.desk.faults.unlistable_answer = HTTPStatus(status)
         await self.change(world, *range(41, 50))
         self.poison(world, 45)
+        whole = world.freescout._transport  # noqa: SLF001
 
+        async def slow(path: str, query: Mapping[str, str], /) -> DeskResponse:
+            answer = await whole(path, query)
+            if answer.status == status:
+                await world.advance(25)
+            return answer
+
+        world.freescout._transport = slow  # noqa: SLF001
         await world.advance(100)
         await world.poll()
 

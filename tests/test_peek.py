@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Mapping
 from datetime import timedelta
+from http import HTTPStatus
 from typing import Any
 
 import asyncpg
@@ -214,6 +215,15 @@ class TestHowOften:
         await peeks.look()
 
         assert peeks.pause == 40
+
+    async def test_what_a_web_server_answers_in_the_desks_place_is_left_to_passes(self, world: World) -> None:
+        """A peek does not halve its way to the row: PHP may be away as a whole, and each answer slow."""
+        world.desk.faults.unlistable, world.desk.faults.unlistable_answer = {40}, HTTPStatus.BAD_GATEWAY
+        before = world.api.count
+
+        await make_peeks(world).look()
+
+        assert world.api.count == before + 1
 
     async def test_a_desk_that_is_broken_as_a_whole_is_not_searched_for_one_row(self, world: World) -> None:
         world.desk.faults.api = ApiFault.SERVER_ERROR

@@ -308,13 +308,8 @@ MUTANTS = (
         (
             (
                 WALK,
-                "        return await self._ask(partial(self.desk.page, sort",
-                "        read = await self._ask(partial(self.desk.page, sort",
-            ),
-            (
-                WALK,
-                "retries=retries), size=size)\n",
-                """retries=retries), size=size)
+                "        return await self._ask(ask, size=size, patient=retries > 0)\n",
+                """        read = await self._ask(ask, size=size, patient=retries > 0)
         return msgspec.structs.replace(read, asked_at=await self.clock())
 """,
             ),
@@ -405,7 +400,7 @@ MUTANTS = (
     ),
     Mutant(
         "parts of a page lack no row",
-        ((WALK, "                apart = True\n", "                apart = holes > 0\n"),),
+        ((WALK, "            apart = True\n", "            apart = holes > 0\n"),),
         theme="parts",
     ),
     Mutant(
@@ -415,7 +410,7 @@ MUTANTS = (
     ),
     Mutant(
         "an answer that is dated after its question is of now",
-        ((ANSWER, "if dated > asked + LATEST:", "if False:"),),
+        ((ANSWER, "if asked is not None and dated > asked + LATEST:", "if False:"),),
         theme="rewound",
     ),
     Mutant(

@@ -227,7 +227,7 @@ class Sessions:
 
     async def connection(self) -> asyncpg.Connection:
         """Return a connection like a new one."""
-        if self._connection is None:
+        if self._connection is None or self._connection.is_closed():
             self._connection = await asyncpg.connect(self._url)
         return self._connection
 
