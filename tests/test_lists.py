@@ -20,7 +20,7 @@ from poller.page import Page
 from poller.pieces import Around, Ask, around
 from poller.unlisted import MOST, Listed, Unlisted
 from poller.walk import Reader
-from simulator import Api, ApiRequest, Desk, ManualClock
+from simulator import Api, ApiRequest, ApiResponse, Desk, ManualClock
 from support.world import World, make_world
 
 NOW = datetime(2026, 3, 2, 9, 0, tzinfo=UTC)
@@ -59,7 +59,9 @@ def desk(answer: DeskResponse) -> FreeScout:
     return FreeScout(transport)
 
 
-def reader(real: Desk, *, size: int) -> tuple[Reader, Api]:
+def reader(
+    real: Desk, *, size: int, ahead: timedelta | None = None, clock: ManualClock | None = None
+) -> tuple[Reader, Api]:
     api = Api(real)
     headers = {"X-FreeScout-API-Key": real.api_key, "Accept": "application/json"}
 
@@ -68,13 +70,13 @@ def reader(real: Desk, *, size: int) -> tuple[Reader, Api]:
         received = {name.lower(): value for name, value in answer.headers}
         return DeskResponse(status=answer.status, headers=received, body=answer.body)
 
-    async def clock() -> datetime:
-        return NOW
+    async def now() -> datetime:
+        return NOW if clock is None else clock.now()
 
     async def no_sleep(_seconds: float) -> None:
         pass
 
-    return Reader(FreeScout(transport, sleep=no_sleep), clock, size=size), api
+    return Reader(FreeScout(transport, sleep=no_sleep), now, size=size, ahead=lambda: ahead), api
 
 
 class TestOnePage:
@@ -333,6 +335,28 @@ async def test_an_answer_from_before_the_desks_clock_was_set_back_is_none_of_now
         assert (await desk(slow).page(size=20, retries=0)).total == 1
 
 
+async def test_a_part_of_a_page_is_an_answer_of_its_own_time() -> None:
+    """Lists that fail may take longer than an answer may be dated after its question."""
+    clock = ManualClock()
+    real = Desk(clock=clock, seed=1)
+    real.populate(30, days=1)
+    real.faults.unlistable.add(7)
+    walk, api = reader(real, size=32, ahead=timedelta(), clock=clock)
+    answer = api.answer
+
+    def slowly(request: ApiRequest) -> ApiResponse:
+        answered = answer(request)
+        if answered.status == HTTPStatus.INTERNAL_SERVER_ERROR:
+            clock.advance(120)
+        return answered
+
+    api.answer = slowly  # type: ignore[method-assign]
+
+    seen = {ticket for read in [read async for read in walk.walk(None, by="createdAt")] for ticket in read.ticket_ids}
+
+    assert seen == set(real.conversations) - {7}
+
+
 class TestARowThatMakesListsFail:
     @pytest.fixture
     async def world(self, database: Database, sql: asyncpg.Connection) -> AsyncIterator[World]:
@@ -348,15 +372,7 @@ class TestARowThatMakesListsFail:
         world.desk.faults.unlistable_answer = HTTPStatus(status)
         await self.change(world, *range(41, 50))
         self.poison(world, 45)
-        whole = world.freescout._transport  # noqa: SLF001
 
-        async def slow(path: str, query: Mapping[str, str], /) -> DeskResponse:
-            answer = await whole(path, query)
-            if answer.status == status:
-                await world.advance(25)
-            return answer
-
-        world.freescout._transport = slow  # noqa: SLF001
         await world.advance(100)
         await world.poll()
 
