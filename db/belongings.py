@@ -1,4 +1,4 @@
-"""Whose a database is: no desk's yet, a desk's, or another program's. Who must not use another's asks here."""
+"""Tells whether a database is empty, holds a desk's tickets, or belongs to another program."""
 
 import msgspec
 from sqlalchemy import exists, func, or_, select, text
@@ -12,7 +12,7 @@ _FOREIGN = text(
     " AND n.nspname <> 'information_schema' AND n.nspname NOT LIKE 'pg\\_%'"
     " AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.objid = c.oid AND d.deptype = 'e'))"
 )
-"""Tables and views that are neither ours, nor PostgreSQL's, nor an extension's."""
+"""Asks for tables and views that are neither ours, nor PostgreSQL's, nor an extension's. Text, for catalogues."""
 
 
 class Belongings(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,8 +1,9 @@
 """The statements that stay SQL text, and run on asyncpg itself; all others are expressions over `db.schema`.
 
-Each earns its place: a batch travels as JSON through two functions, a lock is a function's business, and a reader's
-look-up is the one statement that an application waits for inside a request. SQLAlchemy has nothing to put together in
-any of them, and would add a compilation and a row object to each.
+Each earns its place: a batch travels as JSON through two functions, a lock and what is left of it are a function's
+business, and a reader's look-ups, now and at a moment, are what an application waits for inside a request. SQLAlchemy
+has nothing to put together in any of them, and would add a compilation and a row object to each. ``LISTEN`` is the
+driver's too, which alone hears a notification (`poller.leader`).
 """
 
 READ_TICKETS = "SELECT * FROM freescout_read_tickets($1::bigint[])"

@@ -45,7 +45,7 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str
         yield lambda name: urlsplit(given)._replace(path=f"/{name}").geturl()
         return
     if os.environ.get(PROGRAMS):
-        with installed_postgres("full_page_writes=off", "max_connections=200") as server:
+        with installed_postgres("full_page_writes=off", "max_connections=200", "autovacuum=off") as server:
             asyncio.run(_make_owner(server))
             owned = urlsplit(server)._replace(netloc=urlsplit(server).netloc.replace("postgres:", f"{_OWNER}:", 1))
             yield lambda name: owned._replace(path=f"/{name}").geturl()
@@ -53,7 +53,8 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str
     from db.embedded import EmbeddedPostgres  # noqa: PLC0415 - it is not on every platform
 
     # No test needs a database to survive a power cut.
-    options = {"fsync": "off", "full_page_writes": "off", "max_connections": "200"}
+    # Nor statistics that change between two tests: a database that has any is not handed on.
+    options = {"fsync": "off", "full_page_writes": "off", "max_connections": "200", "autovacuum": "off"}
     with EmbeddedPostgres(tmp_path_factory.mktemp("postgres"), options=options) as server:
         yield server.url
 

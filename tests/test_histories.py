@@ -32,14 +32,14 @@ def play(database_url: str, first: int, last: int, *options: str) -> list[dict[s
 
 
 def test_histories_end_well_and_a_seed_is_the_same_one_whatever_was_played_before_it(database_url: str) -> None:
-    """In two of these several tickets are missing from one list: only their numbers tell who is asked about first."""
-    played = play(database_url, 165, 170, "--tell")
+    """In the last of these several tickets are missing from one list: their numbers tell who is asked about first."""
+    played = play(database_url, 167, 170, "--tell")
 
-    assert [outcome["wrong"] for outcome in played] == [None] * 5
-    assert sum(outcome["passes"] for outcome in played) > 7
-    assert sum(outcome["answered"] for outcome in played) > 70
+    assert [outcome["wrong"] for outcome in played] == [None] * 3
+    assert sum(outcome["passes"] for outcome in played) > 3
+    assert sum(outcome["answered"] for outcome in played) > 30
     assert all(len(outcome["story"]) > 50 for outcome in played)
-    assert [play(database_url, seed, seed + 1, "--tell") for seed in (166, 169)] == [[played[1]], [played[4]]]
+    assert play(database_url, 169, 170, "--tell") == [played[2]]
 
 
 def test_broken_code_is_caught_and_said_with_its_seed(database_url: str) -> None:

@@ -5,6 +5,7 @@ import json
 import os
 import sys
 import time
+from collections import deque
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -21,6 +22,9 @@ from proof.histories.mutants import BY_NAME, MUTANTS
 
 WITHIN = 1000
 """How many histories a mutant may take to be caught."""
+
+IN_A_ROW = 200
+"""How many histories a process plays: what the killed leave behind in it makes it slower and larger."""
 
 TELL_EVERY = 250
 """How many histories a line stands for where no bar can be drawn."""
@@ -104,21 +108,24 @@ async def prove(
 
     Off a terminal a line tells how far this has come, every ``TELL_EVERY`` histories.
     """
-    bar = show.add_task("histories", total=histories)
-    share = -(-histories // workers)
+    bar, end = show.add_task("histories", total=histories), first + histories
+    waiting = deque(range(first, end, IN_A_ROW))
 
-    async def work(start: int) -> None:
-        end = min(start + share, first + histories)
-        async with aclosing(play(await ground.database(), start, end, steps=steps, theme=theme)) as outcomes:
-            async for outcome in outcomes:
-                total.add(outcome)
-                show.advance(bar)
-                if outcome["wrong"] is not None:
-                    _show_wrong(outcome)
-                if not _console.is_terminal and total.histories % TELL_EVERY == 0:
-                    _console.print(f"{total.histories:,} of {histories:,} histories, {len(total.wrong)} wrong")
+    async def work() -> None:
+        database = await ground.database()
+        while waiting:
+            start = waiting.popleft()
+            some = play(database, start, min(start + IN_A_ROW, end), steps=steps, theme=theme)
+            async with aclosing(some) as outcomes:
+                async for outcome in outcomes:
+                    total.add(outcome)
+                    show.advance(bar)
+                    if outcome["wrong"] is not None:
+                        _show_wrong(outcome)
+                    if not _console.is_terminal and total.histories % TELL_EVERY == 0:
+                        _console.print(f"{total.histories:,} of {histories:,} histories, {len(total.wrong)} wrong")
 
-    await asyncio.gather(*(work(first + n * share) for n in range(workers) if n * share < histories))
+    await asyncio.gather(*(work() for _ in range(min(workers, len(waiting)))))
 
 
 async def _goes_wrong(database: str, seed: int, *, steps: int | None, theme: str | None) -> bool:
