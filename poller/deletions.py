@@ -19,7 +19,7 @@ from poller.walk import Read, Reader
 TRIES = 6
 """How often the counts may differ, because the desk moves while they are taken, before a pass gives up."""
 IN_ONE_GO = timedelta(seconds=2)
-"""The longest time between the beginnings of two counts that may be compared at once."""
+"""The longest time that two counts of the desk's and ours behind them may take to be compared at once."""
 _BATCH = 1000
 _COUNTS = 2
 """Requests that a comparison takes when nothing differs, nor fails."""
@@ -125,7 +125,7 @@ class Deletions:
                 "look at the desk: are its conversations there?",
             )
         read = await self._reader.one(newest.since)
-        self._in_one_go = self._desk.requests - requests == _COUNTS and read.asked_at - began < IN_ONE_GO
+        self._in_one_go = self._desk.requests - requests == _COUNTS
         if not read.page.ends:
             self._in_one_go = False
             differed = await self._compare_all(newest)
@@ -145,6 +145,8 @@ class Deletions:
         ours += self._without_a_name(older)
         if ours == total - after:
             self._counted = total, after
+            # What the desk has counted, and we have found gone since, makes up for what had vanished before.
+            self._in_one_go = self._in_one_go and await self._reader.clock() - began < IN_ONE_GO
             return not differed
         if not await self._by_mailbox():
             await self._narrow(older, ours, total - after, after=after)

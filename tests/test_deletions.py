@@ -329,3 +329,23 @@ async def test_counts_that_take_long_have_to_show_the_same_twice(world: World) -
     world.freescout.page = page  # type: ignore[method-assign]
 
     assert (in_one_go, await requests_of_a_pass(world)) == (3, 5)
+
+
+async def test_what_is_found_gone_while_a_count_is_on_its_way_makes_up_for_no_other(world: World) -> None:
+    """The desk has counted it, and we learn that it is gone before we count ours."""
+    world.desk.delete_forever(5)
+    whole = world.freescout.page
+
+    async def page(**query: object) -> Page:
+        answer = await whole(**query)  # type: ignore[arg-type]
+        if query.get("sort") == "createdAt":
+            world.freescout.page = whole  # type: ignore[method-assign]
+            world.desk.delete_forever(250)
+            await world.advance(30)
+            await world.sql.execute("UPDATE freescout_ticket SET gone = true WHERE ticket_id = 250")
+        return answer
+
+    world.freescout.page = page  # type: ignore[method-assign]
+    await world.poll()
+
+    assert await world.wrong() == {}

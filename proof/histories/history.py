@@ -250,6 +250,7 @@ class History:
             (mix.midst, self._act_across_a_pass),
             (mix.glance, self._act_across_a_peek),
             (mix.rewind * bool(self._oracle.passed), self._act_across_a_set_back),
+            (mix.repeat * (self._clock.now() < self._night.clocks_go_back), self._act_across_the_hour),
             (5 * mix.crash, self._crash),
             (5 * mix.away, self._send_a_poller_away),
             (5 * mix.clock, self._jump),
@@ -631,6 +632,28 @@ class History:
             self._clock.advance(self._rng.uniform(1, 3) * TERMS.lease.total_seconds())
         self._send_what_waits()
         await self._let_all_finish()
+
+    async def _act_across_the_hour(self) -> None:
+        """Let people act twice before the clocks go back, and once after; passes read the first and the last.
+
+        So there is a date ahead of the clock that no list has shown, later than one that a list has.
+        """
+        self._one_thing_happens(again=0)
+        await self._pass_alone()
+        self._clock.advance(self._rng.uniform(1, 120))
+        self._one_thing_happens(again=0)
+        self._clock.advance_to(self._night.clocks_go_back + timedelta(minutes=self._rng.uniform(1, 15)))
+        self._one_thing_happens(again=1)
+        await self._pass_alone()
+
+    def _one_thing_happens(self, *, again: float) -> None:
+        self._say(happen(self._desk, self._rng, again=again))
+        self._oracle.note(self._desk.truth(), self._clock.now())
+
+    async def _pass_alone(self) -> None:
+        poller = self._start_poller(8)
+        self._stage.start(poller.process, self._pass(poller))
+        await self._stage.finish(poller.process)
 
     def _send_what_waits(self) -> None:
         if self._working is None or self._working.done():

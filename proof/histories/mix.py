@@ -30,6 +30,7 @@ THEMES: Mapping[str, Mapping[str, float]] = {
         "page_size": 4,
         "away": 0,
         "clock": 0,
+        "repeat": 2,
     },
     "alone": {"away": 0.1, "late": 0.4, "twice": 0.3, "api": 0.2, "replay": 6},
     "back": {"clock": 0.15, "back": 1, "turnover": 0.7, "lost": 0.7, "tickets": 6, "days": 0.1, "page_size": 4},
@@ -226,6 +227,8 @@ class Mix:
     """One that makes lists fail has just come in before a pass, as old as the oldest; another is deleted for ever."""
     fails: float = 0.0
     """A list of several rows answers 500, for no reason that comes again."""
+    repeat: float = 0.0
+    """People act before and after the clocks go back, and passes read what came of it before anything tells of it."""
 
     @classmethod
     def draw(cls, rng: random.Random, theme: str | None = None) -> Self:
