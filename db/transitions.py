@@ -15,7 +15,7 @@ from datetime import datetime
 from sqlalchemy import func, select
 
 from db import schema
-from db.database import Database
+from db.database import OVERTAKEN, Database
 from freescout_audit.asking import CHANNEL, Transition
 from freescout_audit.errors import DatabaseUnavailableError
 from freescout_audit.events import LogEvent
@@ -64,6 +64,10 @@ async def number_for_ever(database: Database, at_fault: LogEvent) -> None:
         try:
             if await number_transitions(database, announce=has_written) or has_written:
                 await asyncio.sleep(REST)
+        except OVERTAKEN:
+            # A writer and this have locked each other's rows of the history, and PostgreSQL chose the writer.
+            database.written.set()
+            await asyncio.sleep(REST)
         except DatabaseUnavailableError:
             await asyncio.sleep(1)  # readiness says so
         except Exception as error:  # noqa: BLE001 - the next time comes, whatever this one met

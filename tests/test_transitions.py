@@ -248,6 +248,27 @@ async def test_what_a_process_committed_before_it_died_is_numbered_by_another(
     numbering.cancel()
 
 
+async def test_that_postgresql_lets_a_writer_of_the_same_rows_go_first_is_no_fault(
+    database: Database, sql: asyncpg.Connection, log: Log
+) -> None:
+    await record_truths(database, [truth("active", -60, asked=0, ticket_id=each) for each in (1, 2)], terms=TERMS)
+    write = "UPDATE freescout_history SET via = via WHERE ticket_id = $1"
+    waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+
+    async with asyncio.timeout(20):
+        async with sql.transaction():
+            await sql.execute(write, 2)
+            numbering = asyncio.create_task(number_for_ever(database, RECEIVER_FAULT))
+            while not await sql.fetchval(waits):
+                pass
+            await sql.execute(write, 1)  # until PostgreSQL has ended one of the two, after a second
+        while len(await read_transitions(database)) < 2:  # noqa: ASYNC110 - the database is asked
+            await asyncio.sleep(0.01)
+    numbering.cancel()
+
+    assert log.lines("receiver.fault") == []
+
+
 async def test_what_waits_for_its_place_is_known_and_since_when(database: Database, clock: Clock) -> None:
     await record_truths(database, [truth("active", -60, asked=0)], terms=TERMS)
     await clock.set(at(90))
