@@ -12,10 +12,11 @@ from collections.abc import Sequence
 from contextlib import suppress
 from datetime import datetime
 
+import asyncpg
 from sqlalchemy import func, select
 
 from db import schema
-from db.database import OVERTAKEN, Database
+from db.database import Database
 from freescout_audit.asking import CHANNEL, Transition
 from freescout_audit.errors import DatabaseUnavailableError
 from freescout_audit.events import LogEvent
@@ -64,7 +65,7 @@ async def number_for_ever(database: Database, at_fault: LogEvent) -> None:
         try:
             if await number_transitions(database, announce=has_written) or has_written:
                 await asyncio.sleep(REST)
-        except OVERTAKEN:
+        except asyncpg.DeadlockDetectedError:
             # A writer and this have locked each other's rows of the history, and PostgreSQL chose the writer.
             database.written.set()
             await asyncio.sleep(REST)

@@ -97,8 +97,8 @@ def check_its_age(answer: DeskResponse) -> None:
     """Check that an answer was not given before it was asked for: by its ``Age``, and by its ``Date``.
 
     Raises:
-        DeskUnavailableError: It may have been true once, or nobody knows when.
-        DeskRefusedError: It does not say.
+        DeskUnavailableError: It may have been true once, or its date is no clock's.
+        DeskRefusedError: It has no date.
     """
     age = answer.headers.get("age", "").strip()
     if age.strip("0, "):

@@ -186,7 +186,7 @@ class Databases:
     async def _make_anew(self, kept: Collection[int]) -> bool:
         """End what others do in it, and empty it; return False when there is more to put right than its rows."""
         assert self._connection is not None
-        while await self._connection.fetch(_END_OTHERS, kept):  # noqa: ASYNC110 - the server tells nobody
+        while await self._connection.fetch(_END_OTHERS, kept):  # noqa: ASYNC110 - PostgreSQL does not tell
             await asyncio.sleep(0.001)
         await self._connection.execute(self._template.clock)
         if await self._connection.fetchval(_FINGERPRINT) != self._fingerprint:
