@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from contextlib import suppress
 from datetime import datetime
 
-import asyncpg
 from sqlalchemy import func, select
 
 from db import schema
@@ -65,10 +64,6 @@ async def number_for_ever(database: Database, at_fault: LogEvent) -> None:
         try:
             if await number_transitions(database, announce=has_written) or has_written:
                 await asyncio.sleep(REST)
-        except asyncpg.DeadlockDetectedError:
-            # A writer and this have locked each other's rows of the history, and PostgreSQL chose the writer.
-            database.written.set()
-            await asyncio.sleep(REST)
         except DatabaseUnavailableError:
             await asyncio.sleep(1)  # readiness says so
         except Exception as error:  # noqa: BLE001 - the next time comes, whatever this one met

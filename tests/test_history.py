@@ -252,6 +252,28 @@ async def test_of_the_time_in_which_our_clock_was_ahead_nothing_is_claimed(cache
     assert await cache.then(at(140)) == "closed"
 
 
+async def test_what_is_stamped_ahead_and_entered_once_our_clock_is_right_again_is_claimed_for_no_moment(
+    cache: Cache,
+) -> None:
+    """PostgreSQL's clock may be set right between the rule's look at it and the entry."""
+    await cache.be_at(1)
+    await record_truths(cache.database, [truth("active", -60, asked=1)], terms=TERMS)
+    await cache.be_at(100)
+    ahead = at(100 + 22 * HOUR)
+    await cache.sql.execute(
+        "UPDATE freescout_ticket SET truth_at = $1, observed_at = $1, expires_at = $2", ahead, ahead + TERMS.lease
+    )
+    await cache.sql.execute("SELECT freescout_note_history('{7}')")
+    assert await cache.now() == "none"
+    await cache.be_at(110)
+    await clear_stamps_ahead(cache.database, look_closely=True)
+    await cache.be_at(120)
+    await record_truths(cache.database, [truth("active", -60, asked=120)], terms=TERMS)
+    await cache.be_at(130)
+
+    assert [await cache.then(at(seconds)) for seconds in (99, 105, 115, 121)] == ["active", "none", "none", "active"]
+
+
 async def test_a_clock_that_was_ahead_takes_no_answer_from_the_time_before(cache: Cache) -> None:
     known = [truth("active", -60, asked=0, ticket_id=ticket) for ticket in (7, 8)]
     await record_truths(cache.database, known, terms=TERMS)

@@ -19,13 +19,20 @@ DO $do$ BEGIN EXECUTE format($create$
             END IF;
         END IF;
         WITH answers AS (
-            SELECT ticket_id, status, state, gone, updated_at IS NOT NULL AS is_dated, grace_until, expires_at,
+            SELECT ticket_id, status, state, gone, updated_at IS NOT NULL AS is_dated,
+                   -- A row with stamps from our own future answers nothing.
+                   CASE WHEN is_ahead THEN 'epoch' ELSE grace_until END AS grace_until,
+                   CASE WHEN is_ahead THEN 'epoch' ELSE expires_at END AS expires_at,
                    updated_at, observed_via, disputed_at IS NULL AS is_settled,
                    CASE WHEN NOT gone AND state = 'published' AND status IS NOT NULL AND updated_at IS NOT NULL
                         THEN status ELSE 'none' END AS settles,
                    CASE WHEN gone THEN 'gone' WHEN state IS NULL OR status IS NULL OR updated_at IS NULL THEN 'unknown'
                         WHEN state <> 'published' THEN 'unpublished' END AS because
-            FROM freescout_ticket WHERE ticket_id = ANY (tickets)
+            FROM freescout_ticket
+            CROSS JOIN LATERAL (
+                SELECT greatest(observed_at, truth_at, disputed_at) > clock + interval '1 second' AS is_ahead
+            ) stamps
+            WHERE ticket_id = ANY (tickets)
         ), compared AS (
             SELECT a.*, h.known_at AS held_since, h.entry_id AS held_entry, h.expires_at AS held_until,
                    coalesce(h.settled, 'none') AS before,

@@ -12,14 +12,17 @@ DO $do$ BEGIN EXECUTE format($create$
         END IF;
         -- One at a time, and each sees what those before it have numbered: whatever is committed later comes later.
         last := freescout_lock_feed(false);
+        -- What a writer has locked just now gets its place when that is committed: waiting for it could be a deadlock.
         WITH unnumbered AS (
-            SELECT ticket_id, known_at, entry_id, row_number() OVER (ORDER BY entry_id) AS place
+            SELECT ticket_id, known_at, entry_id
             FROM freescout_history WHERE before IS NOT NULL AND transition_id IS NULL
-            ORDER BY entry_id LIMIT at_most
+            ORDER BY entry_id LIMIT at_most FOR UPDATE SKIP LOCKED
+        ), placed AS (
+            SELECT *, row_number() OVER (ORDER BY entry_id) AS place FROM unnumbered
         )
-        UPDATE freescout_history h SET transition_id = last + u.place
-        FROM unnumbered u
-        WHERE (h.ticket_id, h.known_at, h.entry_id) = (u.ticket_id, u.known_at, u.entry_id);
+        UPDATE freescout_history h SET transition_id = last + p.place
+        FROM placed p
+        WHERE (h.ticket_id, h.known_at, h.entry_id) = (p.ticket_id, p.known_at, p.entry_id);
         GET DIAGNOSTICS numbered = ROW_COUNT;
         UPDATE freescout_feed SET last_id = last + numbered;
         PERFORM pg_notify('freescout_transition', '');

@@ -192,6 +192,8 @@ class History:
         self._in_the_air: list[tuple[datetime, Attempt]] = []
         self._received: list[Attempt] = []
         self._promised: set[str] = set()
+        self._not_believed: set[bytes] = set()
+        """Bodies of deliveries that were answered 200, and not believed."""
         self._request_ids = count(1)
         self._keys: tuple[Secret, ...] = (Secret(self._desk.webhook_key),)
         self._api_key = self._desk.api_key
@@ -763,8 +765,16 @@ class History:
 
     async def _handle(self, delivery: Attempt, request_id: str) -> tuple[int, str]:
         await self._stage.turn(f"takes {delivery.event} of {delivery.conversation_id}")
+        told_before = delivery.body in self._not_believed
         response = await self._gate(request_of(delivery, request_id))
-        return response.status, (response.text if isinstance(response, web.Response) else None) or ""
+        outcome = (response.text if isinstance(response, web.Response) else None) or ""
+        if told_before and "applied" in outcome:
+            raise WrongError(
+                f"{delivery.event} of {delivery.conversation_id} is believed, and was not when it came before"
+            )
+        if "disputed" in outcome or "stale" in outcome:
+            self._not_believed.add(delivery.body)
+        return response.status, outcome
 
     async def _replay(self) -> None:
         """Send a delivery once more that was taken before: it must not prolong anything."""
@@ -895,8 +905,9 @@ class History:
         for row in await self._cache.outside("SELECT * FROM freescout_ticket ORDER BY ticket_id"):
             self._say(f"  {dict(row)}")
             self._say(f"  {self._oracle.truths_of(row['ticket_id'])}")
-        for row in await self._cache.outside("SELECT * FROM freescout_lease"):
-            self._say(f"  {dict(row)}")
+        for table in ("freescout_lease", "freescout_lease_history", "freescout_history"):
+            for row in await self._cache.outside(f"TABLE {table} ORDER BY 1, 2"):
+                self._say(f"  {table}: {dict(row)}")
 
     def _say(self, line: str) -> None:
         if self._tell:

@@ -220,7 +220,7 @@ MUTANTS = (
     Mutant(
         "what was not believed once is news when it comes again",
         ((RULE, "if newer and doubted is not None and said.updated_at <= doubted:", "if False:"),),
-        theme="alone",
+        theme="ahead",
     ),
     Mutant(
         "a total counts who we do not hold",
