@@ -4,21 +4,17 @@ Everything is our own code and the simulated desk, on a real PostgreSQL, in one 
 """
 
 import asyncio
-import json
 import math
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
-from itertools import count
 from zoneinfo import ZoneInfo
-
-from aiohttp import web
 
 from db import lease
 from freescout_audit.errors import DatabaseUnavailableError
-from freescout_audit.rule import FUTURE_TOLERANCE, Terms
+from freescout_audit.rule import Terms
 from poller.freescout import DeskError, DeskResponse, FreeScout
 from poller.passes import Passes
 from poller.peek import Peeks
@@ -37,17 +33,13 @@ from proof.histories.desk_life import (
     turn_over,
 )
 from proof.histories.faults import FaultLog
-from proof.histories.http import PATH, Handler, make_handler, not_what_was_asked, request_of
+from proof.histories.http import PATH, not_what_was_asked
 from proof.histories.mix import Mix
+from proof.histories.network import LATEST, AskedDesk, Courier
 from proof.histories.oracle import Oracle, WrongError
 from proof.histories.stage import Process, Stage, play_on
 from settings import Secret
 from simulator import (
-    Api,
-    ApiFault,
-    ApiRequest,
-    Attempt,
-    DeliveryError,
     ManualClock,
     Worker,
 )
@@ -59,13 +51,8 @@ MANY_ROUNDS = 100
 TERMS = Terms()
 OVERLAP = timedelta(seconds=3900)
 _REPORTS = "SELECT * FROM freescout_lease CROSS JOIN freescout_poller"
-LATEST = 90 * 60
-"""Seconds that the network may keep a delivery."""
-LYING_DATES = tuple(datetime(year, 12, 31, 23, 59, 59, tzinfo=UTC) for year in (1970, 2030, 9999))
 OUR_JUMPS = (20, 22, 23, 30)
 """Hours: more than a history lasts, so that no stamp that was written meanwhile comes true in it."""
-PATIENCE = timedelta(seconds=60)
-"""How long a poller waits for an answer."""
 _DROPPED = ("*", "sortField", "sortOrder", "pageSize", "page", "page", "page")
 """What a proxy may drop of a query string; what else there is only shows rows that are true as well."""
 _ANSWERED, _WRITTEN, _MOST_TURNS = 3, 8, 60
@@ -178,32 +165,26 @@ class History:
         )
         self._desk.populate(self._mix.tickets, days=self._mix.days)
         self._desk.register_webhook("http://receiver.test" + PATH)
-        self._api = Api(self._desk)
         self._worker = Worker(self._desk)
-        self._faulty = False
-        self._dropped: frozenset[str] = frozenset()
-        """What a proxy drops of some list requests."""
-        self._told: datetime | timedelta = timedelta()
-        """What a ``Date`` that lies says, or how far it is from any clock; and until when it does."""
-        self._lies_until = LONG_AGO
         self._stage = Stage(rng)
         self._world = Process("FreeScout's worker")
         self._working: asyncio.Task[object] | None = None
-        self._in_the_air: list[tuple[datetime, Attempt]] = []
-        self._received: list[Attempt] = []
-        self._promised: set[str] = set()
-        self._not_believed: set[bytes] = set()
-        """Bodies of deliveries that were answered 200, and not believed."""
-        self._request_ids = count(1)
         self._keys: tuple[Secret, ...] = (Secret(self._desk.webhook_key),)
-        self._api_key = self._desk.api_key
+        self._asked = AskedDesk(self._desk, stage=self._stage, rng=rng, clock=self._clock, mix=self._mix, say=self._say)
+        self._courier = Courier(
+            cache,
+            terms=TERMS,
+            stage=self._stage,
+            rng=rng,
+            clock=self._clock,
+            mix=self._mix,
+            say=self._say,
+            keys=lambda: self._keys,
+        )
         self._operator_acts: list[tuple[datetime, Callable[[], None]]] = []
         self._jumped_since_a_pass = False
         self._looked_at = (-1, start)
         self._disputed = False
-        self._ahead = [timedelta()]
-        """How far the desk's clock was ahead of ours, as measured, at each look."""
-        self._receiver, self._gate = self._start_receiver()
         self._pollers = [
             self._start_poller(n) for n in range(1, 3 if rng.random() < (1 if two_pollers else 0.3) else 2)
         ]
@@ -233,8 +214,9 @@ class History:
         finally:
             if self.outcome.wrong is not None and self._tell:
                 await self._tell_what_is_held()
+            self.outcome.answered = len(self._courier.received)
             self._set_faults(on=False)
-            for process in (self._receiver, self._world, *(poller.process for poller in self._pollers)):
+            for process in (self._courier.receiver, self._world, *(poller.process for poller in self._pollers)):
                 await self._stage.kill(process)
         return self.outcome
 
@@ -246,7 +228,7 @@ class History:
             (6.0 if self._stage.waiting else 0.0, self._go_on),
             (3.0, self._let_time_pass),
             (3.0, self._let_people_act),
-            (mix.replay * bool(self._received), self._replay),
+            (mix.replay * bool(self._courier.received), self._replay),
             (mix.peek * bool(self._oracle.passed), self._peek_alone),
             (mix.across * bool(self._oracle.passed), self._peek_across_a_pass),
             (mix.midst, self._act_across_a_pass),
@@ -336,7 +318,7 @@ class History:
         self._say("no ticket makes lists fail")
 
     async def _crash(self) -> None:
-        process = self._rng.choice([self._receiver, *(poller.process for poller in self._pollers)])
+        process = self._rng.choice([self._courier.receiver, *(poller.process for poller in self._pollers)])
         await self._stage.kill(process)
         self._say(f"{process.name} is killed")
         await self._restart_the_dead()
@@ -411,7 +393,7 @@ class History:
         key, api_key = Secret(self._desk.webhook_key), self._desk.api_key
 
         def tell() -> None:
-            self._keys, self._api_key = (key, old), api_key
+            self._keys, self._asked.key = (key, old), api_key
             self._say("the operator sets the new keys")
 
         self._say("APP_KEY changes")
@@ -427,9 +409,8 @@ class History:
             if due <= now:
                 del self._back_at[number]
                 self._pollers[number] = self._start_poller(number + 1)
-        for arrival in [entry for entry in self._in_the_air if entry[0] <= now]:
-            self._in_the_air.remove(arrival)
-            self._stage.start(self._world, self._receive(arrival[1]))
+        for delivery in self._courier.arrivals(until=now):
+            self._stage.start(self._world, self._courier.receive(delivery))
         worker_due = self._worker.next_due()
         if worker_due is not None and worker_due <= now:
             self._send_what_waits()
@@ -457,10 +438,10 @@ class History:
             self._stage.start(poller.process, self._ask(poller))
 
     async def _restart_the_dead(self) -> None:
-        if not self._receiver.alive:
+        if not self._courier.receiver.alive:
             self.outcome.deaths += 1
-            await self._stage.kill(self._receiver)
-            self._receiver, self._gate = self._start_receiver()
+            await self._stage.kill(self._courier.receiver)
+            self._courier.start_receiver()
             self._say("a new receiver")
         for number, poller in enumerate(self._pollers):
             if not poller.process.alive and number not in self._back_at:
@@ -471,20 +452,17 @@ class History:
 
     # Our processes.
 
-    def _start_receiver(self) -> tuple[Process, Handler]:
-        return Process("receiver"), make_handler(self._cache, TERMS, lambda: self._keys)
-
     def _start_poller(self, number: int) -> _Poller:
         process = Process(f"poller {number}")
         lies: list[str] = []
 
         async def ask(path: str, query: Mapping[str, str], /) -> DeskResponse:
-            answer = await self._ask_the_desk(path, query)
+            answer = await self._asked.ask(path, query)
             if answer.status == HTTPStatus.OK and path == "conversations" and not_what_was_asked(answer, query):
                 lies.append(str(dict(query)))
             return answer
 
-        desk, asked = FreeScout(ask, sleep=self._sleep), FreeScout(self._ask_the_desk, sleep=self._sleep)
+        desk, asked = FreeScout(ask, sleep=self._sleep), FreeScout(self._asked.ask, sleep=self._sleep)
         passes = Passes(desk, self._cache, terms=TERMS, overlap=OVERLAP, page_size=self._mix.page_size)
         questions = Questions(
             asked,
@@ -495,7 +473,7 @@ class History:
             sleep=self._sleep,
         )
         # In a lane of their own, as in life.
-        aside = FreeScout(self._ask_the_desk, sleep=self._sleep)
+        aside = FreeScout(self._asked.ask, sleep=self._sleep)
         peeks = Peeks(aside, self._cache, terms=TERMS, every=PEEK_EVERY, clock=lambda: self._clock.now().timestamp())
         return _Poller(process, desk, lies, passes, questions, peeks)
 
@@ -604,7 +582,7 @@ class History:
         """Let FreeScout's worker send what is due, and the receiver take it, while everybody else waits."""
         self._clock.advance(self._rng.uniform(0, _NAP))
         self._send_what_waits()
-        for process in (self._world, self._receiver, self._world):
+        for process in (self._world, self._courier.receiver, self._world):
             await self._stage.finish(process)
         await self._restart_the_dead()
 
@@ -659,7 +637,7 @@ class History:
 
     def _send_what_waits(self) -> None:
         if self._working is None or self._working.done():
-            self._working = self._stage.start(self._world, self._worker.run_due(self._carry))
+            self._working = self._stage.start(self._world, self._worker.run_due(self._courier.carry))
 
     async def _beat(self) -> None:
         try:
@@ -671,123 +649,19 @@ class History:
         """Wait as a poller does before it asks again: until so much time has passed, or all have nothing to do."""
         await self._stage.turn(f"has waited {seconds:.0f} s")
 
-    # Between us and the desk.
-
-    async def _ask_the_desk(self, path: str, query: Mapping[str, str], /) -> DeskResponse:
-        stage, rng, faults = self._stage, self._rng, self._desk.faults
-        sent = self._clock.now()
-        await stage.turn(f"asks for {path}")
-        if self._faulty and rng.random() < self._mix.api:
-            faults.api = rng.choice(list(ApiFault))
-        if self._mix.dropped:
-            drops = self._faulty and rng.random() < self._mix.dropped
-            faults.dropped = self._dropped if drops else frozenset()
-        several = path == "conversations" and query["pageSize"] != "1"
-        if self._mix.fails and self._faulty and several and rng.random() < self._mix.fails:
-            faults.api = ApiFault.SERVER_ERROR
-        if self._mix.dates:
-            faults.date = self._lie() if self._faulty else None
-        headers = {"X-FreeScout-API-Key": self._api_key, "Accept": "application/json"}
-        answer = self._api.answer(ApiRequest("GET", f"/api/{path}", query, headers))
-        self._say(f"the desk answers {answer.status} to {path} {dict(query)}")
-        faults.api = faults.date = None
-        slow = self._faulty and rng.random() < self._mix.slow
-        for _ in range(rng.randint(1, 3) if slow else 1):
-            await stage.turn(f"waits for {path}")
-        if answer.hangs or self._clock.now() - sent > PATIENCE:
-            raise TimeoutError("no answer in time")
-        if answer.broken_at is not None:
-            raise ConnectionError("broken off")
-        return DeskResponse(
-            status=answer.status, headers={name.lower(): value for name, value in answer.headers}, body=answer.body
-        )
-
-    def _lie(self) -> datetime | None:
-        """Return what a ``Date`` says that lies, once or for a while; None: it tells the truth."""
-        now = self._clock.now()
-        if self._lies_until < now:
-            if self._rng.random() >= self._mix.dates:
-                return None
-            lies: Sequence[datetime | timedelta] = (*LYING_DATES, *(timedelta(days=days) for days in (-20, -2, 2, 20)))
-            self._told = self._rng.choice(lies)
-            self._lies_until = now + timedelta(seconds=self._rng.choice((0, 0, 600)))
-        return self._told if isinstance(self._told, datetime) else now + self._told
-
-    async def _carry(self, delivery: Attempt, /) -> int:
-        """Carry a delivery through a bad network."""
-        rng, mix = self._rng, self._mix
-        await self._stage.turn(f"sends {delivery.event} of {delivery.conversation_id}")
-        fate = rng.random() if self._faulty else 1.0
-        if (fate := fate - mix.late) < 0:
-            self._float(delivery)
-            raise DeliveryError("30 s passed")
-        if (fate := fate - mix.twice) < 0:
-            self._float(delivery)
-        status = await self._receive(delivery)
-        if status is None or (self._faulty and rng.random() < mix.unanswered):
-            raise DeliveryError("no answer")
-        return status
-
-    def _float(self, delivery: Attempt) -> None:
-        overdue = self._rng.random() < self._mix.overdue
-        seconds = (
-            self._rng.uniform(3600, LATEST) if overdue else self._rng.uniform(0, self._rng.choice((5, 120, LATEST)))
-        )
-        self._in_the_air.append((self._clock.now() + timedelta(seconds=seconds), delivery))
-
-    async def _receive(self, delivery: Attempt) -> int | None:
-        """Give a delivery to the receiver; None when it died over it."""
-        request_id = f"delivery-{next(self._request_ids)}"
-        before = len(self._ahead) - 1
-        handling = self._stage.start(self._receiver, self._handle(delivery, request_id))
-        try:
-            await asyncio.wait((handling,))
-        except asyncio.CancelledError:
-            return None
-        if handling.cancelled():
-            return None
-        status, outcome = handling.result()
-        self._say(f"{delivery.event} of {delivery.conversation_id} is answered {status} {outcome}")
-        if status == 200:
-            self.outcome.answered += 1
-            self._promised.add(request_id)
-            self._received.append(delivery)
-        if "applied" in outcome:
-            self._is_not_from_the_future(delivery, max(self._ahead[before:]))
-        return status
-
-    def _is_not_from_the_future(self, delivery: Attempt, ahead: timedelta) -> None:
-        """What is dated later than the desk's clock can be is not believed."""
-        dated = datetime.fromisoformat(json.loads(delivery.body)["updatedAt"])
-        latest = self._clock.now() + self._cache.most_ahead + ahead + FUTURE_TOLERANCE
-        if dated > latest:
-            raise WrongError(f"{delivery.event} of {delivery.conversation_id} is believed, and dated {dated:%H:%M:%S}")
-
-    async def _handle(self, delivery: Attempt, request_id: str) -> tuple[int, str]:
-        await self._stage.turn(f"takes {delivery.event} of {delivery.conversation_id}")
-        told_before = delivery.body in self._not_believed
-        response = await self._gate(request_of(delivery, request_id))
-        outcome = (response.text if isinstance(response, web.Response) else None) or ""
-        if told_before and "applied" in outcome:
-            raise WrongError(
-                f"{delivery.event} of {delivery.conversation_id} is believed, and was not when it came before"
-            )
-        if "disputed" in outcome or "stale" in outcome:
-            self._not_believed.add(delivery.body)
-        return response.status, outcome
+    # Watching, and the end.
 
     async def _replay(self) -> None:
         """Send a delivery once more that was taken before: it must not prolong anything."""
-        delivery = self._rng.choice(self._received)
+        delivery = self._rng.choice(self._courier.received)
         if delivery.conversation_id is None:
             return
         ticket_id = delivery.conversation_id
-        await self._stage.finish(self._receiver)
+        await self._stage.finish(self._courier.receiver)
         await self._restart_the_dead()
         before = (await self._cache.look()).tickets.get(ticket_id)
         faults, self._cache.faults = self._cache.faults, CacheFaults()
-        handled = self._handle(delivery, f"replay-{next(self._request_ids)}")
-        status, outcome = await self._stage.alone(self._receiver, handled)
+        status, outcome = await self._courier.replay(delivery)
         self._cache.faults = faults
         after = (await self._cache.look()).tickets.get(ticket_id)
         self._say(f"a replay of {delivery.event} of {ticket_id} is answered {status} {outcome}")
@@ -795,8 +669,6 @@ class History:
             return
         if after.expires > max(before.expires, self._cache.clock):
             raise WrongError(f"a replay prolonged ticket {ticket_id} from {before.expires} to {after.expires}")
-
-    # Watching, and the end.
 
     async def _look(self) -> Look:
         """Look at what readers get, and hold it against the truth."""
@@ -807,7 +679,7 @@ class History:
             raise WrongError(f"an unexpected error: {self._log.lines[0]}")
         look = await self._cache.look()
         await self._afterwards.look(look)
-        self._ahead.append(look.ahead)
+        self._courier.ahead.append(look.ahead)
         self._disputed = any(seen.disputed for seen in look.tickets.values())
         ahead = timedelta(seconds=self._desk.faults.clock_offset)
         self._oracle.judge(look, self._clock.now(), truly_ahead=ahead)
@@ -819,7 +691,7 @@ class History:
             await self._look()
 
     def _set_faults(self, *, on: bool) -> None:
-        self._faulty = on
+        self._asked.faulty = self._courier.faulty = on
         self._cache.faults = self._mix.cache if on else CacheFaults()
         self._desk.faults.drop_chance = self._mix.lost if on else 0.0
         self._desk.faults.reorder_chance = self._mix.reordered if on else 0.0
@@ -828,9 +700,9 @@ class History:
         self._desk.faults.cache = 600 if on and self._mix.cached else 0
         if self._mix.cached:
             self._desk.faults.cache_tells = self._rng.choice(("age", "date"))
-        self._dropped = frozenset({self._rng.choice(_DROPPED)} if on and self._mix.dropped else ())
-        if self._dropped:
-            self._say(f"a proxy drops {min(self._dropped)} now and then")
+        self._asked.dropped = frozenset({self._rng.choice(_DROPPED)} if on and self._mix.dropped else ())
+        if self._asked.dropped:
+            self._say(f"a proxy drops {min(self._asked.dropped)} now and then")
         self._desk.faults.dropped = frozenset()
         self._heal()
 
@@ -840,7 +712,7 @@ class History:
         if self._cache.ahead:
             self._let_our_clock_be(0)
         self._set_faults(on=False)
-        self._keys, self._api_key = (Secret(self._desk.webhook_key), self._keys[0]), self._desk.api_key
+        self._keys, self._asked.key = (Secret(self._desk.webhook_key), self._keys[0]), self._desk.api_key
         self._operator_acts.clear()
         self._back_at.clear()
         self._unpolled = False
@@ -853,10 +725,9 @@ class History:
         while self._clock.now() < end:
             self._clock.advance(LATEST / 3)
             await self._stage.alone(self._pollers[0].process, self._beat())
-            for _, delivery in self._in_the_air:
-                self._stage.start(self._world, self._receive(delivery))
-            self._in_the_air.clear()
-            self._stage.start(self._world, self._worker.run_due(self._carry))
+            for delivery in self._courier.arrivals():
+                self._stage.start(self._world, self._courier.receive(delivery))
+            self._stage.start(self._world, self._worker.run_due(self._courier.carry))
             await self._let_all_finish()
         await self._settle_everything()
         journal = await self._cache.outside(
@@ -864,7 +735,7 @@ class History:
         )
         named = {row[name] for row in journal for name in ("request_id", "replayed_request_id")}
         # Of what was sent again more than once only the last has its request id there.
-        if len(missing := self._promised - named) > sum(row["more"] for row in journal):
+        if len(missing := self._courier.promised - named) > sum(row["more"] for row in journal):
             raise WrongError(f"answered 200 and not in the journal: {sorted(missing)}")
         await self._afterwards.judge(await self._look())
 
