@@ -13,8 +13,9 @@ from http import HTTPStatus
 from zoneinfo import ZoneInfo
 
 from db import lease
+from freescout_audit.desk_clock import REPEATED_HOUR
 from freescout_audit.errors import DatabaseUnavailableError
-from freescout_audit.rule import Terms
+from freescout_audit.rule import FUTURE_TOLERANCE, Terms
 from poller.freescout import DeskError, DeskResponse, FreeScout
 from poller.passes import Passes
 from poller.peek import Peeks
@@ -33,16 +34,13 @@ from proof.histories.desk_life import (
     turn_over,
 )
 from proof.histories.faults import FaultLog
-from proof.histories.http import PATH, not_what_was_asked
+from proof.histories.http import PATH, dates_of, not_what_was_asked
 from proof.histories.mix import Mix
 from proof.histories.network import LATEST, AskedDesk, Courier
 from proof.histories.oracle import Oracle, WrongError
 from proof.histories.stage import Process, Stage, play_on
 from settings import Secret
-from simulator import (
-    ManualClock,
-    Worker,
-)
+from simulator import ManualClock, Worker
 
 STEPS = 60
 LONG = timedelta(seconds=30)
@@ -57,6 +55,8 @@ _DROPPED = ("*", "sortField", "sortOrder", "pageSize", "page", "page", "page")
 """What a proxy may drop of a query string; what else there is only shows rows that are true as well."""
 _ANSWERED, _WRITTEN, _MOST_TURNS = 3, 8, 60
 """The turns of a peek until FreeScout has answered it and until it is written, and those of a pass, more or less."""
+_PLAINLY_LATE = FUTURE_TOLERANCE + timedelta(seconds=10)
+"""How far ahead of the clock the date of a row has to be for a pass to see that dates repeat."""
 _NAP = 6.0
 """Seconds in which FreeScout's worker looks at its queue at least once."""
 PASS_EVERY = timedelta(seconds=120)
@@ -93,6 +93,8 @@ class _Poller:
     """That of its passes."""
     lies: list[str]
     """Answers to its pass that are plainly not to what was asked."""
+    late: list[datetime]
+    """Dates of rows that its pass was shown, and that were yet to come."""
     passes: Passes
     questions: Questions
     peeks: Peeks
@@ -182,7 +184,7 @@ class History:
             keys=lambda: self._keys,
         )
         self._operator_acts: list[tuple[datetime, Callable[[], None]]] = []
-        self._jumped_since_a_pass = False
+        self._jumped_since_a_pass = self._has_jumped = False
         self._looked_at = (-1, start)
         self._disputed = False
         self._pollers = [
@@ -337,7 +339,7 @@ class History:
         """
         if self._jumped_since_a_pass:
             return
-        self._jumped_since_a_pass = True
+        self._jumped_since_a_pass = self._has_jumped = True
         back = seconds is None and self._rng.random() < self._mix.back
         if seconds is None:
             far, signs = ((8000,), (-1,)) if back else ((2, 30, 600, 3600, 8000), (-1, 1))
@@ -455,11 +457,14 @@ class History:
     def _start_poller(self, number: int) -> _Poller:
         process = Process(f"poller {number}")
         lies: list[str] = []
+        late: list[datetime] = []
 
         async def ask(path: str, query: Mapping[str, str], /) -> DeskResponse:
             answer = await self._asked.ask(path, query)
             if answer.status == HTTPStatus.OK and path == "conversations" and not_what_was_asked(answer, query):
                 lies.append(str(dict(query)))
+            if answer.status == HTTPStatus.OK and "updatedSince" in query:
+                late.extend(date for date in dates_of(answer) if date > self._clock.now() + _PLAINLY_LATE)
             return answer
 
         desk, asked = FreeScout(ask, sleep=self._sleep), FreeScout(self._asked.ask, sleep=self._sleep)
@@ -475,11 +480,12 @@ class History:
         # In a lane of their own, as in life.
         aside = FreeScout(self._asked.ask, sleep=self._sleep)
         peeks = Peeks(aside, self._cache, terms=TERMS, every=PEEK_EVERY, clock=lambda: self._clock.now().timestamp())
-        return _Poller(process, desk, lies, passes, questions, peeks)
+        return _Poller(process, desk, lies, late, passes, questions, peeks)
 
     async def _pass(self, poller: _Poller) -> None:
         requests = poller.desk.requests
         poller.lies.clear()
+        poller.late.clear()
         try:
             await lease.beat(self._cache, TERMS)
             jumps_seen = self._jumped_since_a_pass
@@ -491,6 +497,8 @@ class History:
             if jumps_seen:
                 self._jumped_since_a_pass = False
             self._say(f"{poller.process.name}: its pass is complete")
+            if poller.late and not (self._has_jumped or self._cache.has_jumped):
+                self._oracle.late_shown = self._oracle.late_shown or self._clock.now()
             if poller.lies:
                 raise WrongError(f"a pass is complete over a list that is not to what was asked: {poller.lies[0]}")
         finally:
@@ -616,15 +624,25 @@ class History:
     async def _act_across_the_hour(self) -> None:
         """Let people act twice before the clocks go back, and once after; passes read the first and the last.
 
-        So there is a date ahead of the clock that no list has shown, later than one that a list has.
+        So there is a date ahead of the clock that no list has shown, later than one that a list has. What tells of it
+        may come when it is no longer from the future, and no poller is there any more.
         """
         self._one_thing_happens(again=0)
         await self._pass_alone()
         self._clock.advance(self._rng.uniform(1, 120))
         self._one_thing_happens(again=0)
+        second = self._clock.now()
+        self._send_what_waits()
+        await self._let_all_finish()
         self._clock.advance_to(self._night.clocks_go_back + timedelta(minutes=self._rng.uniform(1, 15)))
         self._one_thing_happens(again=1)
+        self._clock.advance(self._rng.uniform(3, 10))
         await self._pass_alone()
+        if self._rng.random() < HALF:
+            for _ in self._pollers:
+                await self._send_a_poller_away()
+            came_true = second + REPEATED_HOUR + timedelta(seconds=self._rng.uniform(0, LATEST / 3))
+            self._clock.advance_to(max(came_true, self._clock.now()))
 
     def _one_thing_happens(self, *, again: float) -> None:
         self._say(happen(self._desk, self._rng, again=again))

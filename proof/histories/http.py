@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from datetime import datetime
 from types import SimpleNamespace
 
 from aiohttp import StreamReader, web
@@ -86,6 +87,12 @@ def request_of(delivery: Attempt, request_id: str) -> web.Request:
 
 _UNUSED = SimpleNamespace(transport=None, ssl_context=None, peername=None, sockname=None)
 """Stands in for the connection, its writer and its task."""
+
+
+def dates_of(answer: DeskResponse) -> Sequence[datetime]:
+    """Return the dates of the last change that a list bears."""
+    rows = json.loads(answer.body)["_embedded"]["conversations"]
+    return [datetime.fromisoformat(row["updatedAt"]) for row in rows]
 
 
 def not_what_was_asked(answer: DeskResponse, query: Mapping[str, str]) -> bool:

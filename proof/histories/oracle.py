@@ -46,6 +46,8 @@ class Oracle:
     """When the desk's clock was set back the last time before any pass was complete."""
     dated_late_until: datetime | None = None
     """Until when what happened bore a date that is an hour late; None: it never did."""
+    late_shown: datetime | None = None
+    """When a pass was complete that was shown such a date: what is read later is known to be younger."""
     _ours_jumped: bool = False
     """PostgreSQL's clock has jumped."""
     _unread: tuple[timedelta, timedelta] = (timedelta(), timedelta())
@@ -137,15 +139,18 @@ class Oracle:
     def _was_dated_late(self, ticket: _Ticket, seen: Seen) -> bool:
         """Tell whether nothing showed that it was wrong: a delivery of what bears a date too late, and no pass since.
 
-        So is the date of what happened in the first pass of a repeated hour in some zones, and of what happened before
-        the desk's clock was set back, if no complete pass had read that clock before.
+        So is the date of what happened in the first pass of a repeated hour in some zones, until the ticket is read
+        when a pass has been shown such a date, and of what happened before the desk's clock was set back, if no
+        complete pass had read that clock before.
 
         docs/proof.md says so under "Not covered".
         """
         claimed = seen.claimed_at
         if claimed is None or (self.passed is not None and self.passed >= claimed):
             return False
-        ends = [end for end in (self.dated_late_until, self.set_back_before) if end is not None]
+        is_known = self.late_shown is not None and seen.truth_at is not None and seen.truth_at > self.late_shown
+        late = (None if is_known else self.dated_late_until), self.set_back_before
+        ends = [end for end in late if end is not None]
         return any(answer == seen.answer and since <= max(ends) for since, answer in ticket.truths) if ends else False
 
     def _was_true_since_it_was_read(self, ticket_id: int, ticket: _Ticket, seen: Seen) -> None:
