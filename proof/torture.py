@@ -57,6 +57,9 @@ UNDO_HASTE, RETRY_HASTE = 30, 120
 LONGEST_PAUSE = 0.7
 """Seconds between one recovery and the next kill, at the most."""
 LOOK_EVERY = 0.2
+_SWEPT = {"autovacuum_naptime": "1s"}
+"""A PostgreSQL that is killed every few seconds comes to no autovacuum otherwise, which waits for a minute: what lies
+about makes the witness's look at all tickets take longer than it may, and a recovery is not seen."""
 
 KINDS = {"receiver": 5, "poller": 4, "postmaster": 3, "backend": 2, "all three": 1}
 """Who is killed how often."""
@@ -297,7 +300,7 @@ async def torture(story: Sequence[str], *, seed: int, folder: Path, options: Map
 
     ``options`` are PostgreSQL's; without any it is as durable as it comes.
     """
-    server = EmbeddedPostgres(folder / "postgres", options=options, progress=lambda _: None)
+    server = EmbeddedPostgres(folder / "postgres", options=_SWEPT | dict(options or {}), progress=lambda _: None)
     await asyncio.to_thread(server.start)
     marks = {"DATABASE_URL": server.url()}
     try:
