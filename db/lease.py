@@ -198,7 +198,9 @@ async def see_through(
                 begun_by_pass=case((_begun > row["now"], asked_at), else_=func.greatest(_begun, asked_at)),
             )
         )
-    return DeskClock(at=desk_clock, offset=noted.clock_offset, seen_through=noted.seen_through or desk_clock)
+    return DeskClock(
+        at=desk_clock, asked_at=asked_at, offset=noted.clock_offset, seen_through=noted.seen_through or desk_clock
+    )
 
 
 async def see_rows_ahead(
@@ -225,15 +227,19 @@ async def renew(
     terms: Terms,
     rows: int,
     requests: int,
-) -> float:
-    """Renew the lease for a complete pass, unless a later one has done so; return the seconds it took.
+) -> float | None:
+    """Renew the lease for a complete pass, and return the seconds that it took; None when a later one has overtaken it.
 
+    What the later one may lack is not written by this one, and missing when it counts what we hold.
     ``covered_through``: the latest date that the pass has seen, or would have seen; no claim as old is news.
     """
     renewed = schema.lease.c.renewed_by_pass
     renewal = (
         update(schema.lease)
-        .where(or_(renewed.is_(None), renewed < beginning.asked_at, renewed > schema.now + AHEAD))
+        .where(
+            or_(renewed.is_(None), renewed < beginning.asked_at, renewed > schema.now + AHEAD),
+            or_(_begun.is_(None), _begun <= clock.asked_at, _begun > schema.now),
+        )
         .values(
             lease_until=beginning.asked_at + terms.lease,
             complete_through=clock.at,
@@ -245,10 +251,11 @@ async def renew(
     )
     async with database.transaction() as connection:
         ended_at: datetime = await connection.scalar(select(schema.now))
+        if await connection.scalar(renewal) is None:
+            return None
         seconds = (ended_at - beginning.asked_at).total_seconds()
-        if await connection.scalar(renewal) is not None:
-            await _report_pass(connection, seconds, rows, requests, clock.offset)
-    return seconds
+        await _report_pass(connection, seconds, rows, requests, clock.offset)
+        return seconds
 
 
 async def _report_pass(

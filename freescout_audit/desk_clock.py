@@ -26,6 +26,8 @@ class DeskClock(msgspec.Struct, frozen=True, kw_only=True):
     """The desk's clock at an answer, and how far it was ahead of ours."""
 
     at: datetime
+    asked_at: datetime
+    """Our clock before the request."""
     offset: timedelta
     seen_through: datetime
     """A claim dated no later than this is no news to a pass that begins at this answer."""

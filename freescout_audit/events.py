@@ -117,6 +117,11 @@ PASS_STARTED = LogEvent("pass.started", "debug", "A pass begins to read what cha
 PASS_COMPLETED = LogEvent(
     "pass.completed", "info", "A pass is complete and vouches for everything: the lease is renewed."
 )
+PASS_OVERTAKEN = LogEvent(
+    "pass.overtaken",
+    "info",
+    "A pass is complete and vouches for nothing: another poller has begun one meanwhile, which renews the lease.",
+)
 PASS_FAILED = LogEvent(
     "pass.failed", "error", "A pass could not be completed; the lease is not renewed, the next pass tries again."
 )

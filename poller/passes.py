@@ -17,6 +17,7 @@ from freescout_audit.events import (
     DATABASE_CLOCK_WENT_BACK,
     DESK_CLOCK_WENT_BACK,
     PASS_COMPLETED,
+    PASS_OVERTAKEN,
     PASS_STARTED,
     TICKET_MISSING,
 )
@@ -81,7 +82,7 @@ class Passes:
         self._looked = False
 
     async def run(self) -> None:
-        """Make a pass and renew the lease.
+        """Make a pass and renew the lease, unless a later pass, another poller's, has overtaken it.
 
         Raises:
             DeskError: The pass is not complete; the lease stays as it was.
@@ -116,6 +117,9 @@ class Passes:
             rows=self._rows,
             requests=requests,
         )
+        if seconds is None:
+            emit(PASS_OVERTAKEN)
+            return
         emit(
             PASS_COMPLETED,
             rows=self._rows,

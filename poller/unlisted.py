@@ -80,9 +80,10 @@ class Unlisted:
         tickets: set[int] = set()
         nameless: list[Second] = []
         for second, missing in (await self._search(listed, shown)).items():
-            found = await self._tickets(listed, second, shown, missing)
-            tickets |= found
-            unknown = missing - len(found)
+            overlooked = await self._overlooked(listed, second, shown, missing)
+            unlisted = await self._tickets(listed, second, shown.keys() | overlooked, missing - len(overlooked))
+            tickets |= overlooked | unlisted
+            unknown = missing - len(overlooked) - len(unlisted)
             nameless += [second] * unknown
             if unknown > 0:
                 self.met.add(second)
@@ -117,10 +118,34 @@ class Unlisted:
         self._found |= found.keys()
         return found
 
-    async def _tickets(self, listed: Listed, second: Second, shown: Mapping[int, Sighting], missing: int) -> set[int]:
-        """Return the tickets created in a second that the list should show, each asked about by itself."""
+    async def _overlooked(
+        self, listed: Listed, second: Second, shown: Mapping[int, Sighting], missing: int
+    ) -> set[int]:
+        """Return what a list of that second alone shows: it was missing only because the longer one moved."""
+        rows = missing + sum(row.created_at == second for row in shown.values())
+        asked_at = await self._reader.clock()
+        try:
+            with self._reader.of_now(asked_at):
+                page = await self._reader.desk.page(
+                    size=min(rows, self._reader.size),
+                    sort="createdAt",
+                    updated_since=listed.updated_since,
+                    created_since=second,
+                    mailboxes=listed.mailboxes,
+                    once=True,
+                )
+        except DeskServerError:
+            return set()
+        new = [row for row in page.sightings if row.created_at == second and row.ticket_id not in shown]
+        await self._write([Truth(ticket_id=row.ticket_id, sighting=row, asked_at=asked_at) for row in new])
+        return {row.ticket_id for row in new}
+
+    async def _tickets(self, listed: Listed, second: Second, shown: Collection[int], missing: int) -> set[int]:
+        """Return the tickets created in a second that make lists fail, each asked about by itself."""
         found: set[int] = set()
-        held = sorted(await self._census.created_in(second) - shown.keys())
+        if missing <= 0:
+            return found
+        held = sorted(await self._census.created_in(second) - set(shown))
         for ticket_id in held[:_ASKED]:
             if await self._is_of(listed, ticket_id, second, held=True):
                 found.add(ticket_id)

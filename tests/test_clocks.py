@@ -398,7 +398,12 @@ class TestOurOwnClock:
         await lease.renew(
             world.database,
             beginning,
-            clock=DeskClock(at=world.clock.now(), offset=timedelta(), seen_through=world.clock.now()),
+            clock=DeskClock(
+                at=world.clock.now(),
+                asked_at=beginning.asked_at,
+                offset=timedelta(),
+                seen_through=world.clock.now(),
+            ),
             covered_through=world.clock.now(),
             terms=Terms(),
             rows=0,

@@ -42,7 +42,8 @@ class Cache:
         """Beat, and renew the lease, as a pass does that finds nothing new."""
         await lease.beat(self.database, TERMS)
         beginning = await lease.read_beginning(self.database)
-        clock = DeskClock(at=beginning.asked_at, offset=timedelta(), seen_through=beginning.asked_at)
+        now = beginning.asked_at
+        clock = DeskClock(at=now, asked_at=now, offset=timedelta(), seen_through=now)
         await lease.renew(
             self.database,
             beginning,

@@ -413,8 +413,8 @@ class TestARowThatMakesListsFail:
         await world.poll()
         assert await world.wrong() == {}
 
-    async def test_another_that_parts_of_its_page_did_not_show_is_not_missed(
-        self, world: World, monkeypatch: pytest.MonkeyPatch
+    async def test_another_that_parts_of_its_page_did_not_show_is_not_missed_nor_blamed(
+        self, world: World, monkeypatch: pytest.MonkeyPatch, log: Log
     ) -> None:
         async def in_any_order(ask: Ask, *, size: int, number: int, since: datetime | None) -> Around:
             """Rows of one date come in any order: one part may show again what another has shown."""
@@ -431,6 +431,8 @@ class TestARowThatMakesListsFail:
         await world.advance(6)
 
         assert await world.wrong() == {}
+        assert world.passes.trouble == ""
+        assert log.lines("desk.unlistable") == []
 
     async def test_a_list_that_changes_while_its_parts_are_read_is_read_again(
         self, world: World, monkeypatch: pytest.MonkeyPatch

@@ -108,7 +108,7 @@ class TestWhatItFinds:
         new, wire = world.desk.customer_writes(), world.freescout._transport  # noqa: SLF001
         renew, counted, written = lease.renew, asyncio.Event(), asyncio.Event()
 
-        async def wait_and_renew(*arguments: Any, **options: Any) -> float:
+        async def wait_and_renew(*arguments: Any, **options: Any) -> float | None:
             counted.set()
             await written.wait()
             return await renew(*arguments, **options)

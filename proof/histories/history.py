@@ -53,8 +53,9 @@ OUR_JUMPS = (20, 22, 23, 30)
 """Hours: more than a history lasts, so that no stamp that was written meanwhile comes true in it."""
 _DROPPED = ("*", "sortField", "sortOrder", "pageSize", "page", "page", "page")
 """What a proxy may drop of a query string; what else there is only shows rows that are true as well."""
-_ANSWERED, _WRITTEN, _MOST_TURNS = 3, 8, 60
-"""The turns of a peek until FreeScout has answered it and until it is written, and those of a pass, more or less."""
+_ANSWERED, _WRITTEN, _BEGUN, _MOST_TURNS = 3, 8, 24, 60
+"""The turns of a peek until FreeScout has answered it and until it is written, and those of a pass until it is known to
+have begun and until it ends, more or less."""
 _PLAINLY_LATE = FUTURE_TOLERANCE + timedelta(seconds=10)
 """How far ahead of the clock the date of a row has to be for a pass to see that dates repeat."""
 _NAP = 6.0
@@ -235,6 +236,7 @@ class History:
             (mix.across * bool(self._oracle.passed), self._peek_across_a_pass),
             (mix.midst, self._act_across_a_pass),
             (mix.glance, self._act_across_a_peek),
+            (mix.overtake * bool(self._oracle.passed), self._let_a_pass_be_overtaken),
             (mix.rewind * bool(self._oracle.passed), self._act_across_a_set_back),
             (mix.repeat * (self._clock.now() < self._night.clocks_go_back), self._act_across_the_hour),
             (5 * mix.crash, self._crash),
@@ -585,6 +587,23 @@ class History:
         await self._deliver()
         await self._look_if_something_changed()
         await self._stage.finish(poller.process)
+
+    async def _let_a_pass_be_overtaken(self) -> None:
+        """Let a second pass begin, and perhaps die, while a first one has an answer that it has not written."""
+        self._say(replace_one(self._desk, self._rng))
+        self._oracle.note(self._desk.truth(), self._clock.now())
+        self._clock.advance(self._rng.uniform(1, 3))
+        self._one_thing_happens(again=0)
+        first, second = self._start_poller(7), self._start_poller(8)
+        for poller in (first, second):
+            self._clock.advance(MICROSECOND)
+            self._stage.start(poller.process, self._pass(poller))
+            await self._stage.finish(poller.process, turns=self._rng.randint(_BEGUN // 3, _BEGUN))
+        if self._rng.random() < HALF:
+            await self._stage.kill(second.process)
+        await self._stage.finish(first.process)
+        await self._look_if_something_changed()
+        await self._stage.finish(second.process)
 
     async def _deliver(self) -> None:
         """Let FreeScout's worker send what is due, and the receiver take it, while everybody else waits."""

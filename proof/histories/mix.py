@@ -86,6 +86,16 @@ THEMES: Mapping[str, Mapping[str, float]] = {
     "dates": {"dates": 0.15, "lost": 0.7, "burst": 0.5, "tickets": 4},
     "ours": {"ours": 0.2, "lost": 0.8, "slow": 0.5, "tickets": 7, "page_size": 3, "clock": 0, "crash": 0},
     "pollers": {"dense": 0.7, "slow": 0.5, "lost": 0.7, "burst": 0.5, "tickets": 3, "days": 0.01, "page_size": 6},
+    "overtaken": {
+        "overtake": 2,
+        "lost": 0.9,
+        "burst": 0,
+        "api": 0,
+        "clock": 0,
+        "tickets": 8,
+        "days": 0.3,
+        "page_size": 4,
+    },
     "past": {
         "rewind": 2,
         "clock": 0,
@@ -227,6 +237,8 @@ class Mix:
     """One that makes lists fail has just come in before a pass, as old as the oldest; another is deleted for ever."""
     fails: float = 0.0
     """A list of several rows answers 500, for no reason that comes again."""
+    overtake: float = 0.0
+    """One ticket is deleted for ever and one comes, and a second pass begins while a first one reads."""
     repeat: float = 0.0
     """People act before and after the clocks go back, and passes read what came of it before anything tells of it."""
 

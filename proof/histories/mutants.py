@@ -323,8 +323,19 @@ MUTANTS = (
     ),
     Mutant(
         "a later pass's lease is overwritten",
-        ((LEASE, ".where(or_(renewed.is_(None), renewed < beginning.asked_at, renewed > schema.now + AHEAD))", ""),),
+        (
+            (
+                LEASE,
+                "            or_(renewed.is_(None), renewed < beginning.asked_at, renewed > schema.now + AHEAD),\n",
+                "",
+            ),
+        ),
         theme="pollers",
+    ),
+    Mutant(
+        "a pass vouches although a later one has begun",
+        ((LEASE, "            or_(_begun.is_(None), _begun <= clock.asked_at, _begun > schema.now),\n", ""),),
+        theme="overtaken",
     ),
     Mutant(
         "an answer's age is ignored",

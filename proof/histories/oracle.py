@@ -222,7 +222,7 @@ class Oracle:
         last = max(heard)
         if self.set_forward is not None and self.set_forward < last:
             last = max(last - max(self._unread), self.set_forward)
-        if _was_true_after(ticket, seen.answer, last - AT_ONCE):
+        if _was_true_after(ticket, seen.answer, last - AT_ONCE) or self._was_dated_late(ticket, seen):
             return
         raise WrongError(f"ticket {ticket_id} is disputed no longer, and reads {seen.answer}, which it was before")
 
