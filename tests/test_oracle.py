@@ -193,6 +193,15 @@ def test_without_a_poller_the_second_of_a_pair_settles_what_the_first_disputed(o
     judge(oracle, 101, settled_by("pending", 10, 101, (100, 0)), beaten=dead)
 
 
+def test_without_a_poller_a_replay_bounds_what_it_disputes_once_more_by_its_date(oracle: Oracle) -> None:
+    """The journal keeps when the last one came: the next replaces it, and disputes nothing."""
+    dead = -TERMS.lease.total_seconds()
+    replay = {"doubted_at": [after(90), after(100)], "doubts": [after(0), after(0)]}
+    judge(oracle, 100, replace(seen("active", disputed=100, claimed=100), **replay), beaten=dead)
+
+    judge(oracle, 101, settled_by("pending", 10, 101, (90, 0)), beaten=dead)
+
+
 def test_without_a_poller_what_is_dated_before_something_said_against_the_ticket_settles_nothing(
     oracle: Oracle,
 ) -> None:

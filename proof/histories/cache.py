@@ -40,10 +40,14 @@ _SCHEMA = (
             LEFT JOIN freescout_ticket t ON true
             LEFT JOIN freescout_ticket_cache c ON c.ticket_id = t.ticket_id
             CROSS JOIN LATERAL (
-                SELECT array_agg(d.received_at) AS doubted_at, array_agg(CASE
+                SELECT array_agg(came.at) AS doubted_at, array_agg(CASE
                     WHEN d.reason NOT IN ('said_to_be_gone', 'not_understood', 'from_the_future') THEN d.updated_at
                 END) AS doubts
-                FROM freescout_delivery d WHERE d.ticket_id = t.ticket_id AND d.outcome = 'disputed'
+                FROM freescout_delivery d
+                CROSS JOIN LATERAL (VALUES
+                    (d.received_at, d.outcome = 'disputed'), (d.replayed_at, d.replayed_at = t.disputed_at)
+                ) came (at, disputes)
+                WHERE d.ticket_id = t.ticket_id AND came.disputes
             ) d
             ORDER BY t.ticket_id;
     END $$
@@ -88,9 +92,15 @@ class Seen:
     claimed_at: datetime | None
     truth_at: datetime | None
     doubted_at: Sequence[datetime] | None = None
-    """When each delivery came that disputed the ticket, by the journal; None when there was none."""
+    """When each delivery came that disputed the ticket, by the journal, which keeps the last replay of one; None when
+    there was none."""
     doubts: Sequence[datetime | None] | None = None
     """The date of each; None where it tells nothing: a deletion for ever, what is not understood, the future."""
+
+    @property
+    def said(self) -> Sequence[tuple[datetime, datetime | None]]:
+        """When each delivery came that disputed the ticket, and its date."""
+        return list(zip(self.doubted_at or (), self.doubts or (), strict=True))
 
     @property
     def disputed(self) -> bool:

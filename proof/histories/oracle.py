@@ -208,7 +208,7 @@ class Oracle:
         began = disputed.disputed_at
         if began is None:
             return
-        said = [each for each in zip(seen.doubted_at or (), seen.doubts or (), strict=True) if each[0] >= began]
+        said = {each for look in (disputed, seen) for each in look.said if each[0] >= began}
         dates = [date for _, date in said if date is not None]
         if dates and (seen.updated_at is None or seen.updated_at <= max(dates)):
             raise WrongError(
@@ -216,7 +216,7 @@ class Oracle:
                 f" and what is dated {max(dates)} was said against it"
             )
         # What no delivery has opened, a read has: of a list that lacks the ticket, or that overlapped with another.
-        heard = [came for came, date in said if date is None] + [began] * all(came != began for came, _ in said)
+        heard = {came for came, date in said if date is None} | ({began} - {came for came, _ in said})
         if seen.answer == NONE or not heard:
             return
         last = max(heard)
