@@ -196,8 +196,9 @@ def test_without_a_poller_the_second_of_a_pair_settles_what_the_first_disputed(o
 def test_without_a_poller_a_replay_bounds_what_it_disputes_once_more_by_its_date(oracle: Oracle) -> None:
     """The journal keeps when the last one came: the next replaces it, and disputes nothing."""
     dead = -TERMS.lease.total_seconds()
-    replay = {"doubted_at": [after(90), after(100)], "doubts": [after(0), after(0)]}
-    judge(oracle, 100, replace(seen("active", disputed=100, claimed=100), **replay), beaten=dead)
+    disputed = seen("active", disputed=100, claimed=100)
+    replayed = replace(disputed, doubted_at=[after(90), after(100)], doubts=[after(0), after(0)])
+    judge(oracle, 100, replayed, beaten=dead)
 
     judge(oracle, 101, settled_by("pending", 10, 101, (90, 0)), beaten=dead)
 
