@@ -34,7 +34,7 @@ DisputeMissing = Callable[[Collection[int], datetime], Awaitable[Collection[int]
 
 
 class Deletions:
-    """One pass's search; ``since`` is the desk's clock when the pass began.
+    """One pass's search; what has happened since the pass began is dated ``since`` or later, in a repeated hour too.
 
     ``nameless`` tells when conversations were created that the pass's walk has counted, and whose ids are not known.
     ``census.suspects`` is what it found, and no longer counts as living.
@@ -88,7 +88,7 @@ class Deletions:
         """Tell whether a total counts a conversation that we do not hold: it would make up for one that vanished.
 
         ``latest`` came with the total. What was created since the walk was updated since, even if its creation bears an
-        early date.
+        early date. The hour that daylight saving repeats makes both dates early: rows of the hour before can be later.
         """
         dates = [sighting.updated_at for sighting in latest.page.sightings if sighting.updated_at is not None]
         if latest.page.ends or (dates and min(dates) < self._since):

@@ -100,7 +100,7 @@ class Passes:
             self._reader,
             census,
             self._unlisted,
-            since=clock.at,
+            since=clock.at - self._overlap,
             nameless=self._nameless,
             write=self._write,
             dispute=self._dispute,

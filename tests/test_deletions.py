@@ -1,6 +1,8 @@
 """Deletions leave no trace in lists: how they are found, and what that costs."""
 
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from zoneinfo import ZoneInfo
 
 import asyncpg
 import pytest
@@ -314,6 +316,31 @@ async def test_a_creation_with_an_early_date_does_not_make_up_for_a_deletion(wor
 
     assert await world.state(gone) == "none"
     assert await world.wrong() == {}
+
+
+async def test_nor_does_one_that_comes_in_the_repeated_hour(database: Database, sql: asyncpg.Connection) -> None:
+    """What comes in the second pass of that hour is dated before what had happened in the first."""
+    start, zone = datetime(2026, 11, 1, 4, tzinfo=UTC), ZoneInfo("America/New_York")
+    async with make_world(database, sql, tickets=100, page_size=20, start=start, timezone=zone, sockets=False) as world:
+        await world.poll()
+        world.desk.faults.drop_chance = 1.0
+        await world.advance(6600)
+        world.desk.change_subject(90, "In the first pass of the hour")
+        await world.advance(1800)
+        await world.poll()
+        whole = world.freescout.page
+
+        async def page(**query: object) -> Page:
+            if query.get("order") == "desc":
+                world.freescout.page = whole  # type: ignore[method-assign]
+                world.desk.customer_writes(created=world.desk.get(10).created)
+            return await whole(**query)  # type: ignore[arg-type]
+
+        world.desk.delete_forever(5)
+        world.freescout.page = page  # type: ignore[method-assign]
+        await world.poll()
+
+        assert await world.wrong() == {}
 
 
 async def test_counts_that_take_long_have_to_show_the_same_twice(world: World) -> None:
