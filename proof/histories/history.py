@@ -81,7 +81,7 @@ NEW_YORK = Night(ZoneInfo("America/New_York"), datetime(2026, 11, 1, 6, tzinfo=U
 """Dates in the hour after are an hour early: those of the hour before once more."""
 BERLIN = Night(ZoneInfo("Europe/Berlin"), datetime(2026, 10, 25, 1, tzinfo=UTC))
 """Dates in the hour before are an hour late: those of the hour after."""
-NIGHTS = {"hour": NEW_YORK, "ahead": BERLIN}
+NIGHTS = {"hour": NEW_YORK, "early": NEW_YORK, "ahead": BERLIN}
 """The night that a theme is about."""
 
 

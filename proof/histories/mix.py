@@ -45,6 +45,7 @@ THEMES: Mapping[str, Mapping[str, float]] = {
         "days": 0.3,
         "page_size": 6,
     },
+    "early": {"midst": 3, "turnover": 1, "lost": 0.9, "burst": 0, "tickets": 8, "days": 0.3, "page_size": 6},
     "cached": {"cached": 1, "lost": 0.6, "late": 0.3, "again": 0.4, "turnover": 0.5, "tickets": 5, "api": 0},
     "capped": {
         "capped": 1,

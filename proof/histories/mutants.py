@@ -228,6 +228,11 @@ MUTANTS = (
         theme="deletions",
     ),
     Mutant(
+        "what comes in a repeated hour bears no early date",
+        ((PASSES, "            since=clock.at - self._overlap,\n", "            since=clock.at,\n"),),
+        theme="early",
+    ),
+    Mutant(
         "the newest are left out of the count",
         (
             (
