@@ -34,6 +34,18 @@ THEMES: Mapping[str, Mapping[str, float]] = {
     },
     "alone": {"away": 0.1, "late": 0.4, "twice": 0.3, "api": 0.2, "replay": 6},
     "back": {"clock": 0.15, "back": 1, "turnover": 0.7, "lost": 0.7, "tickets": 6, "days": 0.1, "page_size": 4},
+    "abrupt": {
+        "midst": 2,
+        "abrupt": 0.5,
+        "clock": 0,
+        "back": 1,
+        "turnover": 0.7,
+        "lost": 0.9,
+        "burst": 0,
+        "tickets": 8,
+        "days": 0.1,
+        "page_size": 4,
+    },
     "deletions": {
         "midst": 3,
         "turnover": 1,

@@ -205,7 +205,7 @@ MUTANTS = (
     Mutant(
         "a clock that is set back during a pass lets it vouch",
         ((ANSWER, "    if before > timedelta():\n", "    if False:\n"),),
-        theme="back",
+        theme="abrupt",
     ),
     Mutant(
         "without a poller any news settle a dispute",
