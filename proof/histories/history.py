@@ -53,9 +53,8 @@ OUR_JUMPS = (20, 22, 23, 30)
 """Hours: more than a history lasts, so that no stamp that was written meanwhile comes true in it."""
 _DROPPED = ("*", "sortField", "sortOrder", "pageSize", "page", "page", "page")
 """What a proxy may drop of a query string; what else there is only shows rows that are true as well."""
-_ANSWERED, _WRITTEN, _BEGUN, _MOST_TURNS = 3, 8, 24, 60
-"""The turns of a peek until FreeScout has answered it and until it is written, and those of a pass until it is known to
-have begun and until it ends, more or less."""
+_ANSWERED, _WRITTEN, _MOST_TURNS = 3, 8, 60
+"""The turns of a peek until FreeScout has answered it and until it is written, and those of a pass, more or less."""
 _PLAINLY_LATE = FUTURE_TOLERANCE + timedelta(seconds=10)
 """How far ahead of the clock the date of a row has to be for a pass to see that dates repeat."""
 _NAP = 6.0
@@ -595,10 +594,13 @@ class History:
         self._clock.advance(self._rng.uniform(1, 3))
         self._one_thing_happens(again=0)
         first, second = self._start_poller(7), self._start_poller(8)
-        for poller in (first, second):
+        for poller, most in ((first, _ANSWERED), (second, _WRITTEN)):
             self._clock.advance(MICROSECOND)
             self._stage.start(poller.process, self._pass(poller))
-            await self._stage.finish(poller.process, turns=self._rng.randint(_BEGUN // 3, _BEGUN))
+            for _ in range(_MOST_TURNS):
+                if not poller.desk.requests:
+                    await self._stage.finish(poller.process, turns=1)
+            await self._stage.finish(poller.process, turns=self._rng.randint(0, most))
         if self._rng.random() < HALF:
             await self._stage.kill(second.process)
         await self._stage.finish(first.process)

@@ -338,11 +338,6 @@ MUTANTS = (
         theme="pollers",
     ),
     Mutant(
-        "a pass vouches although a later one has begun",
-        ((LEASE, "            or_(_begun.is_(None), _begun <= clock.asked_at, _begun > schema.now),\n", ""),),
-        theme="overtaken",
-    ),
-    Mutant(
         "an answer's age is ignored",
         ((ANSWER, '    if age.strip("0, "):\n', "    if False:\n"),),
         theme="cached",

@@ -136,20 +136,20 @@ class Oracle:
             f" which was false when the last complete pass began ({passed:%H:%M:%S.%f})"
         )
 
-    def _was_dated_late(self, ticket: _Ticket, seen: Seen) -> bool:
+    def _was_dated_late(self, ticket: _Ticket, seen: Seen, *, in_the_hour: bool = False) -> bool:
         """Tell whether nothing showed that it was wrong: a delivery of what bears a date too late, and no pass since.
 
         So is the date of what happened in the first pass of a repeated hour in some zones, until the ticket is read
         when a pass has been shown such a date, and of what happened before the desk's clock was set back, if no
         complete pass had read that clock before.
 
-        docs/proof.md says so under "Not covered".
+        docs/proof.md says so under "Not covered". ``in_the_hour``: only a repeated hour counts.
         """
         claimed = seen.claimed_at
         if claimed is None or (self.passed is not None and self.passed >= claimed):
             return False
         is_known = self.late_shown is not None and seen.truth_at is not None and seen.truth_at > self.late_shown
-        late = (None if is_known else self.dated_late_until), self.set_back_before
+        late = (None if is_known else self.dated_late_until), None if in_the_hour else self.set_back_before
         ends = [end for end in late if end is not None]
         return any(answer == seen.answer and since <= max(ends) for since, answer in ticket.truths) if ends else False
 
@@ -222,7 +222,7 @@ class Oracle:
         last = max(heard)
         if self.set_forward is not None and self.set_forward < last:
             last = max(last - max(self._unread), self.set_forward)
-        if _was_true_after(ticket, seen.answer, last - AT_ONCE) or self._was_dated_late(ticket, seen):
+        if _was_true_after(ticket, seen.answer, last - AT_ONCE) or self._was_dated_late(ticket, seen, in_the_hour=True):
             return
         raise WrongError(f"ticket {ticket_id} is disputed no longer, and reads {seen.answer}, which it was before")
 
