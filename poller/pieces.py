@@ -52,6 +52,7 @@ async def around(ask: Ask, *, size: int, number: int, since: datetime | None) ->
         """Read so many rows; return whether all could be."""
         if first >= empty.total:
             return True
+        rows = min(rows, 1 << (empty.total - first - 1).bit_length())  # the list ends there
         if rows == 1 or not fails:
             try:
                 page = await ask(size=rows, number=first // rows + 1, once=True)
