@@ -230,7 +230,7 @@ async def renew(
 ) -> float | None:
     """Renew the lease for a complete pass, and return the seconds that it took; None when a later one has overtaken it.
 
-    What the later one may lack is not written by this one, and missing when it counts what we hold.
+    This pass does not write a ticket that the later one may lack, and so counts without it.
     ``covered_through``: the latest date that the pass has seen, or would have seen; no claim as old is news.
     """
     renewed = schema.lease.c.renewed_by_pass

@@ -120,7 +120,7 @@ PASS_COMPLETED = LogEvent(
 PASS_OVERTAKEN = LogEvent(
     "pass.overtaken",
     "info",
-    "A pass is complete and vouches for nothing: another poller has begun one meanwhile, which renews the lease.",
+    "A pass is complete and vouches for nothing: another poller has begun one meanwhile, which is to renew the lease.",
 )
 PASS_FAILED = LogEvent(
     "pass.failed", "error", "A pass could not be completed; the lease is not renewed, the next pass tries again."

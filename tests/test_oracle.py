@@ -203,6 +203,22 @@ def test_without_a_poller_a_replay_bounds_what_it_disputes_once_more_by_its_date
     judge(oracle, 101, settled_by("pending", 10, 101, (90, 0)), beaten=dead)
 
 
+@pytest.mark.parametrize("why", ["dated_late_until", "set_back_before"])
+def test_without_a_poller_what_an_hour_dates_late_settles_a_dispute_and_what_a_clock_set_back_does_not(
+    oracle: Oracle, why: str
+) -> None:
+    """docs/proof.md has the first under "Not covered"."""
+    dead = -TERMS.lease.total_seconds()
+    judge(oracle, 100, seen("pending", disputed=100, claimed=100), passed=None, beaten=dead)
+    setattr(oracle, why, after(50))
+
+    if why == "dated_late_until":
+        judge(oracle, 200, seen("pending", claimed=200), passed=None, beaten=dead)
+    else:
+        with pytest.raises(WrongError, match="which it was before"):
+            judge(oracle, 200, seen("pending", claimed=200), passed=None, beaten=dead)
+
+
 def test_without_a_poller_what_is_dated_before_something_said_against_the_ticket_settles_nothing(
     oracle: Oracle,
 ) -> None:

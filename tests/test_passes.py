@@ -391,36 +391,38 @@ async def test_a_clock_that_is_set_back_during_a_pass_lets_it_not_vouch(world: W
     assert await world.sql.fetchval("SELECT lease_until FROM freescout_lease") > before
 
 
-async def test_a_pass_that_a_later_one_has_overtaken_vouches_for_nothing(world: World, log: Log) -> None:
+async def test_a_pass_that_a_later_one_has_overtaken_vouches_for_nothing(
+    database: Database, sql: asyncpg.Connection, log: Log
+) -> None:
     """The later one may lack what is new, so it is not written; not held, it makes up for what was deleted."""
-    world.restart_poller(page_size=4)
-    await world.advance(4000)
-    await world.poll()
-    world.desk.faults.drop_chance = 1.0
-    world.desk.delete_forever(3)
-    new = world.desk.customer_writes(created=world.desk.get(1).created)
-    await world.advance(1)
-    for ticket_id in (5, 6):
-        world.desk.set_status(ticket_id, "spam")
-    await world.advance(850)
-
-    async def another_begins() -> None:
+    async with make_world(database, sql, tickets=12, page_size=4, overlap=0, sockets=False) as world:
+        await world.poll()
+        await world.advance(10)
+        await world.poll()
+        world.desk.faults.drop_chance = 1.0
+        world.desk.delete_forever(3)
+        new = world.desk.customer_writes(created=world.desk.get(1).created)
         await world.advance(1)
-        read = await lease.read_beginning(world.database)
-        await lease.see_through(world.database, world.clock.now(), asked_at=read.asked_at)
+        world.desk.set_status(5, "spam")
+        await world.advance(850)
 
-    interrupt(world, another_begins)
-    await world.passes.run()
+        async def another_begins() -> None:
+            await world.advance(1)
+            read = await lease.read_beginning(world.database)
+            await lease.see_through(world.database, world.clock.now(), asked_at=read.asked_at)
 
-    assert len(log.lines("pass.overtaken")) == 1
-    await world.advance(60)
-    await world.beat()
-    assert await world.state(3) == "none"
+        interrupt(world, another_begins)
+        await world.passes.run()
 
-    await world.poll()
-    await world.advance(6)
-    assert await world.wrong() == {}
-    assert await world.state(new) == world.truth(new)
+        assert log.lines()[-1]["event"] == "pass.overtaken"
+        await world.advance(60)
+        await world.beat()
+        assert await world.state(3) == "none"
+
+        await world.poll()
+        await world.advance(6)
+        assert await world.wrong() == {}
+        assert await world.state(new) == world.truth(new)
 
 
 async def test_a_ticket_whose_date_goes_back_past_the_cursor_is_found_by_the_same_pass(

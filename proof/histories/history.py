@@ -588,7 +588,7 @@ class History:
         await self._stage.finish(poller.process)
 
     async def _let_a_pass_be_overtaken(self) -> None:
-        """Let a second pass begin, and perhaps die, while a first one has an answer that it has not written."""
+        """Begin a second pass while a first one holds an answer that it has not written; perhaps kill the second."""
         self._say(replace_one(self._desk, self._rng))
         self._oracle.note(self._desk.truth(), self._clock.now())
         self._clock.advance(self._rng.uniform(1, 3))
